@@ -1,0 +1,349 @@
+//! The fold: records in, row changes out. Same records in, same changes out.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+use jiff::tz::TimeZone;
+use uuid::Uuid;
+
+use crate::agent;
+use crate::flatten::{self, Decimal, Leaf};
+use crate::ids::{dependent_id, session_data_id};
+use crate::location::Location;
+use crate::page_url::{page_url, performance_path, referrer};
+use crate::record::{Event, Record};
+use crate::rows::{
+    DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RevenueRow, SessionAttributes,
+    SessionDataRow, SessionRow, Vitals,
+};
+use crate::submission::{Kind, Payload, SourceKind};
+use crate::text::{cut, decode_uri_component};
+
+/// What the fold is told beside the records. Two runs with the same rules give the same rows.
+#[derive(Debug, Clone)]
+pub struct FoldRules {
+    /// Where a date string without a zone is taken to be.
+    pub zone: TimeZone,
+    /// Whether a trailing slash of a page's path is dropped.
+    pub remove_trailing_slash: bool,
+}
+
+/// Folds records of one partition, in offset order, into the changes they make.
+///
+/// `applied_before` names events that the store already holds (it says so when it refuses a commit); they, and a
+/// second copy within the records, change nothing and count as duplicates.
+pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRules) -> Changes {
+    let mut folding = Folding {
+        rules,
+        changes: Changes::default(),
+        seen: HashSet::with_capacity(records.len()),
+        sessions: HashMap::new(),
+        session_data: HashMap::new(),
+        agents: HashMap::new(),
+    };
+    for record in records {
+        match Event::decode(&record.value) {
+            Ok(event) if applied_before.contains(&event.event_id) || !folding.seen.insert(event.event_id) => {
+                folding.changes.outcomes.duplicate += 1;
+            }
+            Ok(event) => {
+                folding.apply(&event);
+                folding.changes.outcomes.applied += 1;
+            }
+            Err(error) => folding.changes.set_aside(record, error.to_string()),
+        }
+    }
+    folding.changes.sort();
+    folding.changes
+}
+
+/// What a run of records does to the tables. Commits as one with the checkpoint behind the last of them.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Changes {
+    /// At most one per session: the first event's attributes, filled by later ones.
+    pub sessions: Vec<SessionRow>,
+    /// One per event that is not an identify.
+    pub events: Vec<EventRow>,
+    /// Leaves of those events' data.
+    pub event_data: Vec<EventDataRow>,
+    /// Revenue of those events.
+    pub revenue: Vec<RevenueRow>,
+    /// One per identify.
+    pub identifies: Vec<IdentifyRow>,
+    /// At most one per session and key: the last written.
+    pub session_data: Vec<SessionDataRow>,
+    /// Records that are no events.
+    pub dead_letters: Vec<DeadLetter>,
+    /// What became of the records; sums up to their number.
+    pub outcomes: Outcomes,
+}
+
+/// Number of records by what became of them. Every record has exactly one outcome (I2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Outcomes {
+    /// Made or changed rows.
+    pub applied: u64,
+    /// Copies of applied ones.
+    pub duplicate: u64,
+    /// Set aside with a reason.
+    pub dead: u64,
+}
+
+impl Outcomes {
+    /// Records that have an outcome.
+    pub const fn total(&self) -> u64 {
+        self.applied + self.duplicate + self.dead
+    }
+}
+
+impl Changes {
+    /// The changes of a single record that cannot be applied.
+    pub fn dead_letter(record: &Record, reason: String) -> Self {
+        let mut changes = Self::default();
+        changes.set_aside(record, reason);
+        changes
+    }
+
+    fn set_aside(&mut self, record: &Record, reason: String) {
+        self.dead_letters.push(DeadLetter { offset: record.offset, reason, value: record.value.clone() });
+        self.outcomes.dead += 1;
+    }
+
+    /// Rows lie in the order of their keys, so that transactions of several partitions lock them in one order.
+    fn sort(&mut self) {
+        self.sessions.sort_unstable_by_key(|row| row.session_id);
+        self.events.sort_unstable_by_key(|row| row.event_id);
+        self.identifies.sort_unstable_by_key(|row| row.event_id);
+        self.session_data.sort_unstable_by_key(|row| row.session_data_id);
+    }
+}
+
+struct Folding<'r> {
+    rules: &'r FoldRules,
+    changes: Changes,
+    seen: HashSet<Uuid>,
+    /// Places in `changes.sessions`.
+    sessions: HashMap<Uuid, usize>,
+    /// Places in `changes.session_data`, by row id.
+    session_data: HashMap<Uuid, usize>,
+    /// Browser and operating system of the agents seen, for a site's traffic has few.
+    agents: HashMap<String, (Option<&'static str>, Option<&'static str>)>,
+}
+
+impl Folding<'_> {
+    fn apply(&mut self, event: &Event<'_>) {
+        self.session(event);
+        match event.submission.kind {
+            Kind::Event => {
+                let name = self.page_or_custom_event(event);
+                self.event_data(event, &name);
+            }
+            Kind::Performance => self.performance(event),
+            Kind::Identify => self.identify(event),
+        }
+    }
+
+    /// A session row comes from the first event of any type (I3).
+    fn session(&mut self, event: &Event<'_>) {
+        let payload = &event.submission.payload;
+        let attributes = self.attributes(event);
+        match self.sessions.get(&event.session_id) {
+            Some(&place) => self.changes.sessions[place].attributes.fill(attributes),
+            None => {
+                self.sessions.insert(event.session_id, self.changes.sessions.len());
+                self.changes.sessions.push(SessionRow {
+                    session_id: event.session_id,
+                    website_id: payload.source.id,
+                    attributes,
+                    created_at_ms: event.created_at_ms(),
+                });
+            }
+        }
+    }
+
+    fn attributes(&mut self, event: &Event<'_>) -> SessionAttributes {
+        let payload = &event.submission.payload;
+        let agent = event.user_agent.as_deref();
+        let (browser, os) = match agent {
+            None => (None, None),
+            Some(agent) => match self.agents.get(agent) {
+                Some(&known) => known,
+                None => {
+                    let found = (agent::browser(agent), agent::os(agent));
+                    self.agents.insert(agent.to_owned(), found);
+                    found
+                }
+            },
+        };
+        let device = match &payload.device {
+            Some(device) => text(device, 20),
+            None => agent::device(agent, payload.screen.as_deref()).to_owned(),
+        };
+        let Location { country, region, city } = event.location.clone().limited();
+        SessionAttributes {
+            browser: payload.browser.as_ref().map(|sent| text(sent, 20)).or(browser.map(str::to_owned)),
+            os: payload.os.as_ref().map(|sent| text(sent, 20)).or(os.map(str::to_owned)),
+            device: Some(device),
+            screen: payload.screen.as_ref().map(|sent| text(sent, 11)),
+            language: payload.language.as_ref().map(|sent| text(sent, 35)),
+            country,
+            region,
+            city,
+            distinct_id: distinct_id(payload),
+        }
+    }
+
+    /// Returns the event's name, "" if it has none.
+    fn page_or_custom_event(&mut self, event: &Event<'_>) -> String {
+        let payload = &event.submission.payload;
+        let hostname = payload.hostname.as_deref();
+        let page = page_url(payload.url.as_deref(), hostname, self.rules.remove_trailing_slash);
+        let from = payload.referrer.as_deref().and_then(|sent| referrer(sent, hostname));
+        let (referrer_path, referrer_query, referrer_domain) = match from {
+            Some(from) => (Some(from.path), Some(from.query), Some(from.domain)),
+            None => (None, None, None),
+        };
+        let name = payload.name.as_ref().map(|sent| text(sent, 50)).filter(|name| !name.is_empty());
+        let event_type = match payload.source.kind {
+            SourceKind::Link => EventType::Link,
+            SourceKind::Pixel => EventType::Pixel,
+            SourceKind::Website if name.is_some() => EventType::Custom,
+            SourceKind::Website => EventType::PageView,
+        };
+        let row = EventRow {
+            event_id: event.event_id,
+            website_id: payload.source.id,
+            session_id: event.session_id,
+            visit_id: event.visit_id,
+            created_at_ms: event.created_at_ms(),
+            url_path: page.url_path,
+            url_query: Some(page.url_query),
+            campaign: page.campaign,
+            referrer_path,
+            referrer_query,
+            referrer_domain,
+            page_title: page_title(payload),
+            hostname: Some(page.hostname),
+            event_type,
+            event_name: name.clone(),
+            tag: payload.tag.as_ref().map(|sent| text(sent, 50)),
+            vitals: Vitals::default(),
+        };
+        self.changes.events.push(row);
+        name.unwrap_or_default()
+    }
+
+    fn event_data(&mut self, event: &Event<'_>, event_name: &str) {
+        let payload = &event.submission.payload;
+        let Some(data) = &payload.data else { return };
+        let created_at_ms = event.created_at_ms();
+        for (place, leaf) in flatten::flatten(data, &self.rules.zone).into_iter().enumerate() {
+            // Two leaves may have one key ({"a.b":1,"a":{"b":2}}), so the place is part of the name.
+            let name = format!("{place}:{}", leaf.key);
+            let (data_key, value) = columns(leaf);
+            self.changes.event_data.push(EventDataRow {
+                event_data_id: dependent_id(event.event_id, &name),
+                website_id: payload.source.id,
+                website_event_id: event.event_id,
+                data_key,
+                value,
+                created_at_ms,
+            });
+        }
+        if let Some(revenue) = flatten::revenue(data) {
+            self.changes.revenue.push(RevenueRow {
+                revenue_id: dependent_id(event.event_id, "revenue"),
+                website_id: payload.source.id,
+                session_id: event.session_id,
+                event_id: event.event_id,
+                event_name: event_name.to_owned(),
+                currency: revenue.currency,
+                revenue: revenue.amount,
+                created_at_ms,
+            });
+        }
+    }
+
+    /// Fills `hostname` where Umami leaves null: its session list groups by it and would show the visitor twice.
+    fn performance(&mut self, event: &Event<'_>) {
+        let payload = &event.submission.payload;
+        let (url, hostname) = (payload.url.as_deref(), payload.hostname.as_deref());
+        let vital = |sent: Option<f64>, scale| sent.and_then(|value| Decimal::round(value, scale));
+        self.changes.events.push(EventRow {
+            event_id: event.event_id,
+            website_id: payload.source.id,
+            session_id: event.session_id,
+            visit_id: event.visit_id,
+            created_at_ms: event.created_at_ms(),
+            url_path: performance_path(url, hostname),
+            url_query: None,
+            campaign: Default::default(),
+            referrer_path: None,
+            referrer_query: None,
+            referrer_domain: None,
+            page_title: page_title(payload),
+            hostname: Some(page_url(url, hostname, false).hostname),
+            event_type: EventType::Performance,
+            event_name: None,
+            tag: None,
+            vitals: Vitals {
+                lcp: vital(payload.lcp, 1),
+                inp: vital(payload.inp, 1),
+                cls: vital(payload.cls, 4),
+                fcp: vital(payload.fcp, 1),
+                ttfb: vital(payload.ttfb, 1),
+            },
+        });
+    }
+
+    fn identify(&mut self, event: &Event<'_>) {
+        let payload = &event.submission.payload;
+        let created_at_ms = event.created_at_ms();
+        let distinct_id = distinct_id(payload);
+        self.changes.identifies.push(IdentifyRow {
+            event_id: event.event_id,
+            website_id: payload.source.id,
+            session_id: event.session_id,
+            distinct_id: distinct_id.clone(),
+            created_at_ms,
+        });
+        // Links and pixels have no properties; Umami fails here, we ignore the data.
+        let (Some(data), SourceKind::Website) = (&payload.data, payload.source.kind) else { return };
+        for leaf in flatten::flatten(data, &self.rules.zone) {
+            let (data_key, value) = columns(leaf);
+            let row = SessionDataRow {
+                session_data_id: session_data_id(event.session_id, &data_key),
+                website_id: payload.source.id,
+                session_id: event.session_id,
+                data_key,
+                value,
+                distinct_id: distinct_id.clone(),
+                created_at_ms,
+            };
+            match self.session_data.get(&row.session_data_id) {
+                Some(&place) => self.changes.session_data[place] = row,
+                None => {
+                    self.session_data.insert(row.session_data_id, self.changes.session_data.len());
+                    self.changes.session_data.push(row);
+                }
+            }
+        }
+    }
+}
+
+fn columns(leaf: Leaf) -> (String, DataValue) {
+    let Leaf { key, data_type, string_value, number_value, date_value_ms } = leaf;
+    (key, DataValue { data_type, string_value: Some(string_value), number_value, date_value_ms })
+}
+
+fn page_title(payload: &Payload<'_>) -> Option<String> {
+    payload.title.as_ref().map(|title| text(&decode_uri_component(title), 500))
+}
+
+fn distinct_id(payload: &Payload<'_>) -> Option<String> {
+    payload.id.as_ref().map(|id| text(id, 50))
+}
+
+fn text(sent: &str, units_max: usize) -> String {
+    cut(Cow::Borrowed(sent), units_max).into_owned()
+}

@@ -1,0 +1,235 @@
+//! Session, visit and row identifiers. They are computed, never generated, wherever a replay must find them
+//! again; only the event id of a request is made from the clock, once, and travels in its record.
+//!
+//! Source of the formulas: Umami 3.1, recorded as vectors in `tests/vectors/umami-vectors.json`.
+
+use jiff::tz::TimeZone;
+use sha2::{Digest, Sha512};
+use uuid::Uuid;
+
+use crate::calendar::{SaltRotation, hour_start_ms, salt_start_ms, utc_string};
+
+/// What session ids, visit ids and tokens are made with. All collectors of one site must have the same.
+#[derive(Clone)]
+pub struct Secret(Hex);
+
+/// 128 lower-case hexadecimal characters.
+type Hex = [u8; 128];
+
+impl Secret {
+    /// The secret that Umami derives from `APP_SECRET` (or, without one, from `DATABASE_URL`).
+    pub fn from_text(text: &str) -> Self {
+        Self(hash(&[text.as_bytes()]))
+    }
+
+    /// The key of the token's HMAC: the characters themselves, not the 64 bytes they stand for.
+    pub fn token_key(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// A version 5 UUID over the parts and this secret.
+    fn uuid(&self, parts: &[&[u8]]) -> Uuid {
+        let mut sha = Sha512::new();
+        for part in parts {
+            sha.update(part);
+        }
+        sha.update(self.0);
+        Uuid::new_v5(&Uuid::NAMESPACE_DNS, &hex(&sha.finalize()))
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// How session and visit ids are computed: one value for all collectors of a site.
+#[derive(Debug, Clone)]
+pub struct IdRules {
+    /// What the ids are salted with.
+    pub secret: Secret,
+    /// How often anonymous visitors become new sessions.
+    pub rotation: SaltRotation,
+    /// Where calendar boundaries are taken.
+    pub zone: TimeZone,
+}
+
+/// Who sent an event, as far as the session id depends on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Visitor<'a> {
+    /// The website, link or pixel id, in the letters it was sent in.
+    pub source: &'a str,
+    /// The effective client address, "" if there is none.
+    pub address: &'a str,
+    /// The effective user agent, "" if there is none.
+    pub user_agent: &'a str,
+    /// The distinct id; "" counts as none.
+    pub distinct_id: Option<&'a str>,
+}
+
+impl IdRules {
+    /// The session of a visitor at `created_at_ms`. With a distinct id it depends on nothing else; without one
+    /// on address, agent and the salt's period, so a back-dated event falls into the session of its own month.
+    pub fn session_id(&self, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
+        match visitor.distinct_id {
+            Some(id) if !id.is_empty() => self.secret.uuid(&[visitor.source.as_bytes(), id.as_bytes()]),
+            _ => {
+                let start = salt_start_ms(created_at_ms, self.rotation, &self.zone);
+                let salt = hash(&[utc_string(start).as_bytes()]);
+                self.secret.uuid(&[
+                    visitor.source.as_bytes(),
+                    visitor.address.as_bytes(),
+                    visitor.user_agent.as_bytes(),
+                    &salt,
+                ])
+            }
+        }
+    }
+
+    /// The visit of a session in the clock hour of `created_at_ms`.
+    pub fn visit_id(&self, session_id: Uuid, created_at_ms: i64) -> Uuid {
+        let salt = hash(&[utc_string(hour_start_ms(created_at_ms, &self.zone)).as_bytes()]);
+        let mut session = Uuid::encode_buffer();
+        self.secret.uuid(&[session_id.hyphenated().encode_lower(&mut session).as_bytes(), &salt])
+    }
+}
+
+/// How long a visit lasts from its start, in seconds. It does not slide.
+pub const VISIT_S_MAX: i64 = 1_800;
+
+/// A visit and when it began (seconds since 1970), as a token carries it from request to request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visit {
+    /// The visit's id.
+    pub id: Uuid,
+    /// When the token that first carried this visit was issued.
+    pub started_at_s: i64,
+}
+
+impl IdRules {
+    /// The visit of an event: the token's, if there is one and it has not expired, else that of the hour.
+    ///
+    /// `back_dated` says that the event brought its own timestamp; then the visit never expires.
+    pub fn visit(
+        &self,
+        session_id: Uuid,
+        created_at_ms: i64,
+        now_s: i64,
+        back_dated: bool,
+        token: (Option<Uuid>, Option<i64>),
+    ) -> Visit {
+        let (token_visit, token_iat) = token;
+        let started_at_s = token_iat.unwrap_or(now_s);
+        if !back_dated && now_s - started_at_s > VISIT_S_MAX {
+            return Visit { id: self.visit_id(session_id, created_at_ms), started_at_s: now_s };
+        }
+        let id = token_visit.unwrap_or_else(|| self.visit_id(session_id, created_at_ms));
+        Visit { id, started_at_s }
+    }
+}
+
+/// The id of a row that hangs on an event: version 5 in the namespace of the event's own id, so a redelivered
+/// record and a replay write the same row. `name` must be unique among the event's rows.
+pub fn dependent_id(event_id: Uuid, name: &str) -> Uuid {
+    Uuid::new_v5(&event_id, name.as_bytes())
+}
+
+/// The id of a session's property: one per session and key, whichever event writes it.
+pub fn session_data_id(session_id: Uuid, key: &str) -> Uuid {
+    Uuid::new_v5(&session_id, key.as_bytes())
+}
+
+/// Lower-case hexadecimal SHA-512 over the concatenation of the parts.
+fn hash(parts: &[&[u8]]) -> Hex {
+    let mut sha = Sha512::new();
+    for part in parts {
+        sha.update(part);
+    }
+    hex(&sha.finalize())
+}
+
+fn hex(bytes: &[u8]) -> Hex {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = [0; 128];
+    for (pair, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Vectors {
+        ids: Vec<IdVector>,
+    }
+
+    #[derive(serde::Deserialize)]
+    struct IdVector {
+        note: String,
+        secret_input: String,
+        source_id: String,
+        ip: Option<String>,
+        user_agent: Option<String>,
+        timestamp: i64,
+        distinct_id: Option<String>,
+        salt_rotation: String,
+        tz: String,
+        session_salt_date: Option<String>,
+        visit_salt_date: String,
+        session_id: Uuid,
+        visit_id: Uuid,
+    }
+
+    #[test]
+    fn every_recorded_id_is_computed() {
+        let vectors: Vectors =
+            serde_json::from_str(include_str!("../tests/vectors/umami-vectors.json")).expect("vectors");
+        assert!(!vectors.ids.is_empty());
+        for vector in vectors.ids {
+            let rules = IdRules {
+                secret: Secret::from_text(&vector.secret_input),
+                rotation: SaltRotation::parse(&vector.salt_rotation),
+                zone: TimeZone::get(&vector.tz).expect("a bundled zone"),
+            };
+            let at_ms = vector.timestamp * 1_000;
+            if let Some(date) = vector.session_salt_date {
+                assert_eq!(utc_string(salt_start_ms(at_ms, rules.rotation, &rules.zone)), date);
+            }
+            assert_eq!(utc_string(hour_start_ms(at_ms, &rules.zone)), vector.visit_salt_date);
+            let visitor = Visitor {
+                source: &vector.source_id,
+                address: vector.ip.as_deref().unwrap_or_default(),
+                user_agent: vector.user_agent.as_deref().unwrap_or_default(),
+                distinct_id: vector.distinct_id.as_deref(),
+            };
+            let session_id = rules.session_id(&visitor, at_ms);
+            assert_eq!(session_id, vector.session_id, "{}", vector.note);
+            assert_eq!(rules.visit_id(session_id, at_ms), vector.visit_id, "{}", vector.note);
+        }
+    }
+
+    #[test]
+    fn a_visit_ends_half_an_hour_after_its_start_and_not_with_its_own_timestamp() {
+        let rules = IdRules {
+            secret: Secret::from_text("lab-secret-0001"),
+            rotation: SaltRotation::Month,
+            zone: TimeZone::UTC,
+        };
+        let (session, kept) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let now_s = 1_777_593_600;
+        let fresh = rules.visit_id(session, now_s * 1_000);
+        let visit = |age: i64, back_dated| {
+            rules.visit(session, now_s * 1_000, now_s, back_dated, (Some(kept), Some(now_s - age)))
+        };
+        assert_eq!(visit(1_800, false), Visit { id: kept, started_at_s: now_s - 1_800 });
+        assert_eq!(visit(1_801, false), Visit { id: fresh, started_at_s: now_s });
+        assert_eq!(visit(99_999, true), Visit { id: kept, started_at_s: now_s - 99_999 });
+        let without_token = rules.visit(session, now_s * 1_000, now_s, false, (None, None));
+        assert_eq!(without_token, Visit { id: fresh, started_at_s: now_s });
+    }
+}

@@ -1,0 +1,1170 @@
+//! JSON with the semantics of JavaScript, borrowing from the body wherever it can.
+//!
+//! Umami's collector reads bodies with `Request.json()` and writes with `JSON.stringify`; identifiers, rows
+//! and answers depend on details in which ordinary JSON libraries differ (key order, duplicate keys, number
+//! text, `Number()` of odd values). Source of the rules: ECMA-262 (`JSON.parse`, `JSON.stringify`,
+//! `ToNumber`, `OrdinaryOwnPropertyKeys`), the WHATWG Encoding standard, and section 1.1 of the Umami
+//! contract.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+/// How many arrays and objects may stand inside each other; one more is a [`ParseError`].
+///
+/// JavaScript engines have no such limit. Ours keeps parsing, writing and dropping, which recurse, far below
+/// a stack of 2 MiB.
+pub const DEPTH_MAX: usize = 512;
+
+/// Up to this many keys an object is searched for duplicates pair by pair, which needs no memory. Beyond it a
+/// hash set keeps the work linear: a body of 10 MiB holds two million keys.
+const PAIRWISE_MAX: usize = 32;
+
+/// A JSON value. Strings borrow from the parsed text unless they hold an escape.
+///
+/// Equality is that of IEEE numbers (`-0 == 0`) and takes the order of keys into account.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value<'a> {
+    /// `null`.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// An IEEE double, never NaN when parsed; `1e400` is infinite.
+    Number(f64),
+    /// A string; a lone surrogate has become U+FFFD, as it does when JavaScript encodes it.
+    String(Cow<'a, str>),
+    /// An array.
+    Array(Vec<Value<'a>>),
+    /// An object.
+    Object(Object<'a>),
+}
+
+type Entry<'a> = (Cow<'a, str>, Value<'a>);
+
+/// A JSON object in the order in which JavaScript enumerates it.
+///
+/// Keys that are array indices (`"0"` to `"4294967294"`, canonical decimal) come first, ascending; the others
+/// in order of first appearance. Every key is there once, with the last value given for it. `__proto__` never
+/// is.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Object<'a>(Vec<Entry<'a>>);
+
+/// The text is not JSON, or is nested deeper than [`DEPTH_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("JSON broken at byte {offset}: expected {expected}")]
+pub struct ParseError {
+    /// Where, in bytes of the decoded text: a byte-order mark does not count, an invalid sequence counts as
+    /// the three bytes of the U+FFFD it became.
+    pub offset: usize,
+    /// What would have been right there.
+    pub expected: &'static str,
+}
+
+/// Parses a request body as `Request.json()` does.
+///
+/// One UTF-8 byte-order mark is skipped, invalid UTF-8 becomes U+FFFD (the result then owns its strings), and
+/// what remains is parsed by [`parse_str`].
+///
+/// # Errors
+/// [`ParseError`] if the text is not what `JSON.parse` accepts or is nested deeper than [`DEPTH_MAX`].
+pub fn parse(bytes: &[u8]) -> Result<Value<'_>, ParseError> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => parse_str(text),
+        Cow::Owned(text) => parse_str(&text).map(Value::into_owned),
+    }
+}
+
+/// Parses `text` with the grammar of `JSON.parse`.
+///
+/// No trailing commas, white space is space, tab, LF and CR only, no control characters in strings. Numbers
+/// are correctly rounded doubles; what is too large is infinite. Lone surrogate escapes become U+FFFD.
+///
+/// # Errors
+/// [`ParseError`] if the text is anything else or is nested deeper than [`DEPTH_MAX`].
+pub fn parse_str(text: &str) -> Result<Value<'_>, ParseError> {
+    let mut parser =
+        Parser { text, bytes: text.as_bytes(), at: 0, depth: 0, values: Vec::new(), entries: Vec::new() };
+    parser.skip_space();
+    let value = parser.value()?;
+    parser.skip_space();
+    if parser.at == parser.bytes.len() { Ok(value) } else { Err(parser.expected("the end of the text")) }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+    depth: usize,
+    /// Elements and entries of everything still open. A finished container moves its tail into a vector of
+    /// exactly its size: one allocation each, and a body full of tiny containers cannot claim spare capacity.
+    values: Vec<Value<'a>>,
+    entries: Vec<Entry<'a>>,
+}
+
+impl<'a> Parser<'a> {
+    #[cold]
+    fn expected(&self, expected: &'static str) -> ParseError {
+        ParseError { offset: self.at, expected }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    /// Consumes `byte` if it is next.
+    fn eat(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn value(&mut self) -> Result<Value<'a>, ParseError> {
+        match self.peek() {
+            Some(b'"') => self.string().map(Value::String),
+            Some(b'{') => self.object(),
+            Some(b'[') => self.array(),
+            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
+            Some(b't') => self.literal("true", Value::Bool(true)),
+            Some(b'f') => self.literal("false", Value::Bool(false)),
+            Some(b'n') => self.literal("null", Value::Null),
+            _ => Err(self.expected("a value")),
+        }
+    }
+
+    fn literal(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, ParseError> {
+        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
+            return Err(self.expected(word));
+        }
+        self.at += word.len();
+        Ok(value)
+    }
+
+    /// Enters the container whose opening bracket is next.
+    fn open(&mut self) -> Result<(), ParseError> {
+        if self.depth == DEPTH_MAX {
+            return Err(self.expected("at most 512 levels of nesting"));
+        }
+        self.depth += 1;
+        self.at += 1;
+        self.skip_space();
+        Ok(())
+    }
+
+    fn array(&mut self) -> Result<Value<'a>, ParseError> {
+        self.open()?;
+        let start = self.values.len();
+        if !self.eat(b']') {
+            loop {
+                let value = self.value()?;
+                self.values.push(value);
+                self.skip_space();
+                if self.eat(b']') {
+                    break;
+                }
+                if !self.eat(b',') {
+                    return Err(self.expected("',' or ']'"));
+                }
+                self.skip_space();
+            }
+        }
+        self.depth -= 1;
+        Ok(Value::Array(take_tail(&mut self.values, start)))
+    }
+
+    fn object(&mut self) -> Result<Value<'a>, ParseError> {
+        self.open()?;
+        let start = self.entries.len();
+        if !self.eat(b'}') {
+            loop {
+                let key = self.key()?;
+                let value = self.value()?;
+                self.entries.push((key, value));
+                self.skip_space();
+                if self.eat(b'}') {
+                    break;
+                }
+                if !self.eat(b',') {
+                    return Err(self.expected("',' or '}'"));
+                }
+                self.skip_space();
+            }
+        }
+        self.depth -= 1;
+        let regular = is_regular(&self.entries[start..]);
+        let entries = take_tail(&mut self.entries, start);
+        Ok(Value::Object(Object(if regular { entries } else { normalise(entries) })))
+    }
+
+    /// Reads a key, the colon and the space around it.
+    fn key(&mut self) -> Result<Cow<'a, str>, ParseError> {
+        if self.peek() != Some(b'"') {
+            return Err(self.expected("a key in quotes"));
+        }
+        let key = self.string()?;
+        self.skip_space();
+        if !self.eat(b':') {
+            return Err(self.expected("':'"));
+        }
+        self.skip_space();
+        Ok(key)
+    }
+
+    /// Reads the string whose opening quote is next.
+    fn string(&mut self) -> Result<Cow<'a, str>, ParseError> {
+        let start = self.at + 1;
+        self.at = start + plain_len(&self.bytes[start..]);
+        if self.peek() == Some(b'"') {
+            let plain = &self.text[start..self.at];
+            self.at += 1;
+            return Ok(Cow::Borrowed(plain));
+        }
+        self.string_with_escapes(start).map(Cow::Owned)
+    }
+
+    /// Goes on with the string that starts at `start` and is plain up to here.
+    #[inline(never)]
+    fn string_with_escapes(&mut self, start: usize) -> Result<String, ParseError> {
+        let mut text = String::from(&self.text[start..self.at]);
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(text);
+                }
+                Some(b'\\') => {
+                    self.at += 1;
+                    let unescaped = self.escape()?;
+                    text.push(unescaped);
+                }
+                Some(_) => return Err(self.expected("no bare control character in a string")),
+                None => return Err(self.expected("'\"'")),
+            }
+            let plain = self.at;
+            self.at += plain_len(&self.bytes[plain..]);
+            text.push_str(&self.text[plain..self.at]);
+        }
+    }
+
+    /// Reads what follows a backslash.
+    fn escape(&mut self) -> Result<char, ParseError> {
+        let unescaped = match self.peek() {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => return self.unicode_escape(),
+            _ => return Err(self.expected("one of \"\\/bfnrtu after a backslash")),
+        };
+        self.at += 1;
+        Ok(unescaped)
+    }
+
+    /// Reads `uXXXX`, and a second escape if the two are a surrogate pair.
+    fn unicode_escape(&mut self) -> Result<char, ParseError> {
+        self.at += 1;
+        let first = self.four_hex_digits()?;
+        if (0xD800..0xDC00).contains(&first) && self.bytes[self.at..].starts_with(b"\\u") {
+            let behind_first = self.at;
+            self.at += 2;
+            let second = self.four_hex_digits()?;
+            if (0xDC00..0xE000).contains(&second) {
+                let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
+                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+            }
+            // The second escape stands for itself: it may begin a pair of its own.
+            self.at = behind_first;
+        }
+        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
+    }
+
+    fn four_hex_digits(&mut self) -> Result<u32, ParseError> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16));
+            code = code * 16 + digit.ok_or_else(|| self.expected("a hexadecimal digit"))?;
+            self.at += 1;
+        }
+        Ok(code)
+    }
+
+    fn number(&mut self) -> Result<f64, ParseError> {
+        let start = self.at;
+        let negative = self.eat(b'-');
+        let first_digit = self.at;
+        if !self.eat(b'0') {
+            self.digits()?;
+        }
+        let last_digit = self.at;
+        let mut whole = true;
+        if self.eat(b'.') {
+            whole = false;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.peek() {
+            whole = false;
+            self.at += 1;
+            let _ = self.eat(b'+') || self.eat(b'-');
+            self.digits()?;
+        }
+        // Up to 15 digits every intermediate sum is an exact double.
+        if whole && last_digit - first_digit <= 15 {
+            let digits = &self.bytes[first_digit..last_digit];
+            let magnitude = digits.iter().fold(0.0, |sum, digit| sum * 10.0 + f64::from(digit - b'0'));
+            return Ok(if negative { -magnitude } else { magnitude });
+        }
+        // The grammar above is a subset of the one of `f64::from_str`, which rounds correctly and overflows
+        // to infinity as JavaScript does; so this cannot fail.
+        self.text[start..self.at].parse().map_err(|_| ParseError { offset: start, expected: "a number" })
+    }
+
+    /// Consumes one digit or more.
+    fn digits(&mut self) -> Result<(), ParseError> {
+        if !matches!(self.peek(), Some(b'0'..=b'9')) {
+            return Err(self.expected("a digit"));
+        }
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Moves what follows `start` into a vector of exactly its size.
+fn take_tail<T>(all: &mut Vec<T>, start: usize) -> Vec<T> {
+    // A huge container that is all there is gives up the vector itself: copying would double its memory.
+    if start == 0 && all.len() > 1024 {
+        let mut tail = std::mem::take(all);
+        tail.shrink_to_fit();
+        return tail;
+    }
+    all.drain(start..).collect()
+}
+
+/// How many bytes from the start need no escape in a JSON string and do not end it.
+///
+/// Looks at eight bytes at a time: a byte of the mask is set if the byte is a quote, a backslash or below
+/// 0x20. A borrow can set bytes above a true hit wrongly, never the lowest one.
+fn plain_len(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let mut len = 0;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+        let quote = zero_bytes(word ^ (ONES * u64::from(b'"')));
+        let backslash = zero_bytes(word ^ (ONES * u64::from(b'\\')));
+        let hit = control | quote | backslash;
+        if hit != 0 {
+            return len + (hit.trailing_zeros() / 8) as usize;
+        }
+        len += 8;
+    }
+    let plain = |byte: &&u8| **byte >= 0x20 && **byte != b'"' && **byte != b'\\';
+    len + rest.iter().take_while(plain).count()
+}
+
+/// The number of an array index: canonical decimal from 0 to 2^32 - 2.
+fn array_index(key: &str) -> Option<u32> {
+    let digits = key.as_bytes();
+    let canonical = digits.len() <= 10
+        && digits.first().is_some_and(u8::is_ascii_digit)
+        && (digits[0] != b'0' || digits.len() == 1)
+        && digits.iter().all(u8::is_ascii_digit);
+    if !canonical {
+        return None;
+    }
+    key.parse().ok().filter(|index| *index < u32::MAX)
+}
+
+/// Whether the entries already are what [`normalise`] would make of them, as nearly always.
+fn is_regular(entries: &[Entry<'_>]) -> bool {
+    if entries.iter().any(|(key, _)| key == "__proto__" || array_index(key).is_some()) {
+        return false;
+    }
+    if entries.len() > PAIRWISE_MAX {
+        let mut seen = HashSet::with_capacity(entries.len());
+        return entries.iter().all(|(key, _)| seen.insert(key.as_ref()));
+    }
+    entries.iter().enumerate().all(|(place, (key, _))| entries[..place].iter().all(|(other, _)| other != key))
+}
+
+/// Makes the invariant of [`Object`] true: last value at the first place, no `__proto__`, indices in front.
+fn normalise(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+    let first_places: Vec<usize> = {
+        let mut seen = HashMap::with_capacity(entries.len());
+        entries
+            .iter()
+            .map(|(key, _)| {
+                let next = seen.len();
+                *seen.entry(key.as_ref()).or_insert(next)
+            })
+            .collect()
+    };
+    let mut unique: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
+    for ((key, value), place) in entries.into_iter().zip(first_places) {
+        match unique.get_mut(place) {
+            Some(earlier) => earlier.1 = value,
+            None => unique.push((key, value)),
+        }
+    }
+    unique.retain(|(key, _)| key != "__proto__");
+    unique.sort_by_cached_key(|(key, _)| array_index(key).unwrap_or(u32::MAX));
+    unique
+}
+
+impl<'a> Object<'a> {
+    /// Builds an object from entries in order of assignment; the order and the duplicates of JavaScript
+    /// apply.
+    pub fn from_entries(entries: impl IntoIterator<Item = (Cow<'a, str>, Value<'a>)>) -> Self {
+        let entries: Vec<Entry<'a>> = entries.into_iter().collect();
+        Self(if is_regular(&entries) { entries } else { normalise(entries) })
+    }
+
+    /// The value of `key`. Takes time linear in the number of keys.
+    pub fn get(&self, key: &str) -> Option<&Value<'a>> {
+        self.0.iter().find(|(candidate, _)| candidate == key).map(|(_, value)| value)
+    }
+
+    /// Takes the value of `key` out, keeping the order of the rest. Takes time linear in the number of keys.
+    pub fn remove(&mut self, key: &str) -> Option<Value<'a>> {
+        let place = self.0.iter().position(|(candidate, _)| candidate == key)?;
+        Some(self.0.remove(place).1)
+    }
+
+    /// The entries in the order of JavaScript's `Object.keys`.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value<'a>)> {
+        self.0.iter().map(|(key, value)| (key.as_ref(), value))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same object without a borrow of the parsed text.
+    pub fn into_owned(self) -> Object<'static> {
+        // A loop, here and in `Value::into_owned`: iterator adapters would put five more frames on every
+        // level.
+        let mut entries = Vec::with_capacity(self.0.len());
+        for (key, value) in self.0 {
+            entries.push((Cow::Owned(key.into_owned()), value.into_owned()));
+        }
+        Object(entries)
+    }
+
+    /// Appends the object as [`Value::write`] does.
+    pub fn write(&self, out: &mut String) {
+        out.push('{');
+        for (place, (key, value)) in self.0.iter().enumerate() {
+            if place > 0 {
+                out.push(',');
+            }
+            write_string(key, out);
+            out.push(':');
+            value.write(out);
+        }
+        out.push('}');
+    }
+}
+
+impl<'a> IntoIterator for Object<'a> {
+    type Item = (Cow<'a, str>, Value<'a>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    /// The entries in the order of JavaScript's `Object.keys`.
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+impl<'a> Value<'a> {
+    /// Appends the value as `JSON.stringify` writes it: compact, infinity and NaN as `null`, `-0` as `0`.
+    pub fn write(&self, out: &mut String) {
+        match self {
+            Value::Null => out.push_str("null"),
+            Value::Bool(true) => out.push_str("true"),
+            Value::Bool(false) => out.push_str("false"),
+            Value::Number(number) if number.is_finite() => write_number(*number, out),
+            Value::Number(_) => out.push_str("null"),
+            Value::String(text) => write_string(text, out),
+            Value::Array(items) => {
+                out.push('[');
+                for (place, item) in items.iter().enumerate() {
+                    if place > 0 {
+                        out.push(',');
+                    }
+                    item.write(out);
+                }
+                out.push(']');
+            }
+            Value::Object(object) => object.write(out),
+        }
+    }
+
+    /// The text [`Value::write`] writes.
+    pub fn to_json(&self) -> String {
+        let mut out = String::new();
+        self.write(&mut out);
+        out
+    }
+
+    /// JavaScript's `Boolean(value)`: false for `null`, `false`, zero, NaN and the empty string.
+    pub fn is_truthy(&self) -> bool {
+        match self {
+            Value::Null => false,
+            Value::Bool(truth) => *truth,
+            Value::Number(number) => *number != 0.0 && !number.is_nan(),
+            Value::String(text) => !text.is_empty(),
+            Value::Array(_) | Value::Object(_) => true,
+        }
+    }
+
+    /// JavaScript's `Number(value)`; NaN where that is NaN.
+    ///
+    /// | value | number |
+    /// |---|---|
+    /// | `null`, `false`, `""`, `[]` | 0 |
+    /// | `true` | 1 |
+    /// | string | its `StringNumericLiteral` after trimming: decimal, `0x`, `0o`, `0b`, `Infinity` |
+    /// | array | that of the array's text: `[7]` and `["7"]` are 7, `[null]` is 0, `[true]` and `[1,2]` NaN |
+    /// | object | NaN (JavaScript throws for one with a key `toString`; NaN here too) |
+    ///
+    /// Source: ECMA-262, `ToNumber` and `Array.prototype.join`.
+    pub fn to_number(&self) -> f64 {
+        match self {
+            Value::Null => 0.0,
+            Value::Bool(truth) => f64::from(u8::from(*truth)),
+            Value::Number(number) => *number,
+            Value::String(text) => string_to_number(text),
+            Value::Array(items) => match items.as_slice() {
+                [] => 0.0,
+                // The text of a lone element is the text of the array. A boolean's is a word, a number's
+                // gives the number again, all but the sign of -0.
+                [Value::Bool(_)] => f64::NAN,
+                [Value::Number(number)] => *number + 0.0,
+                [item] => item.to_number(),
+                // The text has a comma in it.
+                [_, _, ..] => f64::NAN,
+            },
+            Value::Object(_) => f64::NAN,
+        }
+    }
+
+    /// What zod 4 calls the type of a received value: `null`, `array`, `object`, `string`, `number` or
+    /// `boolean`.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        }
+    }
+
+    /// The text, if this is a string.
+    pub fn as_str(&self) -> Option<&str> {
+        if let Value::String(text) = self { Some(text) } else { None }
+    }
+
+    /// The object, if this is one.
+    pub fn as_object(&self) -> Option<&Object<'a>> {
+        if let Value::Object(object) = self { Some(object) } else { None }
+    }
+
+    /// The same value without a borrow of the parsed text.
+    pub fn into_owned(self) -> Value<'static> {
+        match self {
+            Value::Null => Value::Null,
+            Value::Bool(truth) => Value::Bool(truth),
+            Value::Number(number) => Value::Number(number),
+            Value::String(text) => Value::String(Cow::Owned(text.into_owned())),
+            Value::Array(items) => {
+                let mut owned = Vec::with_capacity(items.len());
+                for item in items {
+                    owned.push(item.into_owned());
+                }
+                Value::Array(owned)
+            }
+            Value::Object(object) => Value::Object(object.into_owned()),
+        }
+    }
+}
+
+/// Appends `text` in quotes, with exactly the escapes of `JSON.stringify`: `\" \\ \b \t \n \f \r` and
+/// `\u00xx` in lower case for the other characters below U+0020.
+pub fn write_string(text: &str, out: &mut String) {
+    out.push('"');
+    let mut rest = text;
+    loop {
+        let (plain, tail) = rest.split_at(plain_len(rest.as_bytes()));
+        out.push_str(plain);
+        let Some(special) = tail.bytes().next() else { break };
+        match special {
+            b'"' => out.push_str("\\\""),
+            b'\\' => out.push_str("\\\\"),
+            0x08 => out.push_str("\\b"),
+            b'\t' => out.push_str("\\t"),
+            b'\n' => out.push_str("\\n"),
+            0x0C => out.push_str("\\f"),
+            b'\r' => out.push_str("\\r"),
+            control => {
+                out.push_str("\\u00");
+                out.push(char::from_digit(u32::from(control >> 4), 16).unwrap_or('0'));
+                out.push(char::from_digit(u32::from(control & 15), 16).unwrap_or('0'));
+            }
+        }
+        rest = &tail[1..];
+    }
+    out.push('"');
+}
+
+/// Appends JavaScript's `String(number)`: the shortest text that gives the number again, `-0` as `0`.
+///
+/// A number that is not finite gives `NaN`, `Infinity` or `-Infinity`, which are not JSON; [`Value::write`]
+/// writes `null` for them.
+pub fn write_number(number: f64, out: &mut String) {
+    out.push_str(ryu_js::Buffer::new().format(number));
+}
+
+/// ECMA-262 `StringToNumber`.
+fn string_to_number(text: &str) -> f64 {
+    let text = text.trim_matches(is_js_space);
+    if text.is_empty() {
+        return 0.0;
+    }
+    match text.as_bytes() {
+        // No sign may stand before a prefix.
+        [b'0', b'x' | b'X', digits @ ..] => return power_of_two_radix(digits, 4),
+        [b'0', b'o' | b'O', digits @ ..] => return power_of_two_radix(digits, 3),
+        [b'0', b'b' | b'B', digits @ ..] => return power_of_two_radix(digits, 1),
+        _ => {}
+    }
+    let (negative, unsigned) = match text.as_bytes()[0] {
+        b'-' => (true, &text[1..]),
+        b'+' => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let magnitude = if unsigned == "Infinity" {
+        f64::INFINITY
+    } else if is_unsigned_decimal(unsigned.as_bytes()) {
+        unsigned.parse().unwrap_or(f64::NAN)
+    } else {
+        f64::NAN
+    };
+    if negative { -magnitude } else { magnitude }
+}
+
+/// ECMA-262 `WhiteSpace` and `LineTerminator`. Unlike Rust's, it has U+FEFF and lacks U+0085.
+fn is_js_space(char: char) -> bool {
+    matches!(
+        char,
+        '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'
+            ..='\u{200a}' | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}' | '\u{feff}'
+    )
+}
+
+/// ECMA-262 `StrUnsignedDecimalLiteral` without `Infinity`: `1`, `1.`, `.5`, `1.5`, each with an exponent or
+/// without. Rust's own parser would also take `inf` and `nan`.
+fn is_unsigned_decimal(text: &[u8]) -> bool {
+    let digits = |from: usize| text[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let before_point = digits(0);
+    let mut at = before_point;
+    let mut after_point = 0;
+    if text.get(at) == Some(&b'.') {
+        after_point = digits(at + 1);
+        at += 1 + after_point;
+    }
+    if before_point + after_point == 0 {
+        return false;
+    }
+    if let Some(b'e' | b'E') = text.get(at) {
+        at += 1;
+        if let Some(b'+' | b'-') = text.get(at) {
+            at += 1;
+        }
+        let exponent = digits(at);
+        if exponent == 0 {
+            return false;
+        }
+        at += exponent;
+    }
+    at == text.len()
+}
+
+/// The value of digits of `bits` bits each, rounded to nearest even; NaN if there is none or a wrong one.
+fn power_of_two_radix(digits: &[u8], bits: u32) -> f64 {
+    if digits.is_empty() {
+        return f64::NAN;
+    }
+    let mut mantissa = 0_u64;
+    let mut exponent = 0_i32;
+    for digit in digits {
+        let Some(digit) = char::from(*digit).to_digit(1 << bits) else { return f64::NAN };
+        if mantissa.leading_zeros() >= bits {
+            mantissa = (mantissa << bits) | u64::from(digit);
+        } else {
+            // At least 61 bits are there and 53 are kept, so of the rest it only matters whether it is zero.
+            mantissa |= u64::from(digit != 0);
+            exponent = exponent.saturating_add(bits as i32);
+        }
+    }
+    // Rounds once: scaling by a power of two is exact or overflows, and with a mantissa above 2^60 the power
+    // overflows only where the product does.
+    mantissa as f64 * 2_f64.powi(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parsed(text: &str) -> Value<'_> {
+        parse_str(text).unwrap_or_else(|error| panic!("{text:?}: {error}"))
+    }
+
+    fn json(text: &str) -> String {
+        parsed(text).to_json()
+    }
+
+    #[test]
+    fn what_is_parsed_is_written_as_json_stringify_writes_it() {
+        for (text, expected) in [
+            (" {\t\"a\" : [ 1 , 2.50 ,\r\n true , false , null ] } ", r#"{"a":[1,2.5,true,false,null]}"#),
+            ("{}", "{}"),
+            ("[]", "[]"),
+            ("[[],[{}]]", "[[],[{}]]"),
+            ("\"\"", "\"\""),
+            ("-0", "0"),
+            ("[-0.0, 0e5, -1]", "[0,0,-1]"),
+            ("1e400", "null"),
+            ("[-1e400]", "[null]"),
+            ("1e21", "1e+21"),
+            ("123456789012345680000", "123456789012345680000"),
+            ("1E-7", "1e-7"),
+            ("0.000001", "0.000001"),
+            ("5e-324", "5e-324"),
+            ("1e-400", "0"),
+            ("9007199254740993", "9007199254740992"),
+            ("0.1", "0.1"),
+            ("999999999999999", "999999999999999"),
+            (r#""\u0041\/\"\\\b\f\n\r\t""#, r#""A/\"\\\b\f\n\r\t""#),
+            (r#""\u0000\u001F\u007f\u2028é""#, "\"\\u0000\\u001f\u{7f}\u{2028}é\""),
+        ] {
+            assert_eq!(json(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_json_parse_refuses_is_refused_with_the_place() {
+        for (text, offset, expected) in [
+            ("", 0, "a value"),
+            ("   ", 3, "a value"),
+            ("undefined", 0, "a value"),
+            ("NaN", 0, "a value"),
+            ("nul", 0, "null"),
+            ("[1,]", 3, "a value"),
+            ("[1 2]", 3, "',' or ']'"),
+            ("[", 1, "a value"),
+            ("{\"a\":1,}", 7, "a key in quotes"),
+            ("{a:1}", 1, "a key in quotes"),
+            ("{'a':1}", 1, "a key in quotes"),
+            ("{\"a\" 1}", 5, "':'"),
+            ("{\"a\":1 \"b\":2}", 7, "',' or '}'"),
+            ("{\"a\":}", 5, "a value"),
+            ("1 2", 2, "the end of the text"),
+            ("01", 1, "the end of the text"),
+            ("+1", 0, "a value"),
+            (".5", 0, "a value"),
+            ("-", 1, "a digit"),
+            ("1.", 2, "a digit"),
+            ("1.e5", 2, "a digit"),
+            ("1e", 2, "a digit"),
+            ("1e+", 3, "a digit"),
+            ("\"abc", 4, "'\"'"),
+            ("\"a\nb\"", 2, "no bare control character in a string"),
+            ("\"\\x\"", 2, "one of \"\\/bfnrtu after a backslash"),
+            ("\"\\u12g4\"", 5, "a hexadecimal digit"),
+            ("\"\\ud800\\u12\"", 11, "a hexadecimal digit"),
+            ("\u{a0}1", 0, "a value"),
+            ("\u{b}1", 0, "a value"),
+            ("\u{feff}1", 0, "a value"),
+        ] {
+            assert_eq!(parse_str(text), Err(ParseError { offset, expected }), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_and_what() {
+        let error = parse(b"{\"a\";1}").unwrap_err();
+        assert_eq!(error.to_string(), "JSON broken at byte 4: expected ':'");
+    }
+
+    #[test]
+    fn a_body_is_decoded_as_utf8_with_replacement_and_one_mark_is_skipped() {
+        assert_eq!(parse(b"\xEF\xBB\xBF {\"a\":1}").unwrap().to_json(), "{\"a\":1}");
+        assert_eq!(parse(b"\xEF\xBB\xBF\xEF\xBB\xBF1").unwrap_err().offset, 0);
+        assert_eq!(
+            parse(b"\"a\xFFb\xF0\x9F\x98c\xC3\"").unwrap().as_str(),
+            Some("a\u{FFFD}b\u{FFFD}c\u{FFFD}")
+        );
+        assert_eq!(
+            parse(b"{\"\xFF\":[\"\xFE\",1,true,null]}").unwrap().to_json(),
+            "{\"�\":[\"�\",1,true,null]}"
+        );
+        // A truncated gzip stream or UTF-16 is simply not JSON.
+        assert!(parse(b"\x1F\x8B\x08\x00").is_err());
+        assert!(parse(b"\xFF\xFE{\x00}\x00").is_err());
+    }
+
+    #[test]
+    fn surrogates_pair_up_or_become_the_replacement_character() {
+        for (text, expected) in [
+            (r#""\ud83d\ude00""#, "😀"),
+            (r#""\uD83D\uDE00!""#, "😀!"),
+            (r#""\ud83d""#, "\u{FFFD}"),
+            (r#""\ude00\ud83d""#, "\u{FFFD}\u{FFFD}"),
+            (r#""\ud83d\ud83d\ude00""#, "\u{FFFD}😀"),
+            (r#""\ud83d\u0041""#, "\u{FFFD}A"),
+            (r#""\ud83d\n""#, "\u{FFFD}\n"),
+            (r#""\udbff\udfff""#, "\u{10FFFF}"),
+        ] {
+            assert_eq!(parsed(text).as_str(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn strings_borrow_unless_they_hold_an_escape() {
+        let Value::Array(items) = parsed(r#"["plain and long enough for a word", "a\nb"]"#) else { panic!() };
+        assert!(matches!(items[0], Value::String(Cow::Borrowed(_))));
+        assert!(matches!(items[1], Value::String(Cow::Owned(_))));
+    }
+
+    #[test]
+    fn keys_are_enumerated_as_javascript_does() {
+        for (text, expected) in [
+            (r#"{"b":1,"a":2,"b":3}"#, r#"{"b":3,"a":2}"#),
+            (r#"{"b":1,"10":2,"9":3,"a":4,"0":5}"#, r#"{"0":5,"9":3,"10":2,"b":1,"a":4}"#),
+            (r#"{"x":1,"01":2,"-1":3,"1.0":4,"+1":5,"":6}"#, r#"{"x":1,"01":2,"-1":3,"1.0":4,"+1":5,"":6}"#),
+            (
+                r#"{"4294967295":1,"4294967294":2,"99999999999":3,"4294967296":4}"#,
+                r#"{"4294967294":2,"4294967295":1,"99999999999":3,"4294967296":4}"#,
+            ),
+            (r#"{"a":{"2":1,"1":2,"2":3}}"#, r#"{"a":{"1":2,"2":3}}"#),
+            (r#"{"a":1,"__proto__":{"x":1},"b":2}"#, r#"{"a":1,"b":2}"#),
+            (r#"{"__proto__":1,"__proto__":2}"#, "{}"),
+            (r#"{"\u0061":1,"a":2}"#, r#"{"a":2}"#),
+            (r#"{"a":1,"2":2,"a":[],"1":3,"b":4}"#, r#"{"1":3,"2":2,"a":[],"b":4}"#),
+        ] {
+            assert_eq!(json(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn many_keys_follow_the_same_rules_as_few() {
+        let body = |count: usize| {
+            let first = (0..count).map(|key| format!("\"k{key}\":0"));
+            let again = (0..count).map(|key| format!("\"k{key}\":{key}"));
+            format!("{{{}}}", first.chain(again).collect::<Vec<_>>().join(","))
+        };
+        for count in [1, 15, 16, 17, 33, 100_000] {
+            let text = body(count);
+            let Value::Object(object) = parsed(&text) else { panic!() };
+            assert_eq!(object.len(), count);
+            assert!(object.iter().enumerate().all(|(place, (key, value))| {
+                key == format!("k{place}") && *value == Value::Number(place as f64)
+            }));
+        }
+    }
+
+    #[test]
+    fn an_object_is_read_changed_and_rebuilt() {
+        let Value::Object(mut object) = parsed(r#"{"a":1,"b":"x","c":null}"#) else { panic!() };
+        assert_eq!(object.get("b"), Some(&Value::String("x".into())));
+        assert_eq!(object.get("d"), None);
+        assert_eq!(object.remove("a"), Some(Value::Number(1.0)));
+        assert_eq!(object.remove("a"), None);
+        assert_eq!(object.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["b", "c"]);
+        let entries = object.into_iter().chain([("7".into(), Value::Bool(true)), ("b".into(), Value::Null)]);
+        let rebuilt = Object::from_entries(entries);
+        assert_eq!(Value::Object(rebuilt).to_json(), r#"{"7":true,"b":null,"c":null}"#);
+        assert!(Object::default().is_empty());
+    }
+
+    #[test]
+    fn nesting_is_limited_and_the_limit_needs_little_stack() {
+        let nested = |depth: usize| "[{\"a\":".repeat(depth / 2) + "1" + &"}]".repeat(depth / 2);
+        let walk = move || {
+            let text = nested(DEPTH_MAX);
+            let value = parse(text.as_bytes()).unwrap();
+            assert_eq!(value.to_json(), text);
+            assert_eq!(value.clone(), value);
+            assert!(value.to_number().is_nan());
+            assert_eq!(value.into_owned().to_json(), text);
+            let text = nested(DEPTH_MAX + 2);
+            let error = parse(text.as_bytes()).unwrap_err();
+            assert_eq!(error.expected, "at most 512 levels of nesting");
+            assert_eq!(error.offset, 6 * DEPTH_MAX / 2);
+            assert!(parse("[".repeat(10 << 20).as_bytes()).is_err());
+        };
+        // Half of what a thread has, so that a caller deep in its own stack is safe too.
+        std::thread::Builder::new().stack_size(1 << 20).spawn(walk).unwrap().join().unwrap();
+        // The limit is on depth, not on the number of containers.
+        assert!(parse(format!("[{}[]]", "[],".repeat(2 * DEPTH_MAX)).as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn to_number_is_javascripts() {
+        for (text, expected) in [
+            ("null", 0.0),
+            ("true", 1.0),
+            ("false", 0.0),
+            ("1.5", 1.5),
+            (r#""""#, 0.0),
+            (r#"" \t\n\r\u000b\u000c\u00a0\ufeff\u2028\u2029\u3000\u1680\u202f\u205f\u2003 ""#, 0.0),
+            (r#""\ufeff 42 \u2029""#, 42.0),
+            (r#""1700000000""#, 1_700_000_000.0),
+            (r#""-1.5e3""#, -1500.0),
+            (r#""+1""#, 1.0),
+            (r#""1.""#, 1.0),
+            (r#"".5""#, 0.5),
+            (r#""-.5E+1""#, -5.0),
+            (r#""007""#, 7.0),
+            (r#""0x1F""#, 31.0),
+            (r#""0XfF""#, 255.0),
+            (r#""0o17""#, 15.0),
+            (r#""0B101""#, 5.0),
+            (r#""0x0000000000000000000000001""#, 1.0),
+            (r#""0x20000000000001""#, 9007199254740992.0),
+            (r#""0x20000000000003""#, 9007199254740996.0),
+            (r#""0x200000000000010000000000000001""#, 9007199254740994.0 * 2_f64.powi(64)),
+            (r#""0x1000000000000080000000000000001""#, 4503599627370497.0 * 2_f64.powi(68)),
+            (r#""Infinity""#, f64::INFINITY),
+            (r#""+Infinity""#, f64::INFINITY),
+            (r#""-Infinity""#, f64::NEG_INFINITY),
+            (r#""1e400""#, f64::INFINITY),
+            ("[]", 0.0),
+            ("[7]", 7.0),
+            (r#"["5"]"#, 5.0),
+            (r#"[""]"#, 0.0),
+            ("[[3]]", 3.0),
+            ("[[[]]]", 0.0),
+            ("[null]", 0.0),
+            ("[[null]]", 0.0),
+            ("[1e400]", f64::INFINITY),
+        ] {
+            assert_eq!(parsed(text).to_number(), expected, "{text}");
+        }
+        assert!(parsed("[-0]").to_number().is_sign_positive());
+        assert!(parsed("\"-0\"").to_number().is_sign_negative());
+        assert_eq!(Value::String(format!("0x{}", "f".repeat(100_000)).into()).to_number(), f64::INFINITY);
+        for text in [
+            "{}",
+            "[1,2]",
+            "[null,null]",
+            "[true]",
+            "[{}]",
+            "[[1,2]]",
+            r#""abc""#,
+            r#""1_000""#,
+            r#""1,5""#,
+            r#""1 2""#,
+            r#"".""#,
+            r#""+""#,
+            r#""-""#,
+            r#""e5""#,
+            r#""1e""#,
+            r#""1e+""#,
+            r#""0x""#,
+            r#""0xg""#,
+            r#""0b2""#,
+            r#""0o8""#,
+            r#""-0x10""#,
+            r#""+0b1""#,
+            r#""inf""#,
+            r#""infinity""#,
+            r#""nan""#,
+            r#""NaN""#,
+            r#""--1""#,
+            r#""1n""#,
+            r#""\u00851""#,
+            r#""\u180e1""#,
+            r#""é""#,
+        ] {
+            assert!(parsed(text).to_number().is_nan(), "{text}");
+        }
+    }
+
+    #[test]
+    fn truth_is_javascripts() {
+        for text in ["null", "false", "0", "-0", r#""""#] {
+            assert!(!parsed(text).is_truthy(), "{text}");
+        }
+        for text in ["true", "1", "-1", "1e400", r#"" ""#, r#""0""#, "[]", "{}"] {
+            assert!(parsed(text).is_truthy(), "{text}");
+        }
+        assert!(!Value::Number(f64::NAN).is_truthy());
+    }
+
+    #[test]
+    fn types_have_the_names_zod_gives_them() {
+        for (text, name) in [
+            ("null", "null"),
+            ("[]", "array"),
+            ("{}", "object"),
+            ("\"\"", "string"),
+            ("0", "number"),
+            ("1e400", "number"),
+            ("true", "boolean"),
+        ] {
+            assert_eq!(parsed(text).type_name(), name);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_has_its_javascript_text() {
+        for (number, text) in
+            [(f64::NAN, "NaN"), (f64::INFINITY, "Infinity"), (f64::NEG_INFINITY, "-Infinity")]
+        {
+            let mut out = String::new();
+            write_number(number, &mut out);
+            assert_eq!(out, text);
+            assert_eq!(Value::Number(number).to_json(), "null");
+        }
+    }
+
+    fn documents() -> impl Strategy<Value = serde_json::Value> {
+        let number = prop_oneof![
+            any::<i64>().prop_map(serde_json::Value::from),
+            any::<f64>().prop_map(serde_json::Value::from),
+            (-1_000_000..1_000_000_i32).prop_map(|number| f64::from(number) / 100.0).prop_map(Into::into),
+        ];
+        let text = prop_oneof![any::<String>(), "[a-c0-9\"\\\\\\x00-\\x1f\u{2028}é😀]{0,24}"];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            number,
+            text.prop_map(Into::into)
+        ];
+        let key = prop_oneof!["[a-c]{0,2}", "[0-9]{1,3}", any::<String>()];
+        leaf.prop_recursive(5, 64, 40, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::vec((key.clone(), inner), 0..40).prop_map(|entries| {
+                    serde_json::Value::Object(
+                        entries.into_iter().filter(|(key, _)| key != "__proto__").collect(),
+                    )
+                }),
+            ]
+        })
+    }
+
+    fn same(ours: &Value<'_>, theirs: &serde_json::Value) -> bool {
+        match (ours, theirs) {
+            (Value::Null, serde_json::Value::Null) => true,
+            (Value::Bool(ours), serde_json::Value::Bool(theirs)) => ours == theirs,
+            (Value::Number(ours), serde_json::Value::Number(theirs)) => Some(*ours) == theirs.as_f64(),
+            (Value::String(ours), serde_json::Value::String(theirs)) => ours == theirs,
+            (Value::Array(ours), serde_json::Value::Array(theirs)) => {
+                ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| same(ours, theirs))
+            }
+            (Value::Object(ours), serde_json::Value::Object(theirs)) => {
+                ours.len() == theirs.len()
+                    && theirs.iter().all(|(key, theirs)| ours.get(key).is_some_and(|ours| same(ours, theirs)))
+            }
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_document_means_what_serde_json_says(document in documents()) {
+            for text in [document.to_string(), serde_json::to_string_pretty(&document).unwrap()] {
+                let value = parse(text.as_bytes()).unwrap();
+                prop_assert!(same(&value, &document), "{text}");
+                let written = value.to_json();
+                prop_assert_eq!(&parse_str(&written).unwrap(), &value);
+                prop_assert!(serde_json::from_str::<serde_json::Value>(&written).is_ok());
+                prop_assert_eq!(value.clone().into_owned(), value);
+            }
+        }
+
+        #[test]
+        fn a_damaged_document_is_refused_exactly_when_serde_json_refuses_it(
+            document in documents(),
+            at in any::<prop::sample::Index>(),
+            with in "[\\[\\]{},:\"\\\\ntu0.eE+\\- \t\u{b}x]?",
+        ) {
+            let mut text: Vec<char> = document.to_string().chars().collect();
+            let at = at.index(text.len());
+            text.splice(at..=at, with.chars());
+            let text: String = text.into_iter().collect();
+            match serde_json::from_str::<serde_json::Value>(&text) {
+                Ok(_) => prop_assert!(parse_str(&text).is_ok(), "{text}"),
+                // There the two differ on purpose.
+                Err(error) if error.to_string().contains("out of range") => {}
+                Err(error) if error.to_string().contains("surrogate") => {}
+                Err(error) if error.to_string().contains("end of hex escape") => {}
+                Err(_) => prop_assert!(parse_str(&text).is_err(), "{text}"),
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_parsed_or_refused_without_a_panic(bytes in any::<Vec<u8>>()) {
+            let _ = parse(&bytes);
+        }
+
+        #[test]
+        fn anything_made_of_json_characters_is_parsed_or_refused_without_a_panic(
+            text in "[\\[\\]{},:\"\\\\ntrufalse0-9.eE+\\- \\x00é]{0,40}",
+        ) {
+            if let Ok(value) = parse(text.as_bytes()) {
+                let _ = value.to_number();
+                prop_assert!(parse_str(&value.to_json()).is_ok());
+            }
+        }
+
+        #[test]
+        fn decimal_text_gives_its_number(number in any::<f64>()) {
+            let text = format!("{number:e}");
+            if number.is_finite() {
+                prop_assert_eq!(parsed(&text), Value::Number(number));
+                prop_assert_eq!(Value::String(text.into()).to_number(), number);
+                let shortest = Value::Number(number).to_json();
+                prop_assert_eq!(parsed(&shortest), Value::Number(number));
+            }
+        }
+
+        #[test]
+        fn hexadecimal_text_gives_its_number(number in any::<u128>()) {
+            let number_text = format!("{number:#x}");
+            prop_assert_eq!(string_to_number(&number_text), number as f64);
+            prop_assert_eq!(string_to_number(&format!("{number:#o}")), number as f64);
+            prop_assert_eq!(string_to_number(&format!("{number:#b}")), number as f64);
+        }
+
+        #[test]
+        fn plain_text_ends_at_the_first_byte_that_needs_an_escape(bytes in any::<Vec<u8>>()) {
+            let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+            prop_assert_eq!(plain_len(&bytes), bytes.iter().position(special).unwrap_or(bytes.len()));
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What an event is, which identifiers it gets, and which rows a run of records folds into.
+//!
+//! Pure and synchronous: no runtime, no driver, no clock. Time arrives as an argument, so the same records
+//! give the same rows today and in a replay next year (I5).
+//!
+//! * what arrives: [`json`], [`submission`], [`client_address`], [`location`]
+//! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
+//! * what lies in the log: [`record`], [`position`], [`partitioner`]
+//! * what it folds into: [`fold`], [`rows`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
+
+pub mod agent;
+pub mod calendar;
+pub mod client_address;
+pub mod flatten;
+pub mod fold;
+pub mod ids;
+pub mod json;
+pub mod location;
+pub mod page_url;
+pub mod partitioner;
+pub mod position;
+pub mod record;
+pub mod rows;
+pub mod submission;
+pub mod text;
+pub mod token;

@@ -1,0 +1,267 @@
+//! The one format of a record in the event log, on every backend.
+//!
+//! A record's key is the session id ([`crate::partitioner::key`]); its value is one JSON object:
+//!
+//! ```json
+//! {"v":1,"id":"<event id>","at":1777623630123,"session":"<uuid>","visit":"<uuid>","agent":"Mozilla/5.0 …",
+//!  "country":"GB","region":"GB-ENG","city":"London","type":"event","payload":{"website":"<uuid>","url":"/"}}
+//! ```
+//!
+//! `agent`, `country`, `region` and `city` are absent when unknown. `payload` is what the client sent, known keys
+//! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
+//! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
+
+use std::borrow::Cow;
+
+use uuid::Uuid;
+
+use crate::json::{self, Object, Value};
+use crate::location::Location;
+use crate::position::{Offset, Partition};
+use crate::submission::{Kind, SchemaError, Submission};
+
+/// The version this code writes and the only one it reads.
+pub const VERSION: u32 = 1;
+
+/// An event as it lies in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// The partition it lies in.
+    pub partition: Partition,
+    /// Its place there.
+    pub offset: Offset,
+    /// When the log took it, milliseconds since 1970. For lag in seconds only; the fold does not look at it.
+    pub appended_at_ms: i64,
+    /// The encoded [`Event`].
+    pub value: Vec<u8>,
+}
+
+/// An accepted event: what ingest worked out, and what the client sent.
+#[derive(Debug, Clone)]
+pub struct Event<'a> {
+    /// Fixed at ingest; the identity of this event through redelivery and replay.
+    pub event_id: Uuid,
+    /// When the collector had the whole request, milliseconds since 1970.
+    pub received_at_ms: i64,
+    /// The session; also the record's key.
+    pub session_id: Uuid,
+    /// The visit.
+    pub visit_id: Uuid,
+    /// The effective user agent.
+    pub user_agent: Option<Cow<'a, str>>,
+    /// Where the client was.
+    pub location: Location,
+    /// What was sent.
+    pub submission: Submission<'a>,
+}
+
+/// Why a record is not an event. Reading it again will not help: it is a dead letter.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The value is not a JSON object.
+    #[error("the record is not a JSON object: {0}")]
+    NotJson(String),
+    /// Another version wrote it; a newer reader may understand it.
+    #[error("the record has format version {found}, this reader knows version {VERSION} only")]
+    Version {
+        /// The version it names, or what stands in its place.
+        found: String,
+    },
+    /// A field of the envelope is missing or of the wrong form.
+    #[error("the record's field `{field}` is {found}, expected {expected}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What stands there.
+        found: String,
+        /// What should stand there.
+        expected: &'static str,
+    },
+    /// The payload does not fit the schema of requests.
+    #[error("the record's payload is not a valid submission: {0}")]
+    Payload(String),
+}
+
+impl From<SchemaError> for DecodeError {
+    fn from(error: SchemaError) -> Self {
+        Self::Payload(error.to_json())
+    }
+}
+
+impl<'a> Event<'a> {
+    /// When the event happened: the payload's own timestamp, or when it was received. Milliseconds since 1970.
+    pub fn created_at_ms(&self) -> i64 {
+        created_at_ms(self.submission.payload.timestamp, self.received_at_ms)
+    }
+
+    /// The record's value.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = String::with_capacity(768);
+        out.push_str("{\"v\":1,\"id\":\"");
+        let mut buffer = Uuid::encode_buffer();
+        out.push_str(self.event_id.hyphenated().encode_lower(&mut buffer));
+        out.push_str("\",\"at\":");
+        out.push_str(&self.received_at_ms.to_string());
+        out.push_str(",\"session\":\"");
+        out.push_str(self.session_id.hyphenated().encode_lower(&mut buffer));
+        out.push_str("\",\"visit\":\"");
+        out.push_str(self.visit_id.hyphenated().encode_lower(&mut buffer));
+        out.push('"');
+        let Location { country, region, city } = &self.location;
+        for (key, value) in [
+            ("agent", self.user_agent.as_deref()),
+            ("country", country.as_deref()),
+            ("region", region.as_deref()),
+            ("city", city.as_deref()),
+        ] {
+            if let Some(value) = value {
+                out.push_str(",\"");
+                out.push_str(key);
+                out.push_str("\":");
+                json::write_string(value, &mut out);
+            }
+        }
+        out.push_str(",\"type\":\"");
+        out.push_str(self.submission.kind.as_str());
+        out.push_str("\",\"payload\":");
+        self.submission.payload.write(&mut out);
+        out.push('}');
+        out.into_bytes()
+    }
+
+    /// Reads a record's value back. The payload is checked again as a request's is, since other producers may
+    /// append to the same log.
+    ///
+    /// # Errors
+    /// Each is final for this record: make it a dead letter with the error's text as reason.
+    pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
+        let object = match json::parse(value) {
+            Ok(Value::Object(object)) => object,
+            Ok(other) => return Err(DecodeError::NotJson(format!("it is of type {}", other.type_name()))),
+            Err(error) => return Err(DecodeError::NotJson(error.to_string())),
+        };
+        let mut fields = Fields(object);
+        match fields.0.get("v") {
+            Some(Value::Number(v)) if *v == f64::from(VERSION) => {}
+            Some(other) => return Err(DecodeError::Version { found: other.to_json() }),
+            None => return Err(DecodeError::Version { found: "none".to_owned() }),
+        }
+        let received_at_ms = match fields.0.get("at") {
+            Some(Value::Number(n)) if n.fract() == 0.0 && n.abs() <= 8.64e15 => *n as i64,
+            other => return Err(wrong("at", other, "milliseconds since 1970")),
+        };
+        let submission = Object::from_entries(
+            [("type", fields.0.remove("type")), ("payload", fields.0.remove("payload"))]
+                .into_iter()
+                .filter_map(|(key, value)| Some((Cow::Borrowed(key), value?))),
+        );
+        Ok(Self {
+            event_id: fields.uuid("id")?,
+            received_at_ms,
+            session_id: fields.uuid("session")?,
+            visit_id: fields.uuid("visit")?,
+            user_agent: fields.text("agent")?,
+            location: Location {
+                country: fields.text("country")?.map(Cow::into_owned),
+                region: fields.text("region")?.map(Cow::into_owned),
+                city: fields.text("city")?.map(Cow::into_owned),
+            },
+            submission: Submission::from_value(Value::Object(submission))?,
+        })
+    }
+
+    /// Whether this event is a row of its own in `website_event`; an identify is not.
+    pub fn is_row(&self) -> bool {
+        self.submission.kind != Kind::Identify
+    }
+}
+
+/// The moment an event counts for: its own timestamp (seconds), if it brought one, else when it was received.
+pub fn created_at_ms(timestamp_s: Option<i64>, received_at_ms: i64) -> i64 {
+    timestamp_s.map_or(received_at_ms, |seconds| seconds * 1_000)
+}
+
+/// The envelope's fields, each taken once.
+struct Fields<'a>(Object<'a>);
+
+impl<'a> Fields<'a> {
+    fn text(&mut self, field: &'static str) -> Result<Option<Cow<'a, str>>, DecodeError> {
+        match self.0.remove(field) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(field, Some(&other), "a string or absent")),
+        }
+    }
+
+    fn uuid(&mut self, field: &'static str) -> Result<Uuid, DecodeError> {
+        match self.0.get(field) {
+            Some(Value::String(text)) => text.parse().ok(),
+            _ => None,
+        }
+        .ok_or_else(|| wrong(field, self.0.get(field), "a UUID"))
+    }
+}
+
+fn wrong(field: &'static str, found: Option<&Value<'_>>, expected: &'static str) -> DecodeError {
+    let found = found.map_or_else(|| "missing".to_owned(), Value::to_json);
+    DecodeError::Field { field, found, expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = r#"{"type":"event","payload":{"website":"11111111-1111-4111-8111-111111111111",
+        "url":"/a?b=1","name":"buy","data":{"n":1.5,"s":"é\u0000\"","o":{"x":[1,null]}},"ip":"192.0.2.1",
+        "userAgent":"agent","timestamp":1777593600,"unknown":1}}"#;
+
+    fn event(submission: Submission<'_>) -> Event<'_> {
+        Event {
+            event_id: Uuid::from_u128(1),
+            received_at_ms: 1_795_164_975_123,
+            session_id: Uuid::from_u128(2),
+            visit_id: Uuid::from_u128(3),
+            user_agent: Some("agent \"x\"".into()),
+            location: Location { country: Some("GB".into()), region: None, city: Some("Łódź".into()) },
+            submission,
+        }
+    }
+
+    #[test]
+    fn reads_back_what_it_wrote() {
+        let written = event(Submission::parse(BODY.as_bytes()).expect("valid"));
+        let bytes = written.encode();
+        let read = Event::decode(&bytes).expect("decodes");
+        assert_eq!(read.encode(), bytes);
+        assert_eq!(read.user_agent.as_deref(), Some("agent \"x\""));
+        assert_eq!(read.location, written.location);
+        assert_eq!(read.created_at_ms(), 1_777_593_600_000);
+        assert_eq!(read.submission.payload.name.as_deref(), Some("buy"));
+    }
+
+    #[test]
+    fn the_clients_address_is_not_in_the_log() {
+        let bytes = event(Submission::parse(BODY.as_bytes()).expect("valid")).encode();
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        assert!(!text.contains("192.0.2.1") && !text.contains("\"ip\""), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_record_is_refused_by_name() {
+        let good = String::from_utf8(event(Submission::parse(BODY.as_bytes()).expect("valid")).encode())
+            .expect("UTF-8");
+        for (value, reason) in [
+            (String::new(), "not a JSON object"),
+            ("[]".to_owned(), "not a JSON object: it is of type array"),
+            ("{}".to_owned(), "format version none"),
+            (good.replace("\"v\":1", "\"v\":2"), "format version 2, this reader knows version 1"),
+            (good.replace("\"at\":", "\"at_\":"), "field `at` is missing"),
+            (good.replace("\"session\":\"", "\"session\":\"x"), "field `session` is \"x"),
+            (good.replace("\"agent\":\"", "\"agent\":7,\"_\":\""), "field `agent` is 7"),
+            (good.replace("\"type\":\"event\"", "\"type\":\"x\""), "Invalid option"),
+        ] {
+            let error = Event::decode(value.as_bytes()).expect_err(reason).to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! The rows of the projection: Umami's tables, column for column, and what Dashi keeps beside them.
+//!
+//! Every text is already cut to its column's width and free of U+0000, so a row that reaches a store fits it.
+
+use uuid::Uuid;
+
+use crate::flatten::{DataType, Decimal};
+use crate::position::Offset;
+
+/// A row of `session`. Inserted with the session's first event; later events fill what is still null.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionRow {
+    /// Primary key.
+    pub session_id: Uuid,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// What the session is known by.
+    pub attributes: SessionAttributes,
+    /// When its first event happened, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// The attributes of a session, each set by the first event (in log order) that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SessionAttributes {
+    /// At most 20 characters, as are `os` and `device`.
+    pub browser: Option<String>,
+    /// Operating system.
+    pub os: Option<String>,
+    /// Kind of device.
+    pub device: Option<String>,
+    /// `WIDTHxHEIGHT`, at most 11 characters.
+    pub screen: Option<String>,
+    /// At most 35 characters.
+    pub language: Option<String>,
+    /// At most 2 characters.
+    pub country: Option<String>,
+    /// `CC-REGION`, at most 20 characters.
+    pub region: Option<String>,
+    /// At most 50 characters.
+    pub city: Option<String>,
+    /// At most 50 characters; may be empty.
+    pub distinct_id: Option<String>,
+}
+
+impl SessionAttributes {
+    /// Takes from `later` what is still null here.
+    pub fn fill(&mut self, later: Self) {
+        let Self { browser, os, device, screen, language, country, region, city, distinct_id } = later;
+        for (mine, theirs) in [
+            (&mut self.browser, browser),
+            (&mut self.os, os),
+            (&mut self.device, device),
+            (&mut self.screen, screen),
+            (&mut self.language, language),
+            (&mut self.country, country),
+            (&mut self.region, region),
+            (&mut self.city, city),
+            (&mut self.distinct_id, distinct_id),
+        ] {
+            if mine.is_none() {
+                *mine = theirs;
+            }
+        }
+    }
+}
+
+/// What `website_event.event_type` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum EventType {
+    /// A page was seen.
+    PageView = 1,
+    /// Something with a name happened.
+    Custom = 2,
+    /// A tracked link was followed.
+    Link = 3,
+    /// A tracking pixel was loaded.
+    Pixel = 4,
+    /// Web vitals of a page.
+    Performance = 5,
+}
+
+/// A row of `website_event`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventRow {
+    /// Primary key.
+    pub event_id: Uuid,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// The visit.
+    pub visit_id: Uuid,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+    /// Never null; "" when the event named no page.
+    pub url_path: String,
+    /// Without `?`; null on performance rows.
+    pub url_query: Option<String>,
+    /// Campaign and click parameters of the URL.
+    pub campaign: Campaign,
+    /// The referrer's path.
+    pub referrer_path: Option<String>,
+    /// The referrer's query without `?`.
+    pub referrer_query: Option<String>,
+    /// The referrer's host without `www.`.
+    pub referrer_domain: Option<String>,
+    /// The page's title.
+    pub page_title: Option<String>,
+    /// The site's host.
+    pub hostname: Option<String>,
+    /// What happened.
+    pub event_type: EventType,
+    /// The custom event's name.
+    pub event_name: Option<String>,
+    /// The tracker's tag.
+    pub tag: Option<String>,
+    /// Web vitals; all null but on performance rows.
+    pub vitals: Vitals,
+}
+
+/// Campaign and click parameters, each at most 255 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the fields are the columns and the query parameters of the same names")]
+pub struct Campaign {
+    pub utm_source: Option<String>,
+    pub utm_medium: Option<String>,
+    pub utm_campaign: Option<String>,
+    pub utm_content: Option<String>,
+    pub utm_term: Option<String>,
+    pub gclid: Option<String>,
+    pub fbclid: Option<String>,
+    pub msclkid: Option<String>,
+    pub ttclid: Option<String>,
+    pub li_fat_id: Option<String>,
+    pub twclid: Option<String>,
+}
+
+/// Web vitals: milliseconds with one decimal, `cls` without unit and with four.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[expect(missing_docs, reason = "the fields are the columns and the web vitals of the same names")]
+pub struct Vitals {
+    pub lcp: Option<Decimal>,
+    pub inp: Option<Decimal>,
+    pub cls: Option<Decimal>,
+    pub fcp: Option<Decimal>,
+    pub ttfb: Option<Decimal>,
+}
+
+/// The value columns that `event_data` and `session_data` share.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataValue {
+    /// What the value was in the request.
+    pub data_type: DataType,
+    /// At most 500 characters.
+    pub string_value: Option<String>,
+    /// Set for numbers that fit `numeric(19,4)`.
+    pub number_value: Option<Decimal>,
+    /// Set for dates, milliseconds since 1970.
+    pub date_value_ms: Option<i64>,
+}
+
+/// A row of `event_data`: one leaf of an event's data.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EventDataRow {
+    /// Primary key, computed from the event's id.
+    pub event_data_id: Uuid,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// The event.
+    pub website_event_id: Uuid,
+    /// Dotted path of the leaf, at most 500 characters.
+    pub data_key: String,
+    /// Its value.
+    pub value: DataValue,
+    /// Equal to the event's, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A row of `session_data`: the newest value of one property of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SessionDataRow {
+    /// Primary key, computed from session and key.
+    pub session_data_id: Uuid,
+    /// The website.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// Dotted path of the leaf, at most 500 characters.
+    pub data_key: String,
+    /// Its value.
+    pub value: DataValue,
+    /// The distinct id that came with it.
+    pub distinct_id: Option<String>,
+    /// When it was set, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A row of `revenue`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RevenueRow {
+    /// Primary key, computed from the event's id.
+    pub revenue_id: Uuid,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// The event.
+    pub event_id: Uuid,
+    /// Never null; "" when the event had no name.
+    pub event_name: String,
+    /// As sent, at most 10 characters.
+    pub currency: String,
+    /// Four decimals.
+    pub revenue: Decimal,
+    /// Equal to the event's, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A row of Dashi's own `identify`: an identify leaves no row in `website_event`, so that it was applied is
+/// written here, once per event id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentifyRow {
+    /// Primary key.
+    pub event_id: Uuid,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// The session that was identified.
+    pub session_id: Uuid,
+    /// The distinct id, if the event brought one; at most 50 characters.
+    pub distinct_id: Option<String>,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A record set aside: it can be read again, but not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where it lies.
+    pub offset: Offset,
+    /// What is wrong with it, in words.
+    pub reason: String,
+    /// The record's value.
+    pub value: Vec<u8>,
+}

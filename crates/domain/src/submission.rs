@@ -1,0 +1,1359 @@
+//! What `/api/send` and `/api/batch` accept, and the answer to what they do not.
+//!
+//! [`Submission::parse`] is the only way from a body to a [`Submission`]; nothing behind it checks again. The
+//! rules are those of Umami's schema (sections 2, 3.3, 3.4 and 4 of the contract), the texts those of zod
+//! 4.3, compared with zod itself when this was written.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use uuid::Uuid;
+
+use crate::json::{self, Object, Value};
+use crate::page_url::is_url;
+
+/// The largest integer JavaScript counts as safe, 2^53 - 1. zod accepts none beyond it, nor below its
+/// negative.
+const SAFE_INTEGER_MAX: i64 = 9_007_199_254_740_991;
+
+/// The last second a JavaScript `Date` can hold, inclusive (ECMA-262, time values).
+const TIMESTAMP_MAX: i64 = 8_640_000_000_000;
+
+/// The first second a PostgreSQL `timestamptz` can hold, inclusive: 24 November 4714 BC, Julian day 0.
+const TIMESTAMP_MIN: i64 = -210_866_803_200;
+
+/// So many elements of a batch are reported at most. zod reports all, which for 10 MiB of `0,` is an answer
+/// of 300 MiB.
+const BATCH_ERRORS_MAX: usize = 100;
+
+const BAD_KIND: &str = r#"Invalid option: expected one of "event"|"identify"|"performance""#;
+const BAD_UUID: &str = "Invalid UUID";
+const BAD_URL: &str = "Invalid URL.";
+const NOT_ONE_SOURCE: &str = "Exactly one of website, link, or pixel must be provided";
+
+/// What a submission is about: the field `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A page view, or a custom event if it has a name.
+    Event,
+    /// Data about the session.
+    Identify,
+    /// Web vitals of a page.
+    Performance,
+}
+
+impl Kind {
+    /// The value of `type`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Event => "event",
+            Kind::Identify => "identify",
+            Kind::Performance => "performance",
+        }
+    }
+
+    /// The kind with this value of `type`; case matters.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Kind::Event, Kind::Identify, Kind::Performance].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What a submission was collected by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SourceKind {
+    /// A website with a tracker.
+    Website,
+    /// A tracked redirect.
+    Link,
+    /// A tracking pixel.
+    Pixel,
+}
+
+impl SourceKind {
+    /// The payload's field that names such a source.
+    pub fn as_str(self) -> &'static str {
+        self.field().name()
+    }
+
+    fn field(self) -> Field {
+        match self {
+            SourceKind::Website => Field::Website,
+            SourceKind::Link => Field::Link,
+            SourceKind::Pixel => Field::Pixel,
+        }
+    }
+}
+
+/// The one website, link or pixel a submission belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source<'a> {
+    /// Which of the three it is.
+    pub kind: SourceKind,
+    /// The id as sent, which is how it enters the session's hash: another case is another session.
+    pub text: Cow<'a, str>,
+    /// The id as the database compares it.
+    pub id: Uuid,
+}
+
+/// A body `/api/send` accepts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Submission<'a> {
+    /// The field `type`.
+    pub kind: Kind,
+    /// The field `payload`.
+    pub payload: Payload<'a>,
+}
+
+/// The known fields of `payload`, each as sent. `None` is "absent"; an empty string stays one.
+///
+/// Limits are inclusive; lengths are in UTF-16 units.
+#[derive(Clone, PartialEq)]
+pub struct Payload<'a> {
+    /// `website`, `link` or `pixel`.
+    pub source: Source<'a>,
+    /// Custom data, of any size and depth below [`json::DEPTH_MAX`].
+    pub data: Option<Object<'a>>,
+    /// Host of the page; at most 100. Not checked to be one.
+    pub hostname: Option<Cow<'a, str>>,
+    /// Language of the browser; at most 35.
+    pub language: Option<Cow<'a, str>>,
+    /// Parses as a URL against `https://localhost`.
+    pub referrer: Option<Cow<'a, str>>,
+    /// Such as `1920x1080`; at most 11.
+    pub screen: Option<Cow<'a, str>>,
+    /// Title of the page, maybe percent-encoded.
+    pub title: Option<Cow<'a, str>>,
+    /// Parses as a URL against `https://localhost`.
+    pub url: Option<Cow<'a, str>>,
+    /// Name of a custom event; at most 50.
+    pub name: Option<Cow<'a, str>>,
+    /// At most 50.
+    pub tag: Option<Cow<'a, str>>,
+    /// Replaces the client's address. Any text.
+    pub ip: Option<Cow<'a, str>>,
+    /// `userAgent`: replaces the header.
+    pub user_agent: Option<Cow<'a, str>>,
+    /// Seconds since 1970, never 0 (that is "not given"), from -210866803200 to 8640000000000: what both
+    /// PostgreSQL and a JavaScript date can hold.
+    pub timestamp: Option<i64>,
+    /// The distinct id. Any length.
+    pub id: Option<Cow<'a, str>>,
+    /// Replaces detection, even when empty.
+    pub browser: Option<Cow<'a, str>>,
+    /// Replaces detection, even when empty.
+    pub os: Option<Cow<'a, str>>,
+    /// Replaces detection, even when empty.
+    pub device: Option<Cow<'a, str>>,
+    /// Largest contentful paint in ms, 0 to 60000.
+    pub lcp: Option<f64>,
+    /// Interaction to next paint in ms, 0 to 60000.
+    pub inp: Option<f64>,
+    /// Cumulative layout shift, 0 to 100.
+    pub cls: Option<f64>,
+    /// First contentful paint in ms, 0 to 60000.
+    pub fcp: Option<f64>,
+    /// Time to first byte in ms, 0 to 60000.
+    pub ttfb: Option<f64>,
+}
+
+/// A body that does not fit the schema; the client gets a 400.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("body does not fit the schema: {0}")]
+pub struct SchemaError(Node);
+
+impl SchemaError {
+    /// The whole answer, as JSON.
+    ///
+    /// `{"error":{"message":"Bad request","code":"bad-request","status":400,"errors":[…],"properties":{…}}}`,
+    /// where `properties` is left out if there are none and a batch has `items`. Source: section 3.3 of the
+    /// contract.
+    pub fn to_json(&self) -> String {
+        let mut out = String::from(r#"{"error":{"message":"Bad request","code":"bad-request","status":400,"#);
+        self.0.write_members(&mut out);
+        out.push_str("}}");
+        out
+    }
+}
+
+/// One level of zod's error tree.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Node {
+    errors: Vec<Cow<'static, str>>,
+    properties: Vec<(&'static str, Node)>,
+    /// By index, ascending; what lies between is fine and written as `null`.
+    items: Vec<(usize, Node)>,
+}
+
+impl Node {
+    fn leaf(error: impl Into<Cow<'static, str>>) -> Self {
+        Self { errors: vec![error.into()], ..Self::default() }
+    }
+
+    /// Adds `error` to the subtree of `field`, which keeps its place if it is there already.
+    fn add(&mut self, field: Field, error: impl Into<Cow<'static, str>>) {
+        match self.properties.iter_mut().find(|(name, _)| *name == field.name()) {
+            Some((_, node)) => node.errors.push(error.into()),
+            None => self.properties.push((field.name(), Self::leaf(error))),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.errors.is_empty() && self.properties.is_empty() && self.items.is_empty()
+    }
+
+    /// Appends the node as members of an object whose braces the caller writes.
+    fn write_members(&self, out: &mut String) {
+        out.push_str("\"errors\":[");
+        for (place, error) in self.errors.iter().enumerate() {
+            out.push_str(if place > 0 { "," } else { "" });
+            json::write_string(error, out);
+        }
+        out.push(']');
+        if !self.properties.is_empty() {
+            out.push_str(",\"properties\":{");
+            for (place, (name, node)) in self.properties.iter().enumerate() {
+                out.push_str(if place > 0 { "," } else { "" });
+                json::write_string(name, out);
+                out.push_str(":{");
+                node.write_members(out);
+                out.push('}');
+            }
+            out.push('}');
+        }
+        if !self.items.is_empty() {
+            out.push_str(",\"items\":[");
+            let mut next = 0;
+            for (index, node) in &self.items {
+                out.push_str(if next > 0 { "," } else { "" });
+                out.push_str(&"null,".repeat(index - next));
+                out.push('{');
+                node.write_members(out);
+                out.push('}');
+                next = index + 1;
+            }
+            out.push(']');
+        }
+    }
+
+    /// Writes `path: error; error; path: error …`.
+    fn describe(&self, path: &str, out: &mut fmt::Formatter<'_>, first: &mut bool) -> fmt::Result {
+        for error in &self.errors {
+            let separator = if *first { "" } else { "; " };
+            *first = false;
+            let colon = if path.is_empty() { "" } else { ": " };
+            write!(out, "{separator}{path}{colon}{error}")?;
+        }
+        let dot = if path.is_empty() { "" } else { "." };
+        for (name, node) in &self.properties {
+            node.describe(&format!("{path}{dot}{name}"), out, first)?;
+        }
+        for (index, node) in &self.items {
+            node.describe(&format!("{path}[{index}]"), out, first)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.describe("", out, &mut true)
+    }
+}
+
+/// The fields of a payload, in the order in which Umami's schema checks them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Field {
+    Website,
+    Link,
+    Pixel,
+    Data,
+    Hostname,
+    Language,
+    Referrer,
+    Screen,
+    Title,
+    Url,
+    Name,
+    Tag,
+    Ip,
+    UserAgent,
+    Timestamp,
+    Id,
+    Browser,
+    Os,
+    Device,
+    Lcp,
+    Inp,
+    Cls,
+    Fcp,
+    Ttfb,
+}
+
+impl Field {
+    const COUNT: usize = Field::Ttfb as usize + 1;
+
+    fn name(self) -> &'static str {
+        match self {
+            Field::Website => "website",
+            Field::Link => "link",
+            Field::Pixel => "pixel",
+            Field::Data => "data",
+            Field::Hostname => "hostname",
+            Field::Language => "language",
+            Field::Referrer => "referrer",
+            Field::Screen => "screen",
+            Field::Title => "title",
+            Field::Url => "url",
+            Field::Name => "name",
+            Field::Tag => "tag",
+            Field::Ip => "ip",
+            Field::UserAgent => "userAgent",
+            Field::Timestamp => "timestamp",
+            Field::Id => "id",
+            Field::Browser => "browser",
+            Field::Os => "os",
+            Field::Device => "device",
+            Field::Lcp => "lcp",
+            Field::Inp => "inp",
+            Field::Cls => "cls",
+            Field::Fcp => "fcp",
+            Field::Ttfb => "ttfb",
+        }
+    }
+
+    fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "website" => Field::Website,
+            "link" => Field::Link,
+            "pixel" => Field::Pixel,
+            "data" => Field::Data,
+            "hostname" => Field::Hostname,
+            "language" => Field::Language,
+            "referrer" => Field::Referrer,
+            "screen" => Field::Screen,
+            "title" => Field::Title,
+            "url" => Field::Url,
+            "name" => Field::Name,
+            "tag" => Field::Tag,
+            "ip" => Field::Ip,
+            "userAgent" => Field::UserAgent,
+            "timestamp" => Field::Timestamp,
+            "id" => Field::Id,
+            "browser" => Field::Browser,
+            "os" => Field::Os,
+            "device" => Field::Device,
+            "lcp" => Field::Lcp,
+            "inp" => Field::Inp,
+            "cls" => Field::Cls,
+            "fcp" => Field::Fcp,
+            "ttfb" => Field::Ttfb,
+            _ => return None,
+        })
+    }
+}
+
+impl<'a> Submission<'a> {
+    /// Reads a body of `/api/send`. Keys it does not know are dropped.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if the body is not JSON (zod sees `undefined` then) or does not fit the schema. Answer
+    /// it with a 400; sending the same again gives the same.
+    pub fn parse(body: &'a [u8]) -> Result<Self, SchemaError> {
+        match json::parse(body) {
+            Ok(value) => Self::from_value(value),
+            Err(_) => Err(SchemaError(Node::leaf(wrong_type("object", "undefined")))),
+        }
+    }
+
+    /// Reads one element of a batch, as [`Submission::parse`] reads a body.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if the value does not fit the schema.
+    pub fn from_value(value: Value<'a>) -> Result<Self, SchemaError> {
+        let mut object = match value {
+            Value::Object(object) => object,
+            other => return Err(SchemaError(Node::leaf(wrong_type("object", other.type_name())))),
+        };
+        let mut tree = Node::default();
+        let kind = object.get("type").and_then(Value::as_str).and_then(Kind::parse);
+        if kind.is_none() {
+            tree.properties.push(("type", Node::leaf(BAD_KIND)));
+        }
+        let payload = match object.remove("payload") {
+            Some(Value::Object(fields)) => Payload::from_object(fields),
+            Some(other) => Err(Node::leaf(wrong_type("object", other.type_name()))),
+            None => Err(Node::leaf(wrong_type("object", "undefined"))),
+        };
+        match (kind, payload) {
+            (Some(kind), Ok(payload)) => Ok(Self { kind, payload }),
+            (_, Ok(_)) => Err(SchemaError(tree)),
+            (_, Err(node)) => {
+                tree.properties.push(("payload", node));
+                Err(SchemaError(tree))
+            }
+        }
+    }
+}
+
+/// Reads a body of `/api/batch`: its elements, in order, each an object for [`Submission::from_value`].
+///
+/// # Errors
+/// [`SchemaError`] if the body is not an array of objects; no element is to be processed then. At most the
+/// first 100 wrong elements are named.
+pub fn parse_batch(body: &[u8]) -> Result<Vec<Value<'_>>, SchemaError> {
+    let items = match json::parse(body) {
+        Ok(Value::Array(items)) => items,
+        Ok(other) => return Err(SchemaError(Node::leaf(wrong_type("array", other.type_name())))),
+        Err(_) => return Err(SchemaError(Node::leaf(wrong_type("array", "undefined")))),
+    };
+    let wrong = items.iter().enumerate().filter(|(_, item)| item.as_object().is_none());
+    let wrong = wrong.map(|(index, item)| (index, Node::leaf(wrong_type("object", item.type_name()))));
+    let tree = Node { items: wrong.take(BATCH_ERRORS_MAX).collect(), ..Node::default() };
+    if tree.is_empty() { Ok(items) } else { Err(SchemaError(tree)) }
+}
+
+impl<'a> Payload<'a> {
+    fn from_object(object: Object<'a>) -> Result<Self, Node> {
+        let mut check = Check::new(object);
+        let mut named = Vec::with_capacity(1);
+        for kind in [SourceKind::Website, SourceKind::Link, SourceKind::Pixel] {
+            if let Some((text, id)) = check.uuid(kind.field()) {
+                named.push((kind, text, id));
+            }
+        }
+        let data = check.record(Field::Data);
+        let hostname = check.string(Field::Hostname, 100);
+        let language = check.string(Field::Language, 35);
+        let referrer = check.url(Field::Referrer);
+        let screen = check.string(Field::Screen, 11);
+        let title = check.text(Field::Title);
+        let url = check.url(Field::Url);
+        let name = check.string(Field::Name, 50);
+        let tag = check.string(Field::Tag, 50);
+        let ip = check.text(Field::Ip);
+        let user_agent = check.text(Field::UserAgent);
+        let timestamp = check.timestamp(Field::Timestamp);
+        let id = check.text(Field::Id);
+        let browser = check.text(Field::Browser);
+        let os = check.text(Field::Os);
+        let device = check.text(Field::Device);
+        let lcp = check.vital(Field::Lcp, 60_000);
+        let inp = check.vital(Field::Inp, 60_000);
+        let cls = check.vital(Field::Cls, 100);
+        let fcp = check.vital(Field::Fcp, 60_000);
+        let ttfb = check.vital(Field::Ttfb, 60_000);
+        let source = check.source(named);
+        // Without a source there is an error in the tree: a wrong type, a wrong id, or that there is not just
+        // one.
+        match source {
+            Some(source) if check.tree.is_empty() => Ok(Self {
+                source,
+                data,
+                hostname,
+                language,
+                referrer,
+                screen,
+                title,
+                url,
+                name,
+                tag,
+                ip,
+                user_agent,
+                timestamp,
+                id,
+                browser,
+                os,
+                device,
+                lcp,
+                inp,
+                cls,
+                fcp,
+                ttfb,
+            }),
+            _ => Err(check.tree),
+        }
+    }
+
+    /// Appends the payload as compact JSON: the known keys in the order of the contract, absent ones left
+    /// out, and never `ip` and `userAgent`. The address is not to be stored, and the agent in effect travels
+    /// elsewhere.
+    ///
+    /// What is written parses to the same payload without these two. One exception: a number in `data` too
+    /// large for a double is infinite and becomes `null`, as `JSON.stringify` has it.
+    pub fn write(&self, out: &mut String) {
+        out.push_str("{\"");
+        out.push_str(self.source.kind.as_str());
+        out.push_str("\":");
+        json::write_string(&self.source.text, out);
+        if let Some(data) = &self.data {
+            write_key(Field::Data, out);
+            data.write(out);
+        }
+        write_text(Field::Hostname, &self.hostname, out);
+        write_text(Field::Language, &self.language, out);
+        write_text(Field::Referrer, &self.referrer, out);
+        write_text(Field::Screen, &self.screen, out);
+        write_text(Field::Title, &self.title, out);
+        write_text(Field::Url, &self.url, out);
+        write_text(Field::Name, &self.name, out);
+        write_text(Field::Tag, &self.tag, out);
+        if let Some(timestamp) = self.timestamp {
+            write_key(Field::Timestamp, out);
+            out.push_str(&timestamp.to_string());
+        }
+        write_text(Field::Id, &self.id, out);
+        write_text(Field::Browser, &self.browser, out);
+        write_text(Field::Os, &self.os, out);
+        write_text(Field::Device, &self.device, out);
+        write_vital(Field::Lcp, self.lcp, out);
+        write_vital(Field::Inp, self.inp, out);
+        write_vital(Field::Cls, self.cls, out);
+        write_vital(Field::Fcp, self.fcp, out);
+        write_vital(Field::Ttfb, self.ttfb, out);
+        out.push('}');
+    }
+}
+
+/// Shows what [`Payload::write`] writes, so that a payload in a log or a panic does not show the address.
+impl fmt::Debug for Payload<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::new();
+        self.write(&mut text);
+        out.write_str(&text)
+    }
+}
+
+/// Writes the key of a member that is not the first. No name needs an escape.
+fn write_key(field: Field, out: &mut String) {
+    out.push_str(",\"");
+    out.push_str(field.name());
+    out.push_str("\":");
+}
+
+fn write_text(field: Field, text: &Option<Cow<'_, str>>, out: &mut String) {
+    if let Some(text) = text {
+        write_key(field, out);
+        json::write_string(text, out);
+    }
+}
+
+fn write_vital(field: Field, vital: Option<f64>, out: &mut String) {
+    if let Some(vital) = vital {
+        write_key(field, out);
+        Value::Number(vital).write(out);
+    }
+}
+
+fn wrong_type(expected: &str, received: &str) -> String {
+    format!("Invalid input: expected {expected}, received {received}")
+}
+
+/// The check of one payload: fields not looked at yet, and what was wrong with the others.
+///
+/// Each method takes one field out. A value that is refused is an error in the tree, so that `None` is of no
+/// consequence then. Methods must be called in the order of [`Field`], which is the order of the answer.
+struct Check<'a> {
+    fields: [Option<Value<'a>>; Field::COUNT],
+    tree: Node,
+    /// Whether a field had the wrong type. zod then skips the rules about the payload as a whole.
+    aborted: bool,
+}
+
+impl<'a> Check<'a> {
+    fn new(object: Object<'a>) -> Self {
+        let mut fields = [const { None }; Field::COUNT];
+        for (key, value) in object {
+            if let Some(field) = Field::of(&key) {
+                fields[field as usize] = Some(value);
+            }
+        }
+        Self { fields, tree: Node::default(), aborted: false }
+    }
+
+    fn take(&mut self, field: Field) -> Option<Value<'a>> {
+        self.fields[field as usize].take()
+    }
+
+    fn wrong_type(&mut self, field: Field, expected: &str, received: &str) {
+        self.aborted = true;
+        self.tree.add(field, wrong_type(expected, received));
+    }
+
+    /// A string of any length.
+    fn text(&mut self, field: Field) -> Option<Cow<'a, str>> {
+        match self.take(field)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong_type(field, "string", other.type_name());
+                None
+            }
+        }
+    }
+
+    /// A string of at most `max` UTF-16 units.
+    fn string(&mut self, field: Field, max: usize) -> Option<Cow<'a, str>> {
+        let text = self.text(field)?;
+        if is_longer(&text, max) {
+            self.tree.add(field, format!("Too big: expected string to have <={max} characters"));
+        }
+        Some(text)
+    }
+
+    fn url(&mut self, field: Field) -> Option<Cow<'a, str>> {
+        let text = self.text(field)?;
+        if !is_url(&text) {
+            self.tree.add(field, BAD_URL);
+        }
+        Some(text)
+    }
+
+    /// A UUID; no id if the text is not one.
+    fn uuid(&mut self, field: Field) -> Option<(Cow<'a, str>, Option<Uuid>)> {
+        let text = self.text(field)?;
+        let id = parse_uuid(&text);
+        if id.is_none() {
+            self.tree.add(field, BAD_UUID);
+        }
+        Some((text, id))
+    }
+
+    fn record(&mut self, field: Field) -> Option<Object<'a>> {
+        match self.take(field)? {
+            Value::Object(object) => Some(object),
+            other => {
+                self.wrong_type(field, "record", other.type_name());
+                None
+            }
+        }
+    }
+
+    /// Whole seconds by JavaScript's `Number()`; `None` if that gives 0.
+    fn timestamp(&mut self, field: Field) -> Option<i64> {
+        let number = self.take(field)?.to_number();
+        if !number.is_finite() {
+            // zod looks at the coerced value and has a name of its own for NaN, but none for infinity.
+            self.wrong_type(field, "number", if number.is_nan() { "NaN" } else { "number" });
+        } else if number.fract() != 0.0 {
+            self.wrong_type(field, "int", "number");
+        } else {
+            let too_big = [SAFE_INTEGER_MAX, TIMESTAMP_MAX].into_iter().find(|max| number > *max as f64);
+            let too_small = [-SAFE_INTEGER_MAX, TIMESTAMP_MIN].into_iter().find(|min| number < *min as f64);
+            if let Some(max) = too_big {
+                self.tree.add(field, format!("Too big: expected int to be <={max}"));
+            } else if let Some(min) = too_small {
+                self.tree.add(field, format!("Too small: expected int to be >={min}"));
+            } else if number != 0.0 {
+                return Some(number as i64);
+            }
+        }
+        None
+    }
+
+    /// A number from 0 to `max`.
+    fn vital(&mut self, field: Field, max: u32) -> Option<f64> {
+        match self.take(field)? {
+            Value::Number(number) if number.is_finite() => {
+                if number < 0.0 {
+                    self.tree.add(field, "Too small: expected number to be >=0");
+                } else if number > f64::from(max) {
+                    self.tree.add(field, format!("Too big: expected number to be <={max}"));
+                }
+                Some(number)
+            }
+            other => {
+                self.wrong_type(field, "number", other.type_name());
+                None
+            }
+        }
+    }
+
+    /// The one source that is not empty, out of the sources that are strings. To be called last.
+    fn source(&mut self, named: Vec<(SourceKind, Cow<'a, str>, Option<Uuid>)>) -> Option<Source<'a>> {
+        let mut given = named.into_iter().filter(|(_, text, _)| !text.is_empty());
+        if let (Some((kind, text, id)), None) = (given.next(), given.next()) {
+            return id.map(|id| Source { kind, text, id });
+        }
+        if !self.aborted {
+            self.tree.add(Field::Website, NOT_ONE_SOURCE);
+        }
+        None
+    }
+}
+
+/// Whether `text` has more than `max` UTF-16 units. A unit takes one to three bytes of UTF-8.
+fn is_longer(text: &str, max: usize) -> bool {
+    text.len() > max && (text.len() > 3 * max || text.encode_utf16().count() > max)
+}
+
+/// Reads a UUID by zod's rule: 8-4-4-4-12 hexadecimal digits of any case, version 1 to 8 and variant 8, 9, a
+/// or b; or the nil UUID, or the max UUID in lower case.
+fn parse_uuid(text: &str) -> Option<Uuid> {
+    let bytes = text.as_bytes();
+    if bytes.len() != 36 {
+        return None;
+    }
+    let mut id = 0_u128;
+    for (place, byte) in bytes.iter().enumerate() {
+        if let 8 | 13 | 18 | 23 = place {
+            if *byte != b'-' {
+                return None;
+            }
+        } else {
+            id = (id << 4) | u128::from(char::from(*byte).to_digit(16)?);
+        }
+    }
+    let ordinary =
+        matches!(bytes[14], b'1'..=b'8') && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B');
+    let extreme = id == 0 || (id == u128::MAX && bytes.iter().all(|byte| *byte != b'F'));
+    (ordinary || extreme).then(|| Uuid::from_u128(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ID: &str = "8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0e";
+
+    /// A payload with a website and `members` after it.
+    fn payload(members: &str) -> Result<Payload<'static>, String> {
+        let comma = if members.is_empty() { "" } else { "," };
+        let body = format!(r#"{{"type":"event","payload":{{"website":"{ID}"{comma}{members}}}}}"#);
+        let value = json::parse(body.as_bytes()).unwrap().into_owned();
+        Submission::from_value(value).map(|submission| submission.payload).map_err(|error| error.to_json())
+    }
+
+    fn accepted(members: &str) -> Payload<'static> {
+        payload(members).unwrap_or_else(|answer| panic!("{members}: {answer}"))
+    }
+
+    fn refused(body: &str) -> String {
+        match Submission::parse(body.as_bytes()) {
+            Ok(submission) => panic!("{body} gave {submission:?}"),
+            Err(error) => error.to_json(),
+        }
+    }
+
+    /// The answer with these members behind `status`.
+    fn answer(members: &str) -> String {
+        format!(r#"{{"error":{{"message":"Bad request","code":"bad-request","status":400,{members}}}}}"#)
+    }
+
+    /// The answer with these members in the properties of `payload`.
+    fn payload_answer(members: &str) -> String {
+        answer(&format!(
+            r#""errors":[],"properties":{{"payload":{{"errors":[],"properties":{{{members}}}}}}}"#
+        ))
+    }
+
+    fn written(payload: &Payload<'_>) -> String {
+        let mut out = String::new();
+        payload.write(&mut out);
+        out
+    }
+
+    #[test]
+    fn the_examples_of_the_contract_get_their_answers() {
+        const KIND: &str =
+            r#""type":{"errors":["Invalid option: expected one of \"event\"|\"identify\"|\"performance\""]}"#;
+        let undefined = answer(r#""errors":["Invalid input: expected object, received undefined"]"#);
+        for broken in ["", " ", "{", "{\"type\":\"event\",}", "undefined", "\u{1f}\u{8b}"] {
+            assert_eq!(refused(broken), undefined, "{broken}");
+        }
+        let no_payload = r#""payload":{"errors":["Invalid input: expected object, received undefined"]}"#;
+        assert_eq!(refused("{}"), answer(&format!(r#""errors":[],"properties":{{{KIND},{no_payload}}}"#)));
+        assert_eq!(
+            refused(r#"{"type":"event","payload":{}}"#),
+            payload_answer(
+                r#""website":{"errors":["Exactly one of website, link, or pixel must be provided"]}"#
+            )
+        );
+        assert_eq!(
+            refused(r#"{"type":"event","payload":{"website":""}}"#),
+            payload_answer(
+                r#""website":{"errors":["Invalid UUID","Exactly one of website, link, or pixel must be provided"]}"#
+            )
+        );
+        assert_eq!(
+            refused(&format!(r#"{{"type":"Event","payload":{{"website":"{ID}"}}}}"#)),
+            answer(&format!(r#""errors":[],"properties":{{{KIND}}}"#))
+        );
+        assert_eq!(
+            refused(r#"{"type":null,"payload":[]}"#),
+            answer(&format!(
+                r#""errors":[],"properties":{{{KIND},"payload":{{"errors":["Invalid input: expected object, received array"]}}}}"#
+            ))
+        );
+        // The rule about the source belongs to the payload and does not care about the type.
+        assert_eq!(
+            refused(r#"{"type":1,"payload":{}}"#),
+            answer(&format!(
+                r#""errors":[],"properties":{{{KIND},"payload":{{"errors":[],"properties":{{"website":{{"errors":["{NOT_ONE_SOURCE}"]}}}}}}}}"#
+            ))
+        );
+    }
+
+    #[test]
+    fn a_body_that_is_no_object_is_named_by_its_type() {
+        for (body, received) in [
+            ("null", "null"),
+            ("[]", "array"),
+            ("\"x\"", "string"),
+            ("1", "number"),
+            ("1e400", "number"),
+            ("false", "boolean"),
+        ] {
+            let text = format!(r#""errors":["Invalid input: expected object, received {received}"]"#);
+            assert_eq!(refused(body), answer(&text), "{body}");
+            let body = format!(r#"{{"type":"identify","payload":{body}}}"#);
+            let text = format!(r#""errors":[],"properties":{{"payload":{{{text}}}}}"#);
+            assert_eq!(refused(&body), answer(&text), "{body}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_field_has_its_text() {
+        let fifty_one = format!(r#""{}""#, "x".repeat(51));
+        let hundred_one = format!(r#""{}""#, "é".repeat(101));
+        let twenty_six_emoji = format!(r#""{}""#, "😀".repeat(26));
+        for (field, value, text) in [
+            ("website", "1", "Invalid input: expected string, received number"),
+            ("website", "null", "Invalid input: expected string, received null"),
+            ("website", r#""x""#, "Invalid UUID"),
+            ("link", "true", "Invalid input: expected string, received boolean"),
+            ("link", r#""""#, "Invalid UUID"),
+            ("pixel", "[]", "Invalid input: expected string, received array"),
+            ("pixel", r#""""#, "Invalid UUID"),
+            ("data", "[]", "Invalid input: expected record, received array"),
+            ("data", "null", "Invalid input: expected record, received null"),
+            ("data", "\"{}\"", "Invalid input: expected record, received string"),
+            ("hostname", "{}", "Invalid input: expected string, received object"),
+            ("hostname", &hundred_one, "Too big: expected string to have <=100 characters"),
+            ("language", "null", "Invalid input: expected string, received null"),
+            ("language", &fifty_one, "Too big: expected string to have <=35 characters"),
+            ("referrer", "0", "Invalid input: expected string, received number"),
+            ("referrer", r#""https://""#, "Invalid URL."),
+            ("screen", "null", "Invalid input: expected string, received null"),
+            ("screen", r#""100000x10000""#, "Too big: expected string to have <=11 characters"),
+            ("title", "null", "Invalid input: expected string, received null"),
+            ("url", "null", "Invalid input: expected string, received null"),
+            ("url", r#""//[""#, "Invalid URL."),
+            ("name", "1e400", "Invalid input: expected string, received number"),
+            ("name", &fifty_one, "Too big: expected string to have <=50 characters"),
+            ("name", &twenty_six_emoji, "Too big: expected string to have <=50 characters"),
+            ("tag", "[\"\"]", "Invalid input: expected string, received array"),
+            ("tag", &fifty_one, "Too big: expected string to have <=50 characters"),
+            ("ip", "127", "Invalid input: expected string, received number"),
+            ("userAgent", "false", "Invalid input: expected string, received boolean"),
+            ("timestamp", r#""soon""#, "Invalid input: expected number, received NaN"),
+            ("timestamp", "{}", "Invalid input: expected number, received NaN"),
+            ("timestamp", "[1,2]", "Invalid input: expected number, received NaN"),
+            ("timestamp", "1e400", "Invalid input: expected number, received number"),
+            ("timestamp", r#""-Infinity""#, "Invalid input: expected number, received number"),
+            ("timestamp", "1.5", "Invalid input: expected int, received number"),
+            ("timestamp", r#""1700000000.25""#, "Invalid input: expected int, received number"),
+            ("timestamp", "9007199254740992", "Too big: expected int to be <=9007199254740991"),
+            ("timestamp", "-1e300", "Too small: expected int to be >=-9007199254740991"),
+            ("timestamp", "9007199254740991", "Too big: expected int to be <=8640000000000"),
+            ("timestamp", "8640000000001", "Too big: expected int to be <=8640000000000"),
+            ("timestamp", "-9007199254740991", "Too small: expected int to be >=-210866803200"),
+            ("timestamp", "-210866803201", "Too small: expected int to be >=-210866803200"),
+            ("id", "7", "Invalid input: expected string, received number"),
+            ("browser", "null", "Invalid input: expected string, received null"),
+            ("os", "null", "Invalid input: expected string, received null"),
+            ("device", "null", "Invalid input: expected string, received null"),
+            ("lcp", r#""1""#, "Invalid input: expected number, received string"),
+            ("lcp", "null", "Invalid input: expected number, received null"),
+            ("lcp", "1e400", "Invalid input: expected number, received number"),
+            ("lcp", "60000.01", "Too big: expected number to be <=60000"),
+            ("inp", "-0.001", "Too small: expected number to be >=0"),
+            ("inp", "60001", "Too big: expected number to be <=60000"),
+            ("cls", "100.5", "Too big: expected number to be <=100"),
+            ("cls", "-1", "Too small: expected number to be >=0"),
+            ("fcp", "true", "Invalid input: expected number, received boolean"),
+            ("fcp", "60001", "Too big: expected number to be <=60000"),
+            ("ttfb", "{}", "Invalid input: expected number, received object"),
+            ("ttfb", "60001", "Too big: expected number to be <=60000"),
+        ] {
+            let members = format!(r#""{field}":{value}"#);
+            let expected = payload_answer(&format!(r#""{field}":{{"errors":["{text}"]}}"#));
+            assert_eq!(payload(&members).unwrap_err(), expected, "{members}");
+        }
+    }
+
+    #[test]
+    fn exactly_one_source_is_required_unless_a_type_is_wrong() {
+        let one_of =
+            |others: &str| payload_answer(&format!(r#"{others}"website":{{"errors":["{NOT_ONE_SOURCE}"]}}"#));
+        let nil = Uuid::nil();
+        for (members, expected) in [
+            (format!(r#""website":"{ID}","link":"{ID}""#), one_of("")),
+            (format!(r#""link":"{ID}","pixel":"{nil}""#), one_of("")),
+            // A text that is no id still counts as one, an empty one does not.
+            (r#""link":"x""#.into(), payload_answer(r#""link":{"errors":["Invalid UUID"]}"#)),
+            (r#""pixel":"""#.into(), one_of(r#""pixel":{"errors":["Invalid UUID"]},"#)),
+            (
+                format!(r#""website":"x","link":"{ID}""#),
+                payload_answer(&format!(r#""website":{{"errors":["Invalid UUID","{NOT_ONE_SOURCE}"]}}"#)),
+            ),
+            // With errors of length, format and range the rule is evaluated, and comes last.
+            (
+                r#""ttfb":-1,"screen":"123456789012","url":"https://","timestamp":1e300"#.into(),
+                one_of(concat!(
+                    r#""screen":{"errors":["Too big: expected string to have <=11 characters"]},"#,
+                    r#""url":{"errors":["Invalid URL."]},"#,
+                    r#""timestamp":{"errors":["Too big: expected int to be <=9007199254740991"]},"#,
+                    r#""ttfb":{"errors":["Too small: expected number to be >=0"]},"#
+                )),
+            ),
+            (
+                r#""timestamp":1e13"#.into(),
+                one_of(r#""timestamp":{"errors":["Too big: expected int to be <=8640000000000"]},"#),
+            ),
+            // With a wrong type it is not.
+            (
+                r#""title":1"#.into(),
+                payload_answer(r#""title":{"errors":["Invalid input: expected string, received number"]}"#),
+            ),
+            (
+                r#""data":1"#.into(),
+                payload_answer(r#""data":{"errors":["Invalid input: expected record, received number"]}"#),
+            ),
+            (
+                r#""lcp":"1""#.into(),
+                payload_answer(r#""lcp":{"errors":["Invalid input: expected number, received string"]}"#),
+            ),
+            (
+                r#""timestamp":0.5"#.into(),
+                payload_answer(r#""timestamp":{"errors":["Invalid input: expected int, received number"]}"#),
+            ),
+            (
+                r#""timestamp":"x""#.into(),
+                payload_answer(r#""timestamp":{"errors":["Invalid input: expected number, received NaN"]}"#),
+            ),
+            (
+                r#""website":"","link":null"#.into(),
+                payload_answer(
+                    r#""website":{"errors":["Invalid UUID"]},"link":{"errors":["Invalid input: expected string, received null"]}"#,
+                ),
+            ),
+        ] {
+            let body = format!(r#"{{"type":"event","payload":{{{members}}}}}"#);
+            assert_eq!(refused(&body), expected, "{members}");
+        }
+    }
+
+    #[test]
+    fn errors_come_in_the_order_of_the_schema_not_of_the_body() {
+        let fields = [
+            "website",
+            "link",
+            "pixel",
+            "data",
+            "hostname",
+            "language",
+            "referrer",
+            "screen",
+            "title",
+            "url",
+            "name",
+            "tag",
+            "ip",
+            "userAgent",
+            "id",
+            "browser",
+            "os",
+            "device",
+            "lcp",
+            "inp",
+            "cls",
+            "fcp",
+            "ttfb",
+        ];
+        let members: Vec<_> = fields.iter().rev().map(|field| format!(r#""{field}":false"#)).collect();
+        let body = format!(r#"{{"payload":{{{},"timestamp":"x"}},"type":"event"}}"#, members.join(","));
+        let answer = refused(&body);
+        let mut order: Vec<_> = fields.iter().map(|field| answer.find(&format!("\"{field}\":{{"))).collect();
+        order.insert(14, answer.find("\"timestamp\":{"));
+        assert!(order.iter().all(Option::is_some), "{answer}");
+        assert!(order.is_sorted(), "{answer}");
+    }
+
+    #[test]
+    fn a_full_submission_is_read_field_by_field() {
+        let body = format!(
+            r#"{{"type":"performance","cache":1,"payload":{{"ttfb":5,"fcp":4,"cls":0.5,"inp":2,"lcp":60000,
+            "device":"d","os":"","browser":"b","id":"i","timestamp":-1,"userAgent":"agent","ip":"not an ip","tag":"t",
+            "name":"n","url":"/u","title":"ti","screen":"1920x1080","referrer":"https://r.example/","language":"de",
+            "hostname":"a.example","data":{{"b":[1],"1":null}},"pixel":"{ID}","duration":9,"session":"x"}}}}"#
+        );
+        let submission = Submission::parse(body.as_bytes()).unwrap();
+        assert_eq!(submission.kind, Kind::Performance);
+        let payload = submission.payload;
+        assert_eq!(payload.source.kind, SourceKind::Pixel);
+        assert_eq!(payload.source.text, ID);
+        assert_eq!(payload.source.id.to_string(), ID);
+        assert_eq!(payload.data.as_ref().map(Object::len), Some(2));
+        for (field, expected) in [
+            (&payload.hostname, "a.example"),
+            (&payload.language, "de"),
+            (&payload.referrer, "https://r.example/"),
+            (&payload.screen, "1920x1080"),
+            (&payload.title, "ti"),
+            (&payload.url, "/u"),
+            (&payload.name, "n"),
+            (&payload.tag, "t"),
+            (&payload.ip, "not an ip"),
+            (&payload.user_agent, "agent"),
+            (&payload.id, "i"),
+            (&payload.browser, "b"),
+            (&payload.os, ""),
+            (&payload.device, "d"),
+        ] {
+            assert!(matches!(field, Some(Cow::Borrowed(text)) if *text == expected), "{expected}");
+        }
+        assert_eq!(payload.timestamp, Some(-1));
+        let vitals = [payload.lcp, payload.inp, payload.cls, payload.fcp, payload.ttfb];
+        assert_eq!(vitals, [Some(60000.0), Some(2.0), Some(0.5), Some(4.0), Some(5.0)]);
+        let expected = format!(
+            "{}{ID}{}",
+            r#"{"pixel":""#,
+            concat!(
+                r#"","data":{"1":null,"b":[1]},"hostname":"a.example","language":"de","#,
+                r#""referrer":"https://r.example/","screen":"1920x1080","title":"ti","url":"/u","name":"n","tag":"t","#,
+                r#""timestamp":-1,"id":"i","browser":"b","os":"","device":"d","#,
+                r#""lcp":60000,"inp":2,"cls":0.5,"fcp":4,"ttfb":5}"#
+            )
+        );
+        assert_eq!(written(&payload), expected);
+        assert_eq!(format!("{payload:?}"), expected);
+    }
+
+    #[test]
+    fn only_the_source_is_required() {
+        for kind in [Kind::Event, Kind::Identify, Kind::Performance] {
+            for source in [SourceKind::Website, SourceKind::Link, SourceKind::Pixel] {
+                let payload = format!(r#"{{"{}":"{ID}"}}"#, source.as_str());
+                let body = format!(r#"{{"type":"{}","payload":{payload}}}"#, kind.as_str());
+                let submission = Submission::parse(body.as_bytes()).unwrap();
+                assert_eq!(submission.kind, kind);
+                assert_eq!(submission.payload.source.kind, source);
+                assert_eq!(written(&submission.payload), payload);
+            }
+        }
+        assert_eq!(Kind::parse("Event"), None);
+    }
+
+    #[test]
+    fn a_timestamp_is_coerced_by_javascripts_number() {
+        for (value, expected) in [
+            ("1700000000", Some(1_700_000_000)),
+            (r#""1700000000""#, Some(1_700_000_000)),
+            (r#"" 1.7e9\n""#, Some(1_700_000_000)),
+            ("[1700000000]", Some(1_700_000_000)),
+            (r#"[["0x10"]]"#, Some(16)),
+            ("true", Some(1)),
+            ("-5", Some(-5)),
+            ("8640000000000", Some(8_640_000_000_000)),
+            ("-210866803200", Some(-210_866_803_200)),
+            ("null", None),
+            (r#""""#, None),
+            (r#"" ""#, None),
+            ("0", None),
+            ("-0", None),
+            ("1e-400", None),
+            ("false", None),
+            ("[]", None),
+            ("[null]", None),
+        ] {
+            let members = format!(r#""timestamp":{value}"#);
+            assert_eq!(accepted(&members).timestamp, expected, "{value}");
+        }
+        assert_eq!(accepted("").timestamp, None);
+    }
+
+    #[test]
+    fn lengths_are_counted_in_utf16_units() {
+        for (field, max) in [("hostname", 100), ("language", 35), ("screen", 11), ("name", 50), ("tag", 50)] {
+            for unit in ["x", "é", "你", "\u{FFFF}"] {
+                assert!(payload(&format!(r#""{field}":"{}""#, unit.repeat(max))).is_ok(), "{field} {unit}");
+                assert!(
+                    payload(&format!(r#""{field}":"{}""#, unit.repeat(max + 1))).is_err(),
+                    "{field} {unit}"
+                );
+            }
+            assert!(payload(&format!(r#""{field}":"{}""#, "😀".repeat(max / 2))).is_ok(), "{field}");
+            assert!(payload(&format!(r#""{field}":"{}""#, "😀".repeat(max / 2 + 1))).is_err(), "{field}");
+            assert!(payload(&format!(r#""{field}":"{}""#, "\\ud83d".repeat(max))).is_ok(), "{field}");
+        }
+        let long = "x".repeat(10_000);
+        for field in ["title", "ip", "userAgent", "id", "browser", "os", "device", "url", "referrer"] {
+            assert!(payload(&format!(r#""{field}":"{long}""#)).is_ok(), "{field}");
+        }
+    }
+
+    #[test]
+    fn uuids_follow_the_rule_of_zod() {
+        for text in [
+            ID,
+            "8E9B6C5E-1F2A-4B3C-8D4E-5F6A7B8C9D0E",
+            "8e9b6c5e-1f2a-1b3c-ad4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-8b3c-Bd4e-5f6a7b8c9d0e",
+            "00000000-0000-0000-0000-000000000000",
+            "ffffffff-ffff-ffff-ffff-ffffffffffff",
+        ] {
+            assert_eq!(parse_uuid(text), Some(Uuid::parse_str(text).unwrap()), "{text}");
+            let body = format!(r#"{{"type":"event","payload":{{"link":"{text}"}}}}"#);
+            let submission = Submission::parse(body.as_bytes()).unwrap();
+            assert_eq!(submission.payload.source.text, text, "not lower-cased: it is hashed as sent");
+        }
+        for text in [
+            "",
+            "8e9b6c5e-1f2a-0b3c-8d4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-9b3c-8d4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-4b3c-7d4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-4b3c-cd4e-5f6a7b8c9d0e",
+            "8e9b6c5e1f2a4b3c8d4e5f6a7b8c9d0e",
+            "{8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0e}",
+            " 8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0e\n",
+            "8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0g",
+            "8e9b6c5e+1f2a-4b3c-8d4e-5f6a7b8c9d0e",
+            "8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9dé",
+            "ffffffff-ffff-ffff-ffff-fffffffffffF",
+            "00000000-0000-0000-0000-000000000001",
+        ] {
+            assert_eq!(parse_uuid(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn urls_are_what_whatwg_parses_against_localhost() {
+        for text in [
+            "",
+            "/",
+            "/ ",
+            "/a b",
+            "/\u{0}",
+            "/%zz",
+            "/?a=//[",
+            "x/y",
+            "?q",
+            "#h",
+            " /a",
+            "//cdn.example/p",
+            "https://bücher.example/",
+            "about:blank",
+            "android-app://com.example/",
+            "undefined",
+            "http:relative",
+            "https:///a.example",
+            "/\\a.example/",
+        ] {
+            assert!(is_url(text), "{text:?}");
+        }
+        for text in [
+            "//",
+            "//[",
+            "/\t/[",
+            "/\n\\[",
+            "/\r\\",
+            "https://",
+            "http://a b/",
+            "//a:99999",
+            "https://exa%mple/",
+        ] {
+            assert!(!is_url(text), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_batch_is_an_array_of_objects() {
+        let items = parse_batch(br#"[{"type":"event"},{},{"a":1}]"#).unwrap();
+        assert_eq!(items.len(), 3);
+        assert!(Submission::from_value(items[0].clone()).is_err());
+        assert_eq!(parse_batch(b"[]").unwrap(), []);
+        for (body, members) in [
+            ("", r#""errors":["Invalid input: expected array, received undefined"]"#),
+            ("[{},]", r#""errors":["Invalid input: expected array, received undefined"]"#),
+            ("{}", r#""errors":["Invalid input: expected array, received object"]"#),
+            ("null", r#""errors":["Invalid input: expected array, received null"]"#),
+            (
+                "[1]",
+                r#""errors":[],"items":[{"errors":["Invalid input: expected object, received number"]}]"#,
+            ),
+            (
+                r#"[{},1,{},{},null,[],"s",{}]"#,
+                concat!(
+                    r#""errors":[],"items":[null,{"errors":["Invalid input: expected object, received number"]},null,null,"#,
+                    r#"{"errors":["Invalid input: expected object, received null"]},"#,
+                    r#"{"errors":["Invalid input: expected object, received array"]},"#,
+                    r#"{"errors":["Invalid input: expected object, received string"]}]"#
+                ),
+            ),
+        ] {
+            assert_eq!(parse_batch(body.as_bytes()).unwrap_err().to_json(), answer(members), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_answer_to_a_hostile_batch_stays_small() {
+        let body = format!("[{}0]", "0,".repeat(1 << 20));
+        let error = parse_batch(body.as_bytes()).unwrap_err();
+        assert_eq!(error.to_json().matches("received number").count(), BATCH_ERRORS_MAX);
+    }
+
+    #[test]
+    fn an_error_names_the_fields_for_the_log() {
+        let error = Submission::parse(br#"{"type":"event","payload":{"website":"","name":1}}"#).unwrap_err();
+        let text =
+            "payload.website: Invalid UUID; payload.name: Invalid input: expected string, received number";
+        assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
+        let error = parse_batch(b"[{},1]").unwrap_err();
+        let text = "[1]: Invalid input: expected object, received number";
+        assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
+    }
+
+    #[test]
+    fn every_field_is_found_by_its_name() {
+        let names = [
+            "website",
+            "link",
+            "pixel",
+            "data",
+            "hostname",
+            "language",
+            "referrer",
+            "screen",
+            "title",
+            "url",
+            "name",
+            "tag",
+            "ip",
+            "userAgent",
+            "timestamp",
+            "id",
+            "browser",
+            "os",
+            "device",
+            "lcp",
+            "inp",
+            "cls",
+            "fcp",
+            "ttfb",
+        ];
+        assert_eq!(names.len(), Field::COUNT);
+        for (place, name) in names.into_iter().enumerate() {
+            let field = Field::of(name).unwrap();
+            assert_eq!((field as usize, field.name()), (place, name));
+        }
+        assert_eq!(Field::of("useragent"), None);
+    }
+
+    #[test]
+    fn neither_address_nor_agent_is_written() {
+        let payload = accepted(r#""ip":"203.0.113.7","userAgent":"secret agent","title":"\"\u0001""#);
+        assert_eq!(written(&payload), format!(r#"{{"website":"{ID}","title":"\"\u0001"}}"#));
+        assert!(!format!("{payload:?}").contains("203.0"));
+    }
+
+    #[test]
+    fn an_infinite_number_in_data_is_written_as_null() {
+        assert_eq!(
+            written(&accepted(r#""data":{"n":1e400}"#)),
+            format!(r#"{{"website":"{ID}","data":{{"n":null}}}}"#)
+        );
+    }
+
+    fn members() -> impl Strategy<Value = String> {
+        let text = || {
+            prop_oneof!["[a-z/:.?#\\[ ]{0,12}", any::<String>()].prop_map(Cow::Owned).prop_map(Value::String)
+        };
+        let number = prop_oneof![
+            (-10..70_000_i32).prop_map(f64::from),
+            any::<f64>(),
+            0.0..1.0_f64,
+            (1_600_000_000..1_800_000_000_i32).prop_map(f64::from)
+        ];
+        let leaf = prop_oneof![
+            2 => text(),
+            2 => number.prop_map(Value::Number),
+            1 => any::<bool>().prop_map(Value::Bool),
+            1 => Just(Value::Null)
+        ];
+        let value = leaf.prop_recursive(3, 16, 6, |inner| {
+            let key = prop_oneof!["[a-c]", "[0-9]{1,2}", any::<String>()].prop_map(Cow::Owned);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::vec((key, inner), 0..4)
+                    .prop_map(|entries| Value::Object(Object::from_entries(entries))),
+            ]
+        });
+        let place = 1..Field::COUNT;
+        prop::collection::vec((place, value), 0..3).prop_map(|members| {
+            let name = |place: usize| {
+                [
+                    "",
+                    "link",
+                    "pixel",
+                    "data",
+                    "hostname",
+                    "language",
+                    "referrer",
+                    "screen",
+                    "title",
+                    "url",
+                    "name",
+                    "tag",
+                    "ip",
+                    "userAgent",
+                    "timestamp",
+                    "id",
+                    "browser",
+                    "os",
+                    "device",
+                    "lcp",
+                    "inp",
+                    "cls",
+                    "fcp",
+                    "ttfb",
+                ][place]
+            };
+            let text =
+                |(place, value): (usize, Value<'_>)| format!(r#""{}":{}"#, name(place), value.to_json());
+            members.into_iter().map(text).collect::<Vec<_>>().join(",")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_parses_to_the_same_without_address_and_agent(members in members()) {
+            if let Ok(before) = payload(&members) {
+                let body = format!(r#"{{"type":"event","payload":{}}}"#, written(&before));
+                let after = Submission::parse(body.as_bytes()).unwrap().payload;
+                let expected = Payload { ip: None, user_agent: None, ..before };
+                prop_assert_eq!(after, expected);
+            }
+        }
+
+        #[test]
+        fn a_refusal_is_json_and_names_something(members in members()) {
+            if let Err(answer) = payload(&members) {
+                let value = json::parse_str(&answer).unwrap();
+                prop_assert!(value.as_object().and_then(|answer| answer.get("error")).is_some());
+                prop_assert!(answer.contains("\"errors\":[\""), "{answer}");
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(bytes in any::<Vec<u8>>()) {
+            let _ = Submission::parse(&bytes);
+            let _ = parse_batch(&bytes);
+        }
+
+        #[test]
+        fn the_short_cut_for_lengths_agrees_with_counting(text in "[a-zé你😀]{0,12}", max in 0..12_usize) {
+            prop_assert_eq!(is_longer(&text, max), text.encode_utf16().count() > max);
+        }
+    }
+}
