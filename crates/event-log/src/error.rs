@@ -1,0 +1,137 @@
+//! What can go wrong with a log, by what the caller does next.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dashi_domain::position::{Offset, Partition};
+
+/// The driver's own error, shared because one failure may answer many appends.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why a log cannot be opened. The process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file is not there to be made or read.
+    #[error("cannot open the event log {path}", path = path.display())]
+    File {
+        /// The log's file.
+        path: PathBuf,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// The file was written by a newer version.
+    #[error("the event log {path} has format {found}, this program knows up to {known}: use a newer program", path = path.display())]
+    Format {
+        /// The log's file.
+        path: PathBuf,
+        /// The format it says it has.
+        found: i64,
+        /// The newest format known here.
+        known: i64,
+    },
+    /// A client of the cluster cannot be made, usually because of a setting.
+    #[error("cannot make a Kafka client for {brokers}: check [kafka.properties]")]
+    Client {
+        /// The configured brokers.
+        brokers: String,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// The cluster does not answer.
+    #[error("no Kafka broker at {brokers} answered within {waited_ms} ms")]
+    Unreachable {
+        /// The configured brokers.
+        brokers: String,
+        /// How long it was asked.
+        waited_ms: u64,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// The topic is not there and cannot be created.
+    #[error("cannot create the topic {topic} with {partitions} partitions at {brokers}: {reason}")]
+    Topic {
+        /// The configured topic.
+        topic: String,
+        /// The configured partitions.
+        partitions: u32,
+        /// The configured brokers.
+        brokers: String,
+        /// What the cluster said.
+        reason: String,
+    },
+}
+
+/// Why an entry was not acknowledged. Each means: not acknowledged, try again later.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// The queue of waiting appends is full. Nothing was appended.
+    #[error("the event log's queue is full")]
+    Full,
+    /// The record is larger than the log takes. Trying again will not help.
+    #[error("the record of {bytes} bytes is larger than the event log takes")]
+    TooLarge {
+        /// The size of the record's value.
+        bytes: usize,
+    },
+    /// The log did not confirm the record. It may or may not be in.
+    #[error("the event log did not confirm the record")]
+    Unconfirmed(#[source] Cause),
+    /// The log was closed. Nothing was appended.
+    #[error("the event log is closed")]
+    Closed,
+}
+
+/// Why the log could not be read or asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// The backend did not answer; try again later.
+    #[error("the event log does not answer while {doing}")]
+    Away {
+        /// What was asked of it.
+        doing: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// Retention removed `from`: a projection that stands there needs a rebuild.
+    #[error("partition {partition} begins at offset {low}, offset {from} has been removed by retention")]
+    Trimmed {
+        /// The partition.
+        partition: Partition,
+        /// Where the reader stands.
+        from: Offset,
+        /// The oldest offset left.
+        low: Offset,
+    },
+    /// The log ends before `from`: it lost records that the projection has applied, or is another log's copy.
+    /// The projection needs a rebuild, or the log a repair.
+    #[error(
+        "partition {partition} ends at offset {high}, before offset {from}, up to which it was projected"
+    )]
+    Beyond {
+        /// The partition.
+        partition: Partition,
+        /// Where the reader stands.
+        from: Offset,
+        /// The log's end.
+        high: Offset,
+    },
+    /// Another process projects this log.
+    #[error("another process projects the event log already (it holds {lock}); stop it first", lock = lock.display())]
+    Taken {
+        /// The file whose lock it holds.
+        lock: PathBuf,
+    },
+}
+
+impl LogError {
+    pub(crate) fn away<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Away { doing, source: Arc::new(source) }
+    }
+}

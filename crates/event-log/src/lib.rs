@@ -1,0 +1,201 @@
+//! The event log: ordered by partition, durable, the source of truth. Two backends, one set of promises
+//! (`tests/it/log_contract.rs` runs against both).
+//!
+//! * [`EventLog::append`] answers when the records are durable (I1).
+//! * [`EventLog::reader`] reads one partition in order, from any offset.
+//! * [`EventLog::membership`] says which partitions this process is to project.
+
+mod embedded;
+mod error;
+mod kafka;
+mod membership;
+mod topic_id;
+
+pub use embedded::{EmbeddedLog, EmbeddedSettings};
+pub use error::{AppendError, LogError, OpenError};
+pub use kafka::{KafkaLog, KafkaSettings};
+pub use membership::{Membership, Ownership};
+
+use std::time::Duration;
+
+use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
+use dashi_domain::record::Record;
+use uuid::Uuid;
+
+/// A record to append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The session; it decides the partition.
+    pub session_id: Uuid,
+    /// The encoded event.
+    pub value: Vec<u8>,
+}
+
+/// How much a read may return and how long it may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    /// At most this many records, at least 1.
+    pub records_max: usize,
+    /// No further record once the values add up to this many bytes; one record is always returned.
+    pub bytes_max: usize,
+    /// How long to wait for a first record.
+    pub wait: Duration,
+}
+
+/// The readable part of a partition: `low` inclusive, `high` exclusive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// The oldest offset that retention has left.
+    pub low: Offset,
+    /// The high watermark: the offset that the next record will get.
+    pub high: Offset,
+}
+
+/// An event log.
+#[derive(Clone)]
+pub enum EventLog {
+    /// A file on this machine.
+    Embedded(EmbeddedLog),
+    /// A topic of an Apache Kafka cluster.
+    Kafka(KafkaLog),
+}
+
+impl EventLog {
+    /// The identity of this log: another one has other offsets.
+    pub fn id(&self) -> &LogId {
+        match self {
+            Self::Embedded(log) => log.id(),
+            Self::Kafka(log) => log.id(),
+        }
+    }
+
+    /// All its partitions, in order. A Kafka topic may have grown since the last call.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn partitions(&self) -> Result<Vec<Partition>, LogError> {
+        let count = match self {
+            Self::Embedded(log) => log.partition_count(),
+            Self::Kafka(log) => log.partition_count().await?,
+        };
+        Ok((0..count).map(Partition::new).collect())
+    }
+
+    /// Appends the entries in their order; those of one session get increasing offsets. The answer has one
+    /// result per entry. `Ok` means durable: fsynced, or acknowledged by all in-sync replicas.
+    ///
+    /// Waits for durability as long as the backend's own limit allows (`delivery_timeout`; a disk has none).
+    pub async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(Partition, Offset), AppendError>> {
+        match self {
+            Self::Embedded(log) => log.append(entries).await,
+            Self::Kafka(log) => log.append(entries).await,
+        }
+    }
+
+    /// A reader of one partition whose first record is the first one at or after `from`.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn reader(&self, partition: Partition, from: Offset) -> Result<Reader, LogError> {
+        Ok(match self {
+            Self::Embedded(log) => Reader::Embedded(log.reader(partition, from)),
+            Self::Kafka(log) => Reader::Kafka(Box::new(log.reader(partition, from)?)),
+        })
+    }
+
+    /// What can be read of a partition now.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
+        match self {
+            Self::Embedded(log) => log.extent(partition).await,
+            Self::Kafka(log) => log.extent(partition).await,
+        }
+    }
+
+    /// Joins those who project this log under the name `group`.
+    ///
+    /// # Errors
+    /// Embedded: another process projects this log already. Kafka: the client cannot be made.
+    pub async fn membership(&self, group: &str) -> Result<Membership, LogError> {
+        match self {
+            Self::Embedded(log) => log.membership(group),
+            Self::Kafka(log) => log.membership(group),
+        }
+    }
+
+    /// Proves that an append would be durable now: writes (embedded), or asks for the partitions' leaders.
+    ///
+    /// # Errors
+    /// Says why it would not.
+    pub async fn probe(&self) -> Result<(), LogError> {
+        match self {
+            Self::Embedded(log) => log.probe().await,
+            Self::Kafka(log) => log.probe().await,
+        }
+    }
+
+    /// Removes records appended before `before_ms` that every projection known to the log has applied. Kafka
+    /// does this itself, by the topic's own settings, so nothing is removed there. Returns how many went.
+    ///
+    /// # Errors
+    /// The backend is away; what was removed so far stays removed.
+    pub async fn trim(&self, before_ms: i64) -> Result<u64, LogError> {
+        match self {
+            Self::Embedded(log) => log.trim(before_ms).await,
+            Self::Kafka(_) => Ok(0),
+        }
+    }
+
+    /// Waits until what was handed to [`EventLog::append`] has its outcome, then lets go of the backend.
+    pub async fn close(&self) {
+        match self {
+            Self::Embedded(log) => log.close().await,
+            Self::Kafka(log) => log.close().await,
+        }
+    }
+}
+
+/// Reads one partition in order.
+pub enum Reader {
+    /// Of an [`EmbeddedLog`].
+    Embedded(embedded::EmbeddedReader),
+    /// Of a [`KafkaLog`].
+    Kafka(Box<kafka::KafkaReader>),
+}
+
+impl Reader {
+    /// The next records, oldest first: at most what `limit` says, fewer at the high watermark, none if nothing
+    /// arrived in time. Offsets increase strictly; gaps are left by the broker, not by us.
+    ///
+    /// Dropping the future loses no record: the next call begins where this one did.
+    ///
+    /// # Errors
+    /// [`LogError::Trimmed`] and [`LogError::Beyond`]: what comes next is not in the log; the projection needs a
+    /// rebuild. Any other: the backend is away; call again later.
+    pub async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
+        match self {
+            Self::Embedded(reader) => reader.next(limit).await,
+            Self::Kafka(reader) => reader.next(limit).await,
+        }
+    }
+
+    /// Goes on from `offset`, forward or back.
+    ///
+    /// # Errors
+    /// The backend is away; call again later.
+    pub fn seek(&mut self, offset: Offset) -> Result<(), LogError> {
+        match self {
+            Self::Embedded(reader) => {
+                reader.seek(offset);
+                Ok(())
+            }
+            Self::Kafka(reader) => reader.seek(offset),
+        }
+    }
+}
+
+/// How far a projection has come, told to the log for its retention and for the tools that show lag. The truth
+/// is the store's checkpoint; this one may trail behind.
+pub type Position = (Partition, Checkpoint);

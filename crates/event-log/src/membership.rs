@@ -1,0 +1,81 @@
+//! Who projects which partition: decided outside, told to the projector as plain events.
+
+use std::fs::File;
+
+use dashi_domain::position::Partition;
+
+use crate::kafka::KafkaMembership;
+use crate::{LogError, Position};
+
+/// A change in what this process is to project. It decides nothing about rows: a stale owner is made harmless by
+/// the store's fencing epoch, not by this.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ownership {
+    /// Project these, from the store's checkpoint on.
+    Assigned(Vec<Partition>),
+    /// Stop projecting these.
+    Revoked(Vec<Partition>),
+}
+
+/// A seat among those who project a log.
+pub enum Membership {
+    /// The only seat of an embedded log.
+    Sole(SoleMembership),
+    /// A member of a Kafka consumer group with cooperative rebalancing.
+    Group(KafkaMembership),
+}
+
+impl Membership {
+    /// The next change; waits without limit, for there may never be one. Cancelling loses nothing.
+    ///
+    /// # Errors
+    /// The membership is lost for good, and the process should end.
+    pub async fn next(&mut self) -> Result<Ownership, LogError> {
+        match self {
+            Self::Sole(sole) => sole.next().await,
+            Self::Group(group) => group.next().await,
+        }
+    }
+
+    /// Tells the log how far the projection has come. Only for retention and for tools: a failure is logged and
+    /// does no harm, since the next call says more.
+    pub async fn save(&self, positions: &[Position]) {
+        match self {
+            Self::Sole(sole) => sole.save(positions).await,
+            Self::Group(group) => group.save(positions),
+        }
+    }
+
+    /// Leaves, so that others take over at once rather than after a time-out.
+    pub async fn leave(self) {
+        if let Self::Group(group) = self {
+            group.leave().await;
+        }
+    }
+}
+
+/// See [`Membership::Sole`]. All partitions, once, for as long as it lives.
+pub struct SoleMembership {
+    pub(crate) log: crate::EmbeddedLog,
+    pub(crate) group: String,
+    pub(crate) assigned: bool,
+    /// Holds the lock that keeps a second projector away; the kernel lets go of it when the process ends,
+    /// however it ends.
+    pub(crate) _lock: File,
+}
+
+impl SoleMembership {
+    async fn next(&mut self) -> Result<Ownership, LogError> {
+        if self.assigned {
+            return std::future::pending().await;
+        }
+        self.assigned = true;
+        Ok(Ownership::Assigned((0..self.log.partition_count()).map(Partition::new).collect()))
+    }
+
+    async fn save(&self, positions: &[Position]) {
+        if let Err(error) = self.log.save_positions(&self.group, positions).await {
+            tracing::warn!(error = %error, "could not tell the event log how far the projection has come");
+        }
+    }
+}
