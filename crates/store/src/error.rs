@@ -1,0 +1,119 @@
+//! What can go wrong with a store, by what the caller does next.
+
+use std::sync::Arc;
+
+use dashi_domain::position::{Checkpoint, Epoch, Partition};
+use uuid::Uuid;
+
+/// The driver's own error.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Why the store could not be asked or told something that no partition depends on.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It did not answer, or refused; try again later.
+    #[error("the store failed while {doing}")]
+    Away {
+        /// What was asked of it.
+        doing: &'static str,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// The address of the store cannot be understood or its file cannot be opened.
+    #[error("cannot open the store {url}")]
+    Open {
+        /// The address, without its password.
+        url: String,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// A newer program made the tables.
+    #[error("the store's tables have version {found}, this program knows up to {known}: use a newer program")]
+    Version {
+        /// The version of the tables.
+        found: i64,
+        /// The newest version known here.
+        known: i64,
+    },
+    /// There is a website with this id.
+    #[error("there is a website with the id {id} already")]
+    WebsiteExists {
+        /// The id.
+        id: Uuid,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn away<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        move |source| Self::Away { doing, source: Arc::new(source) }
+    }
+}
+
+/// Why a partition could not be claimed, or a claim not be asked after.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClaimError {
+    /// A newer writer owns the partition. Stop.
+    #[error("partition {partition} belongs to epoch {current}, this writer holds {held}")]
+    Fenced {
+        /// The partition.
+        partition: Partition,
+        /// This writer's epoch.
+        held: Epoch,
+        /// The newest epoch.
+        current: Epoch,
+    },
+    /// The store did not answer; ask again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a batch was not committed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// A newer writer owns the partition. Stop; do not retry.
+    #[error("partition {partition} belongs to epoch {current}, this writer holds {held}")]
+    Fenced {
+        /// The partition.
+        partition: Partition,
+        /// This writer's epoch.
+        held: Epoch,
+        /// The newest epoch.
+        current: Epoch,
+    },
+    /// The batch does not start at the stored checkpoint. Nothing was written; resume from `stored`.
+    #[error("partition {partition}: the batch starts at {start}, the checkpoint stands at {stored}")]
+    Misplaced {
+        /// The partition.
+        partition: Partition,
+        /// Where the batch starts.
+        start: Checkpoint,
+        /// Where the projection stands.
+        stored: Checkpoint,
+    },
+    /// The store holds these events already. Nothing was written; fold again without them.
+    #[error("{} events of the batch are applied already", .0.len())]
+    Duplicates(Vec<Uuid>),
+    /// The database refuses the rows for what they are, and will again. Nothing was written; find the record.
+    #[error("the store refuses the rows of partition {partition}")]
+    Refused {
+        /// The partition.
+        partition: Partition,
+        /// What the database said.
+        #[source]
+        source: Cause,
+    },
+    /// The store did not answer, so the batch may or may not be in. Ask [`crate::Store::resume`] first.
+    #[error("the outcome of the commit to partition {partition} is unknown")]
+    Unknown {
+        /// The partition.
+        partition: Partition,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+}

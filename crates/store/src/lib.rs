@@ -1,0 +1,169 @@
+//! The store: the projection's rows, and beside them checkpoints, fencing epochs and dead letters, so that all of
+//! them commit as one. Two backends, one set of promises (`tests/it/store_contract.rs` runs against both).
+//!
+//! Only the projector writes rows. A checkpoint moves only in the transaction that holds its rows. An older epoch
+//! never writes.
+
+mod claim;
+mod compare;
+mod error;
+mod postgres;
+mod sqlite;
+mod tables;
+mod website;
+
+pub use claim::{Claim, PartitionState};
+pub use compare::{Comparison, TableComparison, compare};
+pub use error::{Cause, ClaimError, CommitError, StoreError};
+pub use postgres::{PostgresSettings, PostgresStore};
+pub use sqlite::{SqliteSettings, SqliteStore};
+pub use website::{NewWebsite, Website};
+
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, LogId, Partition};
+use uuid::Uuid;
+
+/// A store.
+#[derive(Clone)]
+pub enum Store {
+    /// A PostgreSQL database: one that Umami made, or a fresh one.
+    Postgres(PostgresStore),
+    /// A SQLite file.
+    Sqlite(SqliteStore),
+}
+
+/// Calls the same method of whichever backend it is.
+macro_rules! either {
+    ($self:expr, $store:ident => $call:expr) => {
+        match $self {
+            Store::Postgres($store) => $call,
+            Store::Sqlite($store) => $call,
+        }
+    };
+}
+
+impl Store {
+    /// Makes the tables that are missing. On a database that Umami made, only those of the schema `dashi`. Safe to
+    /// run twice, and from two processes at once.
+    ///
+    /// # Errors
+    /// The store does not answer, or a newer program made its tables.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        either!(self, store => store.migrate().await)
+    }
+
+    /// Proves that the store answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        either!(self, store => store.ping().await)
+    }
+
+    /// The logs that this store holds checkpoints of: none if nothing was ever projected into it.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn logs(&self) -> Result<Vec<LogId>, StoreError> {
+        either!(self, store => store.logs().await)
+    }
+
+    /// Takes a partition of a log with a new epoch, higher than any before, and says where to go on. From when it
+    /// returns, no commit under an older epoch succeeds. `owner` is for people to read.
+    ///
+    /// # Errors
+    /// [`ClaimError::Store`]: the store does not answer; claim again.
+    pub async fn claim(&self, log: &LogId, partition: Partition, owner: &str) -> Result<Claim, ClaimError> {
+        either!(self, store => store.claim(log, partition, owner).await)
+    }
+
+    /// Where a claim stands: what to do after a commit whose outcome is unknown.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`]: a newer writer owns the partition; stop. [`ClaimError::Store`]: the store does not
+    /// answer; ask again.
+    pub async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
+        either!(self, store => store.resume(claim).await)
+    }
+
+    /// Commits rows, dead letters and the checkpoint `to` in one transaction, which holds only if `claim` has the
+    /// newest epoch and the stored checkpoint is `from`. Durable when it returns `Ok`; nothing was written on any
+    /// error but [`CommitError::Unknown`].
+    ///
+    /// # Errors
+    /// By what to do next; see [`CommitError`].
+    pub async fn commit(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<(), CommitError> {
+        either!(self, store => store.commit(claim, from, to, changes).await)
+    }
+
+    /// Writes down what went wrong last with a partition, for `dashi status` to show.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost, and was logged where it happened.
+    pub async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+        either!(self, store => store.note_error(claim, error).await)
+    }
+
+    /// The state of every partition that was ever claimed, by log and partition.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
+        either!(self, store => store.partitions().await)
+    }
+
+    /// Whether the projection has no row at all: where a replay may begin.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        for table in tables::ALL {
+            if !self.rows(table, 1).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The websites that are not removed.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn websites(&self) -> Result<Vec<Website>, StoreError> {
+        either!(self, store => store.websites().await)
+    }
+
+    /// Adds a website; brings a removed one with the same id back under the new name and domain.
+    ///
+    /// # Errors
+    /// [`StoreError::WebsiteExists`]: there is one with this id. Any other: the store does not answer.
+    pub async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
+        either!(self, store => store.add_website(website, now_ms).await)
+    }
+
+    /// Marks a website removed: it takes no more events from clients without a token. Its rows stay. Says whether
+    /// there was one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        either!(self, store => store.remove_website(id, now_ms).await)
+    }
+
+    /// Lets go of the connections.
+    pub async fn close(&self) {
+        either!(self, store => store.close().await);
+    }
+
+    /// The first rows of a table in the order of its key, in the text form in which rows are compared.
+    async fn rows(&self, table: &'static tables::Table, limit: u32) -> Result<Vec<Vec<String>>, StoreError> {
+        use futures::TryStreamExt as _;
+        compare::stream(self, table, Some(limit)).try_collect().await
+    }
+}

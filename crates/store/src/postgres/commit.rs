@@ -1,0 +1,444 @@
+//! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by one statement.
+
+use std::sync::Arc;
+
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, Epoch};
+use dashi_domain::rows::{
+    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RevenueRow, SessionDataRow, SessionRow,
+};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{PostgresStore, checkpoint_of};
+use crate::{Claim, CommitError};
+
+/// Milliseconds in the column `@` as a time, exactly.
+pub(super) const TIME: &str = "timestamptz 'epoch' + @ * interval '1 millisecond'";
+
+impl PostgresStore {
+    pub(crate) async fn commit(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<(), CommitError> {
+        let failed = |error: sqlx::Error| failure(claim, error);
+        let mut tx = self.pool.begin().await.map_err(failed)?;
+        if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
+            tx.rollback().await.map_err(failed)?;
+            return Err(self.refusal(claim, from).await);
+        }
+        let inserted = insert_events(&mut tx, &changes.events).await.map_err(failed)?
+            + insert_identifies(&mut tx, &changes.identifies).await.map_err(failed)?;
+        if inserted < (changes.events.len() + changes.identifies.len()) as u64 {
+            tx.rollback().await.map_err(failed)?;
+            return Err(CommitError::Duplicates(self.applied(changes).await.map_err(failed)?));
+        }
+        if insert_sessions(&mut tx, &changes.sessions).await.map_err(failed)? < changes.sessions.len() as u64
+        {
+            fill_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
+        }
+        insert_event_data(&mut tx, &changes.event_data).await.map_err(failed)?;
+        upsert_session_data(&mut tx, &changes.session_data).await.map_err(failed)?;
+        insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
+        insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+
+    /// Why the guard did not hold.
+    async fn refusal(&self, claim: &Claim, from: Checkpoint) -> CommitError {
+        let stored: Result<(i64, i64), _> = sqlx::query_as(
+            "/* refusal */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .fetch_one(&self.pool)
+        .await;
+        let partition = claim.partition;
+        match stored {
+            Err(error) => failure(claim, error),
+            Ok((epoch, _)) if epoch as u64 != claim.epoch.number() => {
+                CommitError::Fenced { partition, held: claim.epoch, current: Epoch::new(epoch as u64) }
+            }
+            Ok((_, stored)) => {
+                CommitError::Misplaced { partition, start: from, stored: checkpoint_of(stored) }
+            }
+        }
+    }
+
+    /// Which of the events the tables hold already.
+    async fn applied(&self, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
+        let events: Vec<Uuid> = changes.events.iter().map(|row| row.event_id).collect();
+        let identifies: Vec<Uuid> = changes.identifies.iter().map(|row| row.event_id).collect();
+        sqlx::query_scalar(
+            "/* applied */
+             SELECT event_id FROM website_event WHERE event_id = ANY($1)
+             UNION ALL SELECT event_id FROM dashi.identify WHERE event_id = ANY($2)",
+        )
+        .bind(events)
+        .bind(identifies)
+        .fetch_all(&self.pool)
+        .await
+    }
+}
+
+/// What a driver's error means for a batch.
+fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
+    let partition = claim.partition;
+    let refused = match &error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            // 22: data exception; 23: integrity constraint; 54: a row or an index entry beyond a limit.
+            ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+        }),
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    };
+    let source = Arc::new(error);
+    if refused {
+        CommitError::Refused { partition, source }
+    } else {
+        CommitError::Unknown { partition, source }
+    }
+}
+
+/// The guard. It comes first: its row lock keeps a second writer of this partition waiting until this transaction
+/// has ended, and then that one finds another epoch or checkpoint.
+async fn move_checkpoint(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(
+        "/* move_checkpoint */
+         UPDATE dashi.checkpoint
+         SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
+             updated_at = clock_timestamp()
+         WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(claim.epoch.number() as i64)
+    .bind(from.offset().number() as i64)
+    .bind(to.offset().number() as i64)
+    .bind(changes.outcomes.applied as i64)
+    .bind(changes.outcomes.duplicate as i64)
+    .bind(changes.outcomes.dead as i64)
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(moved == 1)
+}
+
+/// A column of the rows as an array parameter.
+macro_rules! column {
+    ($rows:expr, $row:ident => $value:expr) => {
+        $rows.iter().map(|$row| $value).collect::<Vec<_>>()
+    };
+}
+
+async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let vital = |value: Option<dashi_domain::flatten::Decimal>| value.map(|value| value.to_f64());
+    let inserted = sqlx::query(
+        "/* insert_events */
+         INSERT INTO website_event
+            (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
+             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
+             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
+             referrer_path, referrer_query, referrer_domain, page_title, hostname,
+             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
+         SELECT event_id, website_id, session_id, visit_id,
+             timestamptz 'epoch' + created_at * interval '1 millisecond', url_path, url_query,
+             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
+             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
+             referrer_path, referrer_query, referrer_domain, page_title, hostname,
+             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[],
+             $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
+             $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
+             $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
+             $24::int[], $25::text[], $26::text[],
+             $27::float8[], $28::float8[], $29::float8[], $30::float8[], $31::float8[])
+         AS t (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
+             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
+             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
+             referrer_path, referrer_query, referrer_domain, page_title, hostname,
+             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
+         ON CONFLICT (event_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.event_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.visit_id))
+    .bind(column!(rows, row => row.created_at_ms))
+    .bind(column!(rows, row => row.url_path.as_str()))
+    .bind(column!(rows, row => row.url_query.as_deref()))
+    .bind(column!(rows, row => row.campaign.utm_source.as_deref()))
+    .bind(column!(rows, row => row.campaign.utm_medium.as_deref()))
+    .bind(column!(rows, row => row.campaign.utm_campaign.as_deref()))
+    .bind(column!(rows, row => row.campaign.utm_content.as_deref()))
+    .bind(column!(rows, row => row.campaign.utm_term.as_deref()))
+    .bind(column!(rows, row => row.campaign.gclid.as_deref()))
+    .bind(column!(rows, row => row.campaign.fbclid.as_deref()))
+    .bind(column!(rows, row => row.campaign.msclkid.as_deref()))
+    .bind(column!(rows, row => row.campaign.ttclid.as_deref()))
+    .bind(column!(rows, row => row.campaign.li_fat_id.as_deref()))
+    .bind(column!(rows, row => row.campaign.twclid.as_deref()))
+    .bind(column!(rows, row => row.referrer_path.as_deref()))
+    .bind(column!(rows, row => row.referrer_query.as_deref()))
+    .bind(column!(rows, row => row.referrer_domain.as_deref()))
+    .bind(column!(rows, row => row.page_title.as_deref()))
+    .bind(column!(rows, row => row.hostname.as_deref()))
+    .bind(column!(rows, row => row.event_type as i32))
+    .bind(column!(rows, row => row.event_name.as_deref()))
+    .bind(column!(rows, row => row.tag.as_deref()))
+    .bind(column!(rows, row => vital(row.vitals.lcp)))
+    .bind(column!(rows, row => vital(row.vitals.inp)))
+    .bind(column!(rows, row => vital(row.vitals.cls)))
+    .bind(column!(rows, row => vital(row.vitals.fcp)))
+    .bind(column!(rows, row => vital(row.vitals.ttfb)))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+async fn insert_identifies(connection: &mut PgConnection, rows: &[IdentifyRow]) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let inserted = sqlx::query(
+        "/* insert_identifies */
+         INSERT INTO dashi.identify (event_id, website_id, session_id, distinct_id, created_at)
+         SELECT event_id, website_id, session_id, distinct_id,
+             timestamptz 'epoch' + created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[])
+         AS t (event_id, website_id, session_id, distinct_id, created_at)
+         ON CONFLICT (event_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.event_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.distinct_id.as_deref()))
+    .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+async fn insert_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let inserted = sqlx::query(
+        "/* insert_sessions */
+         INSERT INTO session (session_id, website_id, browser, os, device, screen, language,
+             country, region, city, distinct_id, created_at)
+         SELECT session_id, website_id, browser, os, device, screen, language,
+             country, region, city, distinct_id, timestamptz 'epoch' + created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+             $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
+         AS t (session_id, website_id, browser, os, device, screen, language,
+             country, region, city, distinct_id, created_at)
+         ON CONFLICT (session_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.attributes.browser.as_deref()))
+    .bind(column!(rows, row => row.attributes.os.as_deref()))
+    .bind(column!(rows, row => row.attributes.device.as_deref()))
+    .bind(column!(rows, row => row.attributes.screen.as_deref()))
+    .bind(column!(rows, row => row.attributes.language.as_deref()))
+    .bind(column!(rows, row => row.attributes.country.as_deref()))
+    .bind(column!(rows, row => row.attributes.region.as_deref()))
+    .bind(column!(rows, row => row.attributes.city.as_deref()))
+    .bind(column!(rows, row => row.attributes.distinct_id.as_deref()))
+    .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// Fills what is still null in sessions that were there. Rows that have nothing to gain are not touched: a
+/// `DO UPDATE` on the insert would lock, and so write, every one of them.
+async fn fill_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "/* fill_sessions */
+         UPDATE session AS s
+         SET browser = coalesce(s.browser, t.browser), os = coalesce(s.os, t.os),
+             device = coalesce(s.device, t.device), screen = coalesce(s.screen, t.screen),
+             language = coalesce(s.language, t.language), country = coalesce(s.country, t.country),
+             region = coalesce(s.region, t.region), city = coalesce(s.city, t.city),
+             distinct_id = coalesce(s.distinct_id, t.distinct_id)
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+             $7::text[], $8::text[], $9::text[], $10::text[])
+         AS t (session_id, browser, os, device, screen, language, country, region, city, distinct_id)
+         WHERE s.session_id = t.session_id AND (
+             (s.browser IS NULL AND t.browser IS NOT NULL) OR (s.os IS NULL AND t.os IS NOT NULL)
+             OR (s.device IS NULL AND t.device IS NOT NULL) OR (s.screen IS NULL AND t.screen IS NOT NULL)
+             OR (s.language IS NULL AND t.language IS NOT NULL)
+             OR (s.country IS NULL AND t.country IS NOT NULL)
+             OR (s.region IS NULL AND t.region IS NOT NULL) OR (s.city IS NULL AND t.city IS NOT NULL)
+             OR (s.distinct_id IS NULL AND t.distinct_id IS NOT NULL))",
+    )
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.attributes.browser.as_deref()))
+    .bind(column!(rows, row => row.attributes.os.as_deref()))
+    .bind(column!(rows, row => row.attributes.device.as_deref()))
+    .bind(column!(rows, row => row.attributes.screen.as_deref()))
+    .bind(column!(rows, row => row.attributes.language.as_deref()))
+    .bind(column!(rows, row => row.attributes.country.as_deref()))
+    .bind(column!(rows, row => row.attributes.region.as_deref()))
+    .bind(column!(rows, row => row.attributes.city.as_deref()))
+    .bind(column!(rows, row => row.attributes.distinct_id.as_deref()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Numbers go as text: the exact decimal, which a float of that many digits is not.
+fn number(value: &DataValue) -> Option<String> {
+    value.number_value.map(|number| number.to_string())
+}
+
+async fn insert_event_data(connection: &mut PgConnection, rows: &[EventDataRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "/* insert_event_data */
+         INSERT INTO event_data (event_data_id, website_id, website_event_id, data_key, data_type,
+             string_value, number_value, date_value, created_at)
+         SELECT event_data_id, website_id, website_event_id, data_key, data_type,
+             string_value, number_value::numeric, timestamptz 'epoch' + date_value * interval '1 millisecond',
+             timestamptz 'epoch' + created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
+             $8::bigint[], $9::bigint[])
+         AS t (event_data_id, website_id, website_event_id, data_key, data_type,
+             string_value, number_value, date_value, created_at)
+         ON CONFLICT (event_data_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.event_data_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.website_event_id))
+    .bind(column!(rows, row => row.data_key.as_str()))
+    .bind(column!(rows, row => row.value.data_type as i32))
+    .bind(column!(rows, row => row.value.string_value.as_deref()))
+    .bind(column!(rows, row => number(&row.value)))
+    .bind(column!(rows, row => row.value.date_value_ms))
+    .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Umami 3.1 has no unique key on (session, key), and may have left rows of its own with other ids: so the row of
+/// that session and key is updated, and inserted where there is none. The session's one writer is this one.
+async fn upsert_session_data(
+    connection: &mut PgConnection,
+    rows: &[SessionDataRow],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    for statement in [
+        "/* update_session_data */
+         UPDATE session_data AS s
+         SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
+             number_value = t.number_value::numeric,
+             date_value = timestamptz 'epoch' + t.date_value * interval '1 millisecond',
+             distinct_id = t.distinct_id,
+             created_at = timestamptz 'epoch' + t.created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
+             $8::bigint[], $9::text[], $10::bigint[])
+         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
+             date_value, distinct_id, created_at)
+         WHERE s.session_id = t.session_id AND s.data_key = t.data_key",
+        "/* insert_session_data */
+         INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
+             string_value, number_value, date_value, distinct_id, created_at)
+         SELECT session_data_id, website_id, session_id, data_key, data_type,
+             string_value, number_value::numeric, timestamptz 'epoch' + date_value * interval '1 millisecond',
+             distinct_id, timestamptz 'epoch' + created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
+             $8::bigint[], $9::text[], $10::bigint[])
+         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
+             date_value, distinct_id, created_at)
+         WHERE NOT EXISTS (SELECT 1 FROM session_data AS s
+             WHERE s.session_id = t.session_id AND s.data_key = t.data_key)",
+    ] {
+        sqlx::query(statement)
+            .bind(column!(rows, row => row.session_data_id))
+            .bind(column!(rows, row => row.website_id))
+            .bind(column!(rows, row => row.session_id))
+            .bind(column!(rows, row => row.data_key.as_str()))
+            .bind(column!(rows, row => row.value.data_type as i32))
+            .bind(column!(rows, row => row.value.string_value.as_deref()))
+            .bind(column!(rows, row => number(&row.value)))
+            .bind(column!(rows, row => row.value.date_value_ms))
+            .bind(column!(rows, row => row.distinct_id.as_deref()))
+            .bind(column!(rows, row => row.created_at_ms))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+async fn insert_revenue(connection: &mut PgConnection, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "/* insert_revenue */
+         INSERT INTO revenue (revenue_id, website_id, session_id, event_id, event_name, currency, revenue,
+             created_at)
+         SELECT revenue_id, website_id, session_id, event_id, event_name, currency, revenue::numeric,
+             timestamptz 'epoch' + created_at * interval '1 millisecond'
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
+             $8::bigint[])
+         AS t (revenue_id, website_id, session_id, event_id, event_name, currency, revenue, created_at)
+         ON CONFLICT (revenue_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.revenue_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.event_id))
+    .bind(column!(rows, row => row.event_name.as_str()))
+    .bind(column!(rows, row => row.currency.as_str()))
+    .bind(column!(rows, row => row.revenue.to_string()))
+    .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn insert_dead_letters(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    rows: &[DeadLetter],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "/* insert_dead_letters */
+         INSERT INTO dashi.dead_letter (log_id, partition, record_offset, reason, record)
+         SELECT $1, $2, record_offset, reason, record
+         FROM unnest($3::bigint[], $4::text[], $5::bytea[]) AS t (record_offset, reason, record)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(column!(rows, row => row.offset.number() as i64))
+    // A reason may quote the record, and text columns cannot hold U+0000.
+    .bind(column!(rows, row => row.reason.replace('\0', "\u{fffd}")))
+    .bind(column!(rows, row => row.value.as_slice()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}

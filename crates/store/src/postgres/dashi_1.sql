@@ -1,0 +1,42 @@
+CREATE SCHEMA IF NOT EXISTS dashi;
+
+CREATE TABLE dashi.migration (
+    version bigint PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- One row per partition of a log: who may write (epoch), where the projection stands, what became of the records.
+CREATE TABLE dashi.checkpoint (
+    log_id text NOT NULL,
+    partition integer NOT NULL,
+    checkpoint bigint NOT NULL,
+    epoch bigint NOT NULL,
+    owner text NOT NULL,
+    applied bigint NOT NULL DEFAULT 0,
+    duplicate bigint NOT NULL DEFAULT 0,
+    dead bigint NOT NULL DEFAULT 0,
+    updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    last_error text,
+    last_error_at timestamptz,
+    PRIMARY KEY (log_id, partition)
+);
+
+CREATE TABLE dashi.dead_letter (
+    log_id text NOT NULL,
+    partition integer NOT NULL,
+    record_offset bigint NOT NULL,
+    reason text NOT NULL,
+    record bytea NOT NULL,
+    set_aside_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (log_id, partition, record_offset)
+);
+
+-- An identify leaves no row in website_event: that it was applied is written here, once per event.
+CREATE TABLE dashi.identify (
+    event_id uuid PRIMARY KEY,
+    website_id uuid NOT NULL,
+    session_id uuid NOT NULL,
+    distinct_id varchar(50),
+    created_at timestamptz(6) NOT NULL
+);
+CREATE INDEX identify_session_id_idx ON dashi.identify (session_id, created_at);

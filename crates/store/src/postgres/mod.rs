@@ -1,0 +1,258 @@
+//! The store on PostgreSQL.
+
+mod commit;
+mod rows;
+mod schema;
+mod websites;
+
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashi_domain::fold::Outcomes;
+use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
+use sqlx::Row as _;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+
+use crate::{Claim, ClaimError, PartitionState, StoreError};
+
+/// Settings of a store on PostgreSQL.
+#[derive(Clone)]
+pub struct PostgresSettings {
+    /// `postgres://user:password@host:port/database`; `?schema=` means the search path, as Prisma reads it.
+    pub url: String,
+    /// Connections, at most.
+    pub connections_max: u32,
+    /// How long one statement may take.
+    pub statement_timeout: Duration,
+}
+
+impl std::fmt::Debug for PostgresSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresSettings").field("url", &without_password(&self.url)).finish_non_exhaustive()
+    }
+}
+
+/// How long a transaction may stand idle before the server ends it: a frozen writer's locks must not keep its
+/// successor from claiming.
+const IDLE_IN_TRANSACTION: &str = "15s";
+
+/// Query parameters of Prisma's URLs that are not PostgreSQL's.
+const PRISMA_PARAMETERS: &[&str] = &[
+    "schema",
+    "connection_limit",
+    "pool_timeout",
+    "connect_timeout",
+    "socket_timeout",
+    "pgbouncer",
+    "sslaccept",
+    "statement_cache_size",
+];
+
+/// See the module's text. Cheap to clone; all clones share connections.
+#[derive(Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// Prepares connections; makes none yet, so it works while the database is away.
+    ///
+    /// # Errors
+    /// The URL cannot be understood.
+    pub fn open(settings: &PostgresSettings) -> Result<Self, StoreError> {
+        let (url, schema) = split_prisma_parameters(&settings.url);
+        let options = PgConnectOptions::from_str(&url).map_err(|error| StoreError::Open {
+            url: without_password(&settings.url),
+            source: Arc::new(error),
+        })?;
+        let mut options = options.application_name("dashi").statement_cache_capacity(256).options([
+            ("statement_timeout", settings.statement_timeout.as_millis().to_string().as_str()),
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+        ]);
+        if let Some(schema) = schema {
+            options = options.options([("search_path", schema)]);
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections_max.max(2))
+            .acquire_timeout(Duration::from_secs(5))
+            // A broken connection shows in the statement, which every caller handles; a ping each time costs
+            // a round trip.
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Ok(Self { pool })
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1")
+            .execute(&self.pool)
+            .await
+            .map_err(StoreError::away("asking whether it is there"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn logs(&self) -> Result<Vec<LogId>, StoreError> {
+        let logs: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT log_id FROM dashi.checkpoint ORDER BY log_id")
+                .fetch_all(&self.pool)
+                .await
+                .map_err(StoreError::away("listing its logs"))?;
+        Ok(logs.into_iter().map(LogId::new).collect())
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
+            "/* claim */
+             INSERT INTO dashi.checkpoint (log_id, partition, checkpoint, epoch, owner)
+             VALUES ($1, $2, 0, 1, $3)
+             ON CONFLICT (log_id, partition) DO UPDATE
+             SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
+             RETURNING epoch, checkpoint",
+        )
+        .bind(log.as_str())
+        .bind(partition.number() as i32)
+        .bind(owner)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::away("claiming a partition"))?;
+        Ok(Claim {
+            log: log.clone(),
+            partition,
+            epoch: Epoch::new(epoch as u64),
+            resume_from: checkpoint_of(checkpoint),
+        })
+    }
+
+    pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
+        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
+            "/* resume */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::away("reading a checkpoint"))?;
+        let current = Epoch::new(epoch as u64);
+        if current != claim.epoch {
+            return Err(ClaimError::Fenced { partition: claim.partition, held: claim.epoch, current });
+        }
+        Ok(checkpoint_of(checkpoint))
+    }
+
+    pub(crate) async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "/* note_error */
+             UPDATE dashi.checkpoint SET last_error = $4, last_error_at = clock_timestamp()
+             WHERE log_id = $1 AND partition = $2 AND epoch = $3",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .bind(claim.epoch.number() as i64)
+        .bind(error)
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::away("noting an error"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
+        let rows = sqlx::query(
+            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, last_error,
+                    (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
+                    (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms
+             FROM dashi.checkpoint ORDER BY log_id, partition",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::away("listing its partitions"))?;
+        rows.iter()
+            .map(partition_state)
+            .collect::<Result<_, _>>()
+            .map_err(StoreError::away("reading a partition"))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
+    let count = |column| row.try_get::<i64, _>(column).map(|count| count as u64);
+    Ok(PartitionState {
+        log: LogId::new(row.try_get::<String, _>("log_id")?),
+        partition: Partition::new(row.try_get::<i32, _>("partition")? as u32),
+        checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        epoch: Epoch::new(count("epoch")?),
+        owner: row.try_get("owner")?,
+        outcomes: Outcomes {
+            applied: count("applied")?,
+            duplicate: count("duplicate")?,
+            dead: count("dead")?,
+        },
+        updated_at_ms: row.try_get("updated_at_ms")?,
+        last_error: row.try_get("last_error")?,
+        last_error_at_ms: row.try_get("last_error_at_ms")?,
+    })
+}
+
+fn checkpoint_of(stored: i64) -> Checkpoint {
+    Checkpoint::at(Offset::new(stored as u64))
+}
+
+/// Takes Prisma's own parameters out of a URL and returns the one that matters, the schema.
+fn split_prisma_parameters(url: &str) -> (String, Option<String>) {
+    let Some((base, query)) = url.split_once('?') else { return (url.to_owned(), None) };
+    let mut schema = None;
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|parameter| {
+            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+            if name == "schema" && !value.is_empty() {
+                schema = Some(value.to_owned());
+            }
+            !PRISMA_PARAMETERS.contains(&name)
+        })
+        .collect();
+    let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
+    (url, schema)
+}
+
+/// A URL as it may be shown.
+fn without_password(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    match rest[..authority_end].rfind('@') {
+        Some(at) => {
+            let user = rest[..at].split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:…@{}", &rest[at + 1..])
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prismas_parameters_are_taken_out_of_a_url() {
+        let split = |url: &str| split_prisma_parameters(url);
+        assert_eq!(split("postgres://h/d"), ("postgres://h/d".to_owned(), None));
+        assert_eq!(
+            split("postgres://h/d?schema=x&sslmode=disable&connection_limit=5"),
+            ("postgres://h/d?sslmode=disable".to_owned(), Some("x".to_owned()))
+        );
+        assert_eq!(split("postgres://h/d?pgbouncer=true"), ("postgres://h/d".to_owned(), None));
+    }
+
+    #[test]
+    fn a_shown_url_has_no_password() {
+        assert_eq!(without_password("postgres://u:p@ss@h:5/d?x=1"), "postgres://u:…@h:5/d?x=1");
+        assert_eq!(without_password("postgres://h/d"), "postgres://h/d");
+    }
+}

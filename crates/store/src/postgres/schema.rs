@@ -1,0 +1,66 @@
+//! Making the tables. Dashi's own lie in the schema `dashi`. Umami's are made only where there are none: a
+//! database that Umami made is written as it stands.
+
+use sqlx::PgConnection;
+
+use super::PostgresStore;
+use crate::StoreError;
+
+/// Dashi's tables, by version; a released step is never edited.
+const STEPS: &[&str] = &[include_str!("dashi_1.sql")];
+
+/// Umami's tables as its release 3.1 has them.
+const UMAMI: &str = include_str!("umami_3_1.sql");
+
+/// Serialises migrations of one database, whichever process they run in: "dashi" in ASCII.
+const LOCK: i64 = 0x64_61_73_68_69;
+
+impl PostgresStore {
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        let doing = "making its tables";
+        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
+        sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .bind(LOCK)
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::away(doing))?;
+        let found = version(&mut tx).await.map_err(StoreError::away(doing))?;
+        let known = STEPS.len() as i64;
+        if found > known {
+            return Err(StoreError::Version { found, known });
+        }
+        apply(&mut tx, found as usize).await.map_err(StoreError::away(doing))?;
+        tx.commit().await.map_err(StoreError::away(doing))
+    }
+}
+
+async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+    let made: bool = sqlx::query_scalar("SELECT to_regclass('dashi.migration') IS NOT NULL")
+        .fetch_one(&mut *connection)
+        .await?;
+    if !made {
+        return Ok(0);
+    }
+    sqlx::query_scalar("SELECT coalesce(max(version), 0)::bigint FROM dashi.migration")
+        .fetch_one(connection)
+        .await
+}
+
+async fn apply(connection: &mut PgConnection, found: usize) -> Result<(), sqlx::Error> {
+    for (step, sql) in STEPS.iter().enumerate().skip(found) {
+        sqlx::raw_sql(*sql).execute(&mut *connection).await?;
+        sqlx::query("INSERT INTO dashi.migration (version) VALUES ($1)")
+            .bind(step as i64 + 1)
+            .execute(&mut *connection)
+            .await?;
+        tracing::info!(version = step + 1, "made the tables of the schema dashi");
+    }
+    // Looked up through the search path, as Umami's own queries are.
+    let umami: bool =
+        sqlx::query_scalar("SELECT to_regclass('website') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if !umami {
+        sqlx::raw_sql(UMAMI).execute(&mut *connection).await?;
+        tracing::info!("made the tables of Umami 3.1, for there were none");
+    }
+    Ok(())
+}

@@ -1,0 +1,349 @@
+//! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by few statements.
+
+use std::sync::Arc;
+
+use dashi_domain::flatten::Decimal;
+use dashi_domain::fold::Changes;
+use dashi_domain::position::Checkpoint;
+use dashi_domain::rows::DataValue;
+use sqlx::query::Query;
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
+use sqlx::{AssertSqlSafe, Connection as _};
+use uuid::Uuid;
+
+use super::{NOW_MS, SqliteStore, stored, text};
+use crate::{Claim, CommitError};
+
+/// Values of one statement, at most; SQLite's own limit is 32,766. More rows than fit in it go in several.
+const VALUES_MAX: usize = 2_000;
+
+impl SqliteStore {
+    pub(crate) async fn commit(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<(), CommitError> {
+        let failed = |error: sqlx::Error| failure(claim, error);
+        let mut writer = self.0.writer.lock().await;
+        let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+        if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
+            let (current, stored) = stored(&mut tx, claim).await.map_err(failed)?;
+            tx.rollback().await.map_err(failed)?;
+            let partition = claim.partition;
+            return Err(if current == claim.epoch {
+                CommitError::Misplaced { partition, start: from, stored }
+            } else {
+                CommitError::Fenced { partition, held: claim.epoch, current }
+            });
+        }
+        let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
+            + insert_identifies(&mut tx, changes).await.map_err(failed)?;
+        if inserted < (changes.events.len() + changes.identifies.len()) as u64 {
+            tx.rollback().await.map_err(failed)?;
+            return Err(CommitError::Duplicates(applied(&mut writer, changes).await.map_err(failed)?));
+        }
+        upsert_sessions(&mut tx, changes).await.map_err(failed)?;
+        insert_event_data(&mut tx, changes).await.map_err(failed)?;
+        upsert_session_data(&mut tx, changes).await.map_err(failed)?;
+        insert_revenue(&mut tx, changes).await.map_err(failed)?;
+        insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)
+    }
+}
+
+/// What a driver's error means for a batch.
+fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
+    let partition = claim.partition;
+    let refused = match &error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            // The primary code is the low byte: TOOBIG, CONSTRAINT, MISMATCH.
+            code.parse::<i32>().is_ok_and(|code| [18, 19, 20].contains(&(code & 0xff)))
+        }),
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    };
+    let source = Arc::new(error);
+    if refused {
+        CommitError::Refused { partition, source }
+    } else {
+        CommitError::Unknown { partition, source }
+    }
+}
+
+async fn move_checkpoint(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    let moved = sqlx::query(AssertSqlSafe(format!(
+        "UPDATE dashi_checkpoint
+         SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
+             updated_at = {NOW_MS}
+         WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
+    )))
+    .bind(to.offset().number() as i64)
+    .bind(changes.outcomes.applied as i64)
+    .bind(changes.outcomes.duplicate as i64)
+    .bind(changes.outcomes.dead as i64)
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .bind(claim.epoch.number() as i64)
+    .bind(from.offset().number() as i64)
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(moved == 1)
+}
+
+/// Which of the events the tables hold already.
+async fn applied(connection: &mut SqliteConnection, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
+    let mut found = Vec::new();
+    let events = changes.events.iter().map(|row| row.event_id);
+    let identifies = changes.identifies.iter().map(|row| row.event_id);
+    for (sql, ids) in [
+        ("SELECT 1 FROM website_event WHERE event_id = ?", events.collect::<Vec<_>>()),
+        ("SELECT 1 FROM dashi_identify WHERE event_id = ?", identifies.collect()),
+    ] {
+        for id in ids {
+            if sqlx::query(sql).bind(text(id)).fetch_optional(&mut *connection).await?.is_some() {
+                found.push(id);
+            }
+        }
+    }
+    Ok(found)
+}
+
+type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+
+/// Runs `INSERT … VALUES (…), (…)` over all rows, as many per statement as fit, in sizes that are powers of two
+/// so that their statements stay prepared. Returns the rows that were written.
+async fn insert<T>(
+    connection: &mut SqliteConnection,
+    rows: &[T],
+    into: &str,
+    on_conflict: &str,
+    bind: impl for<'q> Fn(Statement<'q>, &T) -> Statement<'q>,
+) -> Result<u64, sqlx::Error> {
+    let columns = into.matches(',').count() + 1;
+    let tuple = format!("({}?)", "?,".repeat(columns - 1));
+    let mut written = 0;
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let size = 1 << rest.len().min(VALUES_MAX / columns).ilog2();
+        let (some, others) = rest.split_at(size);
+        let tuples = format!("{tuple},").repeat(size - 1) + &tuple;
+        let mut statement =
+            sqlx::query(AssertSqlSafe(format!("INSERT INTO {into} VALUES {tuples} {on_conflict}")));
+        for row in some {
+            statement = bind(statement, row);
+        }
+        written += statement.execute(&mut *connection).await?.rows_affected();
+        rest = others;
+    }
+    Ok(written)
+}
+
+async fn insert_events(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
+    insert(
+        connection,
+        &changes.events,
+        "website_event (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
+             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
+             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
+             referrer_path, referrer_query, referrer_domain, page_title, hostname,
+             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)",
+        "ON CONFLICT (event_id) DO NOTHING",
+        |statement, row| {
+            let row = row.clone();
+            let (campaign, vitals) = (row.campaign, row.vitals);
+            statement
+                .bind(text(row.event_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(text(row.visit_id))
+                .bind(row.created_at_ms)
+                .bind(row.url_path)
+                .bind(row.url_query)
+                .bind(campaign.utm_source)
+                .bind(campaign.utm_medium)
+                .bind(campaign.utm_campaign)
+                .bind(campaign.utm_content)
+                .bind(campaign.utm_term)
+                .bind(campaign.gclid)
+                .bind(campaign.fbclid)
+                .bind(campaign.msclkid)
+                .bind(campaign.ttclid)
+                .bind(campaign.li_fat_id)
+                .bind(campaign.twclid)
+                .bind(row.referrer_path)
+                .bind(row.referrer_query)
+                .bind(row.referrer_domain)
+                .bind(row.page_title)
+                .bind(row.hostname)
+                .bind(row.event_type as i32)
+                .bind(row.event_name)
+                .bind(row.tag)
+                .bind(vitals.lcp.map(Decimal::to_f64))
+                .bind(vitals.inp.map(Decimal::to_f64))
+                .bind(vitals.cls.map(Decimal::to_f64))
+                .bind(vitals.fcp.map(Decimal::to_f64))
+                .bind(vitals.ttfb.map(Decimal::to_f64))
+        },
+    )
+    .await
+}
+
+async fn insert_identifies(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
+    insert(
+        connection,
+        &changes.identifies,
+        "dashi_identify (event_id, website_id, session_id, distinct_id, created_at)",
+        "ON CONFLICT (event_id) DO NOTHING",
+        |statement, row| {
+            statement
+                .bind(text(row.event_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(row.distinct_id.clone())
+                .bind(row.created_at_ms)
+        },
+    )
+    .await
+}
+
+/// Inserts new sessions and fills what is still null in those that were there; a session that has nothing to gain
+/// is not written.
+async fn upsert_sessions(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
+    const FILLED: [&str; 9] =
+        ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
+    let sets = FILLED.map(|column| format!("{column} = coalesce(session.{column}, excluded.{column})"));
+    let gains = FILLED.map(|column| format!("(session.{column} IS NULL AND excluded.{column} IS NOT NULL)"));
+    insert(
+        connection,
+        &changes.sessions,
+        "session (session_id, website_id, browser, os, device, screen, language,
+             country, region, city, distinct_id, created_at)",
+        &format!("ON CONFLICT (session_id) DO UPDATE SET {} WHERE {}", sets.join(", "), gains.join(" OR ")),
+        |statement, row| {
+            let attributes = row.attributes.clone();
+            statement
+                .bind(text(row.session_id))
+                .bind(text(row.website_id))
+                .bind(attributes.browser)
+                .bind(attributes.os)
+                .bind(attributes.device)
+                .bind(attributes.screen)
+                .bind(attributes.language)
+                .bind(attributes.country)
+                .bind(attributes.region)
+                .bind(attributes.city)
+                .bind(attributes.distinct_id)
+                .bind(row.created_at_ms)
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+fn bind_value<'q>(statement: Statement<'q>, key: &str, value: &DataValue) -> Statement<'q> {
+    statement
+        .bind(key.to_owned())
+        .bind(value.data_type as i32)
+        .bind(value.string_value.clone())
+        .bind(value.number_value.map(Decimal::to_f64))
+        .bind(value.date_value_ms)
+}
+
+async fn insert_event_data(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
+    insert(
+        connection,
+        &changes.event_data,
+        "event_data (event_data_id, website_id, website_event_id, data_key, data_type,
+             string_value, number_value, date_value, created_at)",
+        "ON CONFLICT (event_data_id) DO NOTHING",
+        |statement, row| {
+            let statement = statement
+                .bind(text(row.event_data_id))
+                .bind(text(row.website_id))
+                .bind(text(row.website_event_id));
+            bind_value(statement, &row.data_key, &row.value).bind(row.created_at_ms)
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+async fn upsert_session_data(
+    connection: &mut SqliteConnection,
+    changes: &Changes,
+) -> Result<(), sqlx::Error> {
+    insert(
+        connection,
+        &changes.session_data,
+        "session_data (session_data_id, website_id, session_id, data_key, data_type,
+             string_value, number_value, date_value, distinct_id, created_at)",
+        "ON CONFLICT (session_id, data_key) DO UPDATE
+         SET website_id = excluded.website_id, data_type = excluded.data_type,
+             string_value = excluded.string_value, number_value = excluded.number_value,
+             date_value = excluded.date_value, distinct_id = excluded.distinct_id,
+             created_at = excluded.created_at",
+        |statement, row| {
+            let statement = statement
+                .bind(text(row.session_data_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id));
+            bind_value(statement, &row.data_key, &row.value)
+                .bind(row.distinct_id.clone())
+                .bind(row.created_at_ms)
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+async fn insert_revenue(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
+    insert(
+        connection,
+        &changes.revenue,
+        "revenue (revenue_id, website_id, session_id, event_id, event_name, currency, revenue, created_at)",
+        "ON CONFLICT (revenue_id) DO NOTHING",
+        |statement, row| {
+            statement
+                .bind(text(row.revenue_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(text(row.event_id))
+                .bind(row.event_name.clone())
+                .bind(row.currency.clone())
+                .bind(row.revenue.to_f64())
+                .bind(row.created_at_ms)
+        },
+    )
+    .await?;
+    Ok(())
+}
+
+async fn insert_dead_letters(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    changes: &Changes,
+) -> Result<(), sqlx::Error> {
+    for row in &changes.dead_letters {
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO dashi_dead_letter (log_id, partition, record_offset, reason, record, set_aside_at)
+             VALUES (?, ?, ?, ?, ?, {NOW_MS}) ON CONFLICT DO NOTHING"
+        )))
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(row.offset.number() as i64)
+        .bind(row.reason.replace('\0', "\u{fffd}"))
+        .bind(row.value.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,284 @@
+//! The store in a SQLite file, WAL mode, every commit fsynced.
+//!
+//! SQLite has one writer at a time, so this process has one writing connection behind a fair lock: partitions
+//! take turns instead of polling for the file's lock.
+
+mod commit;
+mod rows;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashi_domain::fold::Outcomes;
+use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
+    SqliteSynchronous,
+};
+use sqlx::{Connection as _, Row as _};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::{Claim, ClaimError, NewWebsite, PartitionState, StoreError, Website};
+
+/// Settings of a store in a SQLite file.
+#[derive(Debug, Clone)]
+pub struct SqliteSettings {
+    /// The file; its directory is made if it is not there.
+    pub path: PathBuf,
+}
+
+/// Tables by version (`PRAGMA user_version`); a released step is never edited.
+const STEPS: &[&str] = &[include_str!("dashi_1.sql")];
+
+/// The current time in milliseconds, as SQL.
+const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+
+/// See the module's text. Cheap to clone; all clones are one store.
+#[derive(Clone)]
+pub struct SqliteStore(Arc<Shared>);
+
+struct Shared {
+    writer: Mutex<SqliteConnection>,
+    readers: SqlitePool,
+}
+
+impl SqliteStore {
+    /// Opens the file, making it if it is not there.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub async fn open(settings: &SqliteSettings) -> Result<Self, StoreError> {
+        let failed = |source: crate::Cause| StoreError::Open {
+            url: format!("sqlite:{}", settings.path.display()),
+            source,
+        };
+        if let Some(directory) = settings.path.parent().filter(|path| !path.as_os_str().is_empty()) {
+            std::fs::create_dir_all(directory).map_err(|error| failed(Arc::new(error)))?;
+        }
+        let options = connect_options(&settings.path);
+        let writer =
+            SqliteConnection::connect_with(&options).await.map_err(|error| failed(Arc::new(error)))?;
+        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.read_only(true));
+        Ok(Self(Arc::new(Shared { writer: Mutex::new(writer), readers })))
+    }
+
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        let doing = "making its tables";
+        let mut writer = self.0.writer.lock().await;
+        let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::away(doing))?;
+        let found: i64 = sqlx::query_scalar("PRAGMA user_version")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(StoreError::away(doing))?;
+        let known = STEPS.len() as i64;
+        if found > known {
+            return Err(StoreError::Version { found, known });
+        }
+        for step in &STEPS[found as usize..] {
+            sqlx::raw_sql(*step).execute(&mut *tx).await.map_err(StoreError::away(doing))?;
+        }
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {known}")))
+            .execute(&mut *tx)
+            .await
+            .map_err(StoreError::away(doing))?;
+        tx.commit().await.map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1")
+            .execute(&self.0.readers)
+            .await
+            .map_err(StoreError::away("asking whether it is there"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn logs(&self) -> Result<Vec<LogId>, StoreError> {
+        let logs: Vec<String> =
+            sqlx::query_scalar("SELECT DISTINCT log_id FROM dashi_checkpoint ORDER BY log_id")
+                .fetch_all(&self.0.readers)
+                .await
+                .map_err(StoreError::away("listing its logs"))?;
+        Ok(logs.into_iter().map(LogId::new).collect())
+    }
+
+    pub(crate) async fn claim(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        let mut writer = self.0.writer.lock().await;
+        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, updated_at)
+             VALUES (?, ?, 0, 1, ?, {NOW_MS})
+             ON CONFLICT (log_id, partition) DO UPDATE
+             SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at
+             RETURNING epoch, checkpoint"
+        )))
+        .bind(log.as_str())
+        .bind(partition.number())
+        .bind(owner)
+        .fetch_one(&mut *writer)
+        .await
+        .map_err(StoreError::away("claiming a partition"))?;
+        Ok(Claim {
+            log: log.clone(),
+            partition,
+            epoch: Epoch::new(epoch as u64),
+            resume_from: checkpoint_of(checkpoint),
+        })
+    }
+
+    pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
+        let mut writer = self.0.writer.lock().await;
+        let (current, checkpoint) =
+            stored(&mut writer, claim).await.map_err(StoreError::away("reading a checkpoint"))?;
+        if current != claim.epoch {
+            return Err(ClaimError::Fenced { partition: claim.partition, held: claim.epoch, current });
+        }
+        Ok(checkpoint)
+    }
+
+    pub(crate) async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE dashi_checkpoint SET last_error = ?, last_error_at = {NOW_MS}
+             WHERE log_id = ? AND partition = ? AND epoch = ?"
+        )))
+        .bind(error)
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(claim.epoch.number() as i64)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("noting an error"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
+        let doing = "listing its partitions";
+        let rows = sqlx::query(
+            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, updated_at,
+                    last_error, last_error_at
+             FROM dashi_checkpoint ORDER BY log_id, partition",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        rows.iter().map(partition_state).collect::<Result<_, _>>().map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
+        let doing = "listing websites";
+        let rows = sqlx::query(
+            "SELECT website_id, name, domain, created_at FROM website WHERE deleted_at IS NULL
+             ORDER BY created_at, website_id",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        rows.iter()
+            .map(|row| {
+                let id: &str = row.try_get("website_id")?;
+                Ok(Website {
+                    id: id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
+                    name: row.try_get("name")?,
+                    domain: row.try_get("domain")?,
+                    created_at_ms: row.try_get("created_at")?,
+                })
+            })
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let added = sqlx::query(
+            "INSERT INTO website (website_id, name, domain, created_at) VALUES (?, ?, ?, ?)
+             ON CONFLICT (website_id) DO UPDATE
+             SET name = excluded.name, domain = excluded.domain, deleted_at = NULL
+             WHERE deleted_at IS NOT NULL",
+        )
+        .bind(text(website.id))
+        .bind(&website.name)
+        .bind(&website.domain)
+        .bind(now_ms)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("adding a website"))?
+        .rows_affected();
+        if added == 0 { Err(StoreError::WebsiteExists { id: website.id }) } else { Ok(()) }
+    }
+
+    pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let removed =
+            sqlx::query("UPDATE website SET deleted_at = ? WHERE website_id = ? AND deleted_at IS NULL")
+                .bind(now_ms)
+                .bind(text(id))
+                .execute(&mut *writer)
+                .await
+                .map_err(StoreError::away("removing a website"))?
+                .rows_affected();
+        Ok(removed > 0)
+    }
+
+    pub(crate) async fn close(&self) {
+        self.0.readers.close().await;
+    }
+}
+
+fn connect_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(10))
+        .statement_cache_capacity(128)
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("cache_size", "-64000")
+}
+
+async fn stored(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+) -> Result<(Epoch, Checkpoint), sqlx::Error> {
+    let (epoch, checkpoint): (i64, i64) =
+        sqlx::query_as("SELECT epoch, checkpoint FROM dashi_checkpoint WHERE log_id = ? AND partition = ?")
+            .bind(claim.log.as_str())
+            .bind(claim.partition.number())
+            .fetch_one(connection)
+            .await?;
+    Ok((Epoch::new(epoch as u64), checkpoint_of(checkpoint)))
+}
+
+fn checkpoint_of(stored: i64) -> Checkpoint {
+    Checkpoint::at(Offset::new(stored as u64))
+}
+
+fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
+    let count = |column| row.try_get::<i64, _>(column).map(|count| count as u64);
+    Ok(PartitionState {
+        log: LogId::new(row.try_get::<String, _>("log_id")?),
+        partition: Partition::new(row.try_get("partition")?),
+        checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        epoch: Epoch::new(count("epoch")?),
+        owner: row.try_get("owner")?,
+        outcomes: Outcomes {
+            applied: count("applied")?,
+            duplicate: count("duplicate")?,
+            dead: count("dead")?,
+        },
+        updated_at_ms: row.try_get("updated_at")?,
+        last_error: row.try_get("last_error")?,
+        last_error_at_ms: row.try_get("last_error_at")?,
+    })
+}
+
+/// A UUID as its columns hold it: 36 lower-case characters, which people can read and which sort as the bytes do.
+fn text(id: Uuid) -> String {
+    id.hyphenated().to_string()
+}

@@ -1,0 +1,173 @@
+//! The projection's tables and columns, as far as rows are compared: one list for all backends.
+
+/// A table of the projection.
+#[derive(Debug)]
+pub struct Table {
+    /// Its name; Dashi's own ones are `identify` and `dead_letter`.
+    pub name: &'static str,
+    /// Whether it is Dashi's own: in the schema `dashi` (PostgreSQL) or with the prefix `dashi_` (SQLite).
+    pub own: bool,
+    /// Its columns; the first ones are the key that rows are ordered by.
+    pub columns: &'static [(&'static str, Kind)],
+    /// How many of the columns are the key.
+    pub key: usize,
+}
+
+/// How a column's value is written as text, the same from every backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// 36 lower-case characters.
+    Uuid,
+    /// As it is.
+    Text,
+    /// Decimal.
+    Integer,
+    /// Milliseconds since 1970.
+    Time,
+    /// Decimal with this many digits behind the point.
+    Decimal(u8),
+    /// Hexadecimal.
+    Bytes,
+}
+
+use Kind::{Bytes, Decimal, Integer, Text, Time, Uuid};
+
+/// Every table of the projection.
+pub const ALL: &[&Table] =
+    &[&SESSION, &WEBSITE_EVENT, &EVENT_DATA, &SESSION_DATA, &REVENUE, &IDENTIFY, &DEAD_LETTER];
+
+static SESSION: Table = Table {
+    name: "session",
+    own: false,
+    key: 1,
+    columns: &[
+        ("session_id", Uuid),
+        ("website_id", Uuid),
+        ("browser", Text),
+        ("os", Text),
+        ("device", Text),
+        ("screen", Text),
+        ("language", Text),
+        ("country", Text),
+        ("region", Text),
+        ("city", Text),
+        ("distinct_id", Text),
+        ("created_at", Time),
+    ],
+};
+
+static WEBSITE_EVENT: Table = Table {
+    name: "website_event",
+    own: false,
+    key: 1,
+    columns: &[
+        ("event_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("visit_id", Uuid),
+        ("created_at", Time),
+        ("url_path", Text),
+        ("url_query", Text),
+        ("utm_source", Text),
+        ("utm_medium", Text),
+        ("utm_campaign", Text),
+        ("utm_content", Text),
+        ("utm_term", Text),
+        ("gclid", Text),
+        ("fbclid", Text),
+        ("msclkid", Text),
+        ("ttclid", Text),
+        ("li_fat_id", Text),
+        ("twclid", Text),
+        ("referrer_path", Text),
+        ("referrer_query", Text),
+        ("referrer_domain", Text),
+        ("page_title", Text),
+        ("hostname", Text),
+        ("event_type", Integer),
+        ("event_name", Text),
+        ("tag", Text),
+        ("lcp", Decimal(1)),
+        ("inp", Decimal(1)),
+        ("cls", Decimal(4)),
+        ("fcp", Decimal(1)),
+        ("ttfb", Decimal(1)),
+    ],
+};
+
+static EVENT_DATA: Table = Table {
+    name: "event_data",
+    own: false,
+    key: 1,
+    columns: &[
+        ("event_data_id", Uuid),
+        ("website_id", Uuid),
+        ("website_event_id", Uuid),
+        ("data_key", Text),
+        ("data_type", Integer),
+        ("string_value", Text),
+        ("number_value", Decimal(4)),
+        ("date_value", Time),
+        ("created_at", Time),
+    ],
+};
+
+static SESSION_DATA: Table = Table {
+    name: "session_data",
+    own: false,
+    key: 1,
+    columns: &[
+        ("session_data_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("data_key", Text),
+        ("data_type", Integer),
+        ("string_value", Text),
+        ("number_value", Decimal(4)),
+        ("date_value", Time),
+        ("distinct_id", Text),
+        ("created_at", Time),
+    ],
+};
+
+static REVENUE: Table = Table {
+    name: "revenue",
+    own: false,
+    key: 1,
+    columns: &[
+        ("revenue_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("event_id", Uuid),
+        ("event_name", Text),
+        ("currency", Text),
+        ("revenue", Decimal(4)),
+        ("created_at", Time),
+    ],
+};
+
+static IDENTIFY: Table = Table {
+    name: "identify",
+    own: true,
+    key: 1,
+    columns: &[
+        ("event_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("distinct_id", Text),
+        ("created_at", Time),
+    ],
+};
+
+static DEAD_LETTER: Table = Table {
+    name: "dead_letter",
+    own: true,
+    key: 3,
+    columns: &[
+        ("log_id", Text),
+        ("partition", Integer),
+        ("record_offset", Integer),
+        ("reason", Text),
+        ("record", Bytes),
+    ],
+};
