@@ -1,0 +1,33 @@
+//! The load generator behind `dashi bench`: realistic events over many keep-alive connections, and a
+//! report of what was answered, how fast, and which events were acknowledged.
+//!
+//! Three decisions explain the rest:
+//!
+//! - **It must cost little.** Generator, collector, broker and database often share two cores, so what
+//!   the generator burns is missing from the figures. It therefore writes HTTP/1.1 by hand ([`Connection`]),
+//!   fills prepared payload templates, and lives on one thread of its own, which also makes its
+//!   processor time measurable apart from a server in the same process.
+//! - **A failed request is never repeated.** Nothing in the protocol identifies a request, so a repeat
+//!   could store an event twice. Every event carries a mark used once; see [`LoadPlan::record_acknowledged`].
+//! - **An open loop keeps its schedule.** Latency counts from the time a request was due, so a server
+//!   that stalls cannot hide the requests it kept from being sent (coordinated omission).
+//!
+//! What event `n` of a run is (kind, session, variant) depends on the seed and `n` alone, not on timing.
+
+mod answer;
+mod connection;
+mod cpu;
+mod payload;
+mod plan;
+mod random;
+mod record;
+mod report;
+mod run;
+mod schedule;
+
+pub use connection::{Connection, ConnectionError, Response, Target};
+pub use payload::Kind;
+pub use plan::{LoadPlan, Mix, Mode};
+pub use record::{Acknowledged, read_acknowledged};
+pub use report::{ByKind, Counts, Errors, Latency, Report, Snapshot};
+pub use run::{LoadError, run};
