@@ -1,0 +1,5 @@
+//! The tests on real servers, in one binary: it links once, and its tests share the harness.
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helper functions too")]
+
+mod compose;
+mod harness;

@@ -1,0 +1,180 @@
+//! Topics on the shared Kafka broker, and brokers of one's own for tests of faults.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::process::{Process, tail};
+use crate::settings::{TestDirectory, free_port, repository, setting};
+use crate::wait::eventually;
+
+/// How long a broker may take to start on a busy machine.
+const START: Duration = Duration::from_secs(90);
+/// How long it may take to stop in order.
+const STOP: Duration = Duration::from_secs(60);
+
+/// `host:port` of the broker that all tests share.
+pub fn shared_broker() -> String {
+    setting("DASHI_TEST_KAFKA")
+}
+
+/// A topic name that no other test uses. Nothing creates the topic here.
+pub fn unique_topic(prefix: &str) -> String {
+    format!("{prefix}-{}", Uuid::now_v7().simple())
+}
+
+/// A Kafka broker (KRaft, one node) of one test's own, which it may stop and start. Killed on drop, its data removed.
+#[derive(Debug)]
+pub struct KafkaServer {
+    // Before the directory: fields are dropped in order, and the process writes into it.
+    process: Option<Process>,
+    directory: TestDirectory,
+    port: u16,
+}
+
+impl KafkaServer {
+    /// Starts a broker on a free port and returns when it answers.
+    pub async fn start() -> Self {
+        let directory = TestDirectory::create("kafka");
+        let port = free_port();
+        let template = fs::read_to_string(repository().join("tests/kafka/server.properties"))
+            .expect("the broker's settings are in the repository");
+        let properties = template
+            .replace("@PORT@", &port.to_string())
+            .replace("@CONTROLLER_PORT@", &free_port().to_string())
+            .replace("@DATA@", &directory.path().join("data").display().to_string());
+        // A broker that comes back after a SIGKILL is refused until its earlier session has run out: 9 s by default.
+        let properties =
+            format!("{properties}\nbroker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n");
+        fs::write(directory.path().join("server.properties"), properties)
+            .expect("the run's directory is writable");
+        let mut server = Self { process: None, directory, port };
+        server.format().await;
+        server.start_again().await;
+        server
+    }
+
+    /// `host:port`, the same over stops and starts.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// SIGKILL, as in a crash. Returns when the process is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Stops in order (SIGTERM). Returns when the process is gone.
+    pub async fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.signal("CONT");
+            process.signal("TERM");
+            let ended = process.wait(STOP).await;
+            assert!(ended.is_some(), "Kafka does not stop within {STOP:?}:\n{}", tail(&self.logs()));
+        }
+    }
+
+    /// Starts the stopped broker again, on the same port and data. Returns when it answers.
+    ///
+    /// # Panics
+    /// If it runs already, or does not answer in time; the message has the end of its log.
+    pub async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "the broker runs already");
+        let earlier = self.logs().len();
+        let mut java = self.java(&["-Xmx512m", "-XX:+UseSerialGC"]);
+        java.arg("kafka.Kafka").arg(self.directory.path().join("server.properties"));
+        let mut process = Process::start(java, &self.directory).expect("java can be started");
+        eventually(START, "Kafka answers", async || {
+            let logs = process.output("stderr");
+            if let Some(status) = process.ended() {
+                panic!("Kafka ended with {status}:\n{}", tail(&logs));
+            }
+            if !logs[earlier.min(logs.len())..].contains("Kafka Server started") {
+                return Err(format!("its log ends with\n{}", tail(&logs)));
+            }
+            if !self.answers().await {
+                return Err("it started but does not answer".to_owned());
+            }
+            Ok(())
+        })
+        .await;
+        self.process = Some(process);
+    }
+
+    /// Stops the process where it is (SIGSTOP): connections stay open and silent.
+    pub fn freeze(&mut self) {
+        self.process.as_mut().expect("the broker runs").signal("STOP");
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn thaw(&mut self) {
+        self.process.as_mut().expect("the broker runs").signal("CONT");
+    }
+
+    /// Whether the broker answers a request of the Kafka protocol within a second.
+    pub async fn answers(&self) -> bool {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
+        let asked = tokio::task::spawn_blocking(move || ask_api_versions(address)).await;
+        asked.is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// The broker's log.
+    pub fn logs(&self) -> String {
+        crate::process::read(&self.directory.path().join("stderr"))
+    }
+
+    async fn format(&self) {
+        // Any 16 bytes will do for the cluster's id; 22 characters hold them in base64.
+        let cluster_id = &Uuid::now_v7().simple().to_string()[..22];
+        let mut java = self.java(&["-XX:TieredStopAtLevel=1"]);
+        java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"])
+            .arg(self.directory.path().join("server.properties"));
+        let output = tokio::task::spawn_blocking(move || java.output()).await;
+        match output.expect("the task ends") {
+            Ok(output) if output.status.success() => {}
+            Ok(output) => panic!(
+                "cannot format Kafka's storage:\n{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            ),
+            Err(error) => panic!("cannot run java: {error}"),
+        }
+    }
+
+    fn java(&self, options: &[&str]) -> Command {
+        let mut java = Command::new("java");
+        java.args(options)
+            .args(["-Dorg.slf4j.simpleLogger.showDateTime=true"])
+            .args(["-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS"])
+            .args(["-cp", &format!("{}/*", setting("DASHI_TEST_KAFKA_LIBS"))]);
+        java
+    }
+}
+
+/// Sends ApiVersions (key 18, version 0), the one request that every broker answers without further ado.
+/// Source: the Kafka protocol, request header version 1.
+fn ask_api_versions(address: SocketAddr) -> io::Result<()> {
+    const LIMIT: Duration = Duration::from_secs(1);
+    const CORRELATION: [u8; 4] = *b"dash";
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let mut request = vec![0, 0, 0, 10, 0, 18, 0, 0];
+    request.extend(CORRELATION);
+    request.extend([0xff, 0xff]);
+    stream.write_all(&request)?;
+    let mut answer = [0; 10];
+    stream.read_exact(&mut answer)?;
+    let [_, _, _, _, correlation @ .., error_high, error_low] = answer;
+    if correlation == CORRELATION && [error_high, error_low] == [0, 0] {
+        Ok(())
+    } else {
+        Err(io::Error::other("this is not Kafka"))
+    }
+}

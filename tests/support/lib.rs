@@ -1,0 +1,20 @@
+//! The harness for tests on real servers: PostgreSQL, Kafka, and the built binary `dashi` as a process.
+//!
+//! `scripts/test` starts one PostgreSQL and one Kafka broker that tests share, each with its own databases and
+//! topics; a test that stops or kills a server starts its own. With the servers of `scripts/servers up` running,
+//! plain `cargo test` works too. A missing server is a failure, never a skip.
+
+pub mod dashi;
+pub mod http;
+pub mod kafka;
+pub mod postgres;
+mod process;
+mod settings;
+pub mod vectors;
+mod wait;
+
+pub use dashi::Dashi;
+pub use kafka::KafkaServer;
+pub use postgres::{PostgresServer, TestDatabase};
+pub use settings::{TestDirectory, free_port, repository};
+pub use wait::{Outcome, eventually};
