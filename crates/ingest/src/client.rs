@@ -1,0 +1,66 @@
+//! Who sent a request, as its connection and headers tell it: worked out once, also for a whole batch.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use dashi_domain::client_address::client_address;
+use dashi_domain::location::{Location, from_headers, is_local};
+use http::{HeaderMap, header};
+
+/// Client facts that a payload may override.
+#[derive(Debug)]
+pub struct Client {
+    /// The address in its canonical text, if it is one.
+    pub address: String,
+    /// The `User-Agent` header, its bytes read as Latin-1, as Umami's server does.
+    pub user_agent: Option<String>,
+    /// What a proxy's headers say; only for clients whose address does not come from the payload.
+    pub location: Location,
+    /// The token of an earlier answer.
+    pub token: Option<String>,
+}
+
+/// How a client is recognised.
+#[derive(Debug, Clone, Default)]
+pub struct ClientRules {
+    /// A header whose whole value is the client's address; `None` for the usual ones.
+    pub address_header: Option<String>,
+    /// Whether proxies' location headers are ignored.
+    pub skip_location_headers: bool,
+}
+
+impl Client {
+    /// Reads a request's head.
+    pub fn read(headers: &HeaderMap, peer: IpAddr, rules: &ClientRules) -> Self {
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let address = client_address(text, rules.address_header.as_deref(), peer);
+        let location = if rules.skip_location_headers || !has_location(&address) {
+            Location::default()
+        } else {
+            from_headers(|name| headers.get(name).map(|value| value.as_bytes())).unwrap_or_default()
+        };
+        Self {
+            location,
+            address,
+            user_agent: headers.get(header::USER_AGENT).map(|value| latin1(value.as_bytes())),
+            token: text("x-umami-cache").filter(|token| !token.is_empty()).map(str::to_owned),
+        }
+    }
+}
+
+/// Whether an address may be anywhere at all: local ones, and texts that are no address, are nowhere.
+pub fn has_location(address: &str) -> bool {
+    dashi_domain::client_address::parse_lenient(address).is_some_and(|address| !is_local(&address.ip))
+}
+
+fn latin1(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => text.to_owned(),
+        _ => bytes.iter().map(|byte| char::from(*byte)).collect(),
+    }
+}
+
+/// The agent an event counts for: the payload's, if it has one that is not empty, else the header's.
+pub fn effective<'a>(payload: Option<&'a str>, header: Option<&'a str>) -> Option<Cow<'a, str>> {
+    payload.filter(|text| !text.is_empty()).or(header).map(Cow::Borrowed)
+}

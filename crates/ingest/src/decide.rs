@@ -1,0 +1,107 @@
+//! What becomes of one submission: its circumstances in, an outcome out. No I/O, no clock, no look-up.
+
+use dashi_domain::agent;
+use dashi_domain::client_address::BlockedAddresses;
+use dashi_domain::ids::{IdRules, Visitor};
+use dashi_domain::location::Location;
+use dashi_domain::record::{Event, created_at_ms};
+use dashi_domain::submission::{SourceKind, Submission};
+use dashi_domain::token::{Claims, Tokens};
+use dashi_event_log::Entry;
+use uuid::Uuid;
+
+use crate::answer::{Accepted, Rejection};
+use crate::client::{Client, effective};
+
+/// What every decision of a collector rests on.
+#[derive(Debug)]
+pub struct Rules {
+    /// How ids are computed.
+    pub ids: IdRules,
+    /// How tokens are signed.
+    pub tokens: Tokens,
+    /// Addresses that are answered 403.
+    pub blocked: BlockedAddresses,
+    /// Whether bots are counted as well.
+    pub bots_welcome: bool,
+}
+
+/// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
+/// links and pixels are not, nor is a website that a token of ours vouches for.
+pub fn website_to_look_up(submission: &Submission<'_>, claims: Option<&Claims>) -> Option<Uuid> {
+    let source = &submission.payload.source;
+    (source.kind == SourceKind::Website && !claims.is_some_and(|claims| names(claims, source.id)))
+        .then_some(source.id)
+}
+
+/// Whether a token is about this website. One of another website is no token: Umami trusts it and files the
+/// event under a website that was never looked up.
+fn names(claims: &Claims, website: Uuid) -> bool {
+    claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
+}
+
+/// Decides: a record to append and the answer to give once it is durable, or an answer alone.
+pub fn decide(
+    rules: &Rules,
+    client: &Client,
+    claims: Option<&Claims>,
+    submission: Submission<'_>,
+    now_ms: i64,
+) -> Decision {
+    let payload = &submission.payload;
+    let source = &payload.source;
+    let own_address = payload.ip.as_deref().filter(|ip| !ip.is_empty());
+    let address = own_address.unwrap_or(&client.address);
+    let user_agent = effective(payload.user_agent.as_deref(), client.user_agent.as_deref());
+    let agent_text = user_agent.as_deref().unwrap_or_default();
+    if !rules.bots_welcome && agent::is_bot(agent_text) {
+        return Decision::Answer(Ok(Accepted::Bot));
+    }
+    if rules.blocked.contains(address) {
+        return Decision::Answer(Err(Rejection::Blocked));
+    }
+    let visitor =
+        Visitor { source: &source.text, address, user_agent: agent_text, distinct_id: payload.id.as_deref() };
+    let created_at_ms = created_at_ms(payload.timestamp, now_ms);
+    let session_id = rules.ids.session_id(&visitor, created_at_ms);
+    let about_us =
+        claims.filter(|claims| source.kind == SourceKind::Website && names_or_silent(claims, source.id));
+    let token = about_us.map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
+    let visit = rules.ids.visit(
+        session_id,
+        created_at_ms,
+        now_ms.div_euclid(1_000),
+        payload.timestamp.is_some(),
+        token,
+    );
+    let website = (source.kind == SourceKind::Website).then_some(&*source.text);
+    let accepted = Accepted::Event {
+        cache: rules.tokens.issue(website, session_id, visit.id, visit.started_at_s),
+        session_id,
+        visit_id: visit.id,
+    };
+    let event = Event {
+        event_id: Uuid::now_v7(),
+        received_at_ms: now_ms,
+        session_id,
+        visit_id: visit.id,
+        location: if own_address.is_some() { Location::default() } else { client.location.clone() },
+        user_agent,
+        submission: submission.clone(),
+    };
+    Decision::Append(Entry { session_id, value: event.encode() }, accepted)
+}
+
+/// A token without a website (Umami issues none for websites, but accepts it) is used for the claims it has.
+fn names_or_silent(claims: &Claims, website: Uuid) -> bool {
+    claims.website_id.is_none() || names(claims, website)
+}
+
+/// See [`decide`].
+#[derive(Debug)]
+pub enum Decision {
+    /// Append this, then answer that.
+    Append(Entry, Accepted),
+    /// Answer at once; nothing is appended.
+    Answer(Result<Accepted, Rejection>),
+}
