@@ -1,0 +1,84 @@
+//! `dashi bench`: generated traffic against a running collector.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dashi_load::{LoadPlan, Mix, Mode, Snapshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::BenchArgs;
+use crate::config::Loaded;
+use crate::serve::now_ms;
+use crate::{Exit, Misuse, open, print};
+
+/// Runs the plan and reports; exit code 1 if not one event was acknowledged.
+pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
+    let website = match args.website {
+        Some(website) => website,
+        None => {
+            let settings = &loaded.settings;
+            let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
+            let websites = store.websites().await?;
+            websites.first().context("the store has no website: `dashi website add` makes one")?.id
+        }
+    };
+    let mut plan = LoadPlan::new(args.url.as_str(), website.to_string());
+    plan.mode = match args.rate {
+        Some(requests_per_s) => Mode::Open { requests_per_s },
+        None => Mode::Closed,
+    };
+    plan.connections = args.connections;
+    plan.duration = seconds("--duration", args.duration)?;
+    plan.warmup = seconds("--warmup", args.warmup)?;
+    plan.requests_max = args.requests;
+    plan.sessions = args.sessions;
+    plan.mix = mix(&args.mix)?;
+    plan.batch = args.batch;
+    plan.token = args.token;
+    plan.seed = args.seed.unwrap_or_else(|| now_ms().unsigned_abs());
+    plan.record_acknowledged = args.record_acknowledged.clone();
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stop.cancel();
+            }
+        }
+    });
+    let terminal = std::io::stderr().is_terminal();
+    let report = dashi_load::run(plan, stop, move |snapshot| {
+        if terminal {
+            tell(snapshot);
+        }
+    })
+    .await?;
+    if terminal {
+        eprintln!();
+    }
+    print(&if args.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() + "\n" });
+    Ok(if report.counts.acknowledged_events > 0 { Exit::Done } else { Exit::Failed })
+}
+
+fn tell(snapshot: &Snapshot) {
+    let left = snapshot.total.saturating_sub(snapshot.elapsed).as_secs_f64();
+    eprint!(
+        "\r{:>10} requests  {:>8.0}/s  {} errors  {left:.0} s left   ",
+        snapshot.requests, snapshot.requests_per_s, snapshot.errors
+    );
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration, Misuse> {
+    Duration::try_from_secs_f64(value).map_err(|_| Misuse(format!("{flag} {value}: give seconds, 0 or more")))
+}
+
+fn mix(text: &str) -> Result<Mix, Misuse> {
+    let shares: Vec<u32> = text.split(',').filter_map(|share| share.trim().parse().ok()).collect();
+    match shares[..] {
+        [page_views, custom_events, identifies, performance] => {
+            Ok(Mix { page_views, custom_events, identifies, performance })
+        }
+        _ => Err(Misuse(format!("--mix {text}: give four numbers, such as 80,12,4,4"))),
+    }
+}

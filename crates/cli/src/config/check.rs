@@ -1,0 +1,419 @@
+//! Settings that are each of the right type and yet must not run, alone or together.
+
+use std::fmt;
+
+use super::{
+    error::ConfigError,
+    secret::redact_url,
+    settings::{Kafka, Settings},
+    url::{LogUrl, StoreUrl, parse_log_url, parse_store_url},
+};
+
+/// Most partitions of a log that Dashi creates.
+const PARTITIONS_MAX: u32 = 4096;
+
+/// Below this, brokers refuse a group's member. Source: Apache Kafka, `group.min.session.timeout.ms`.
+const SESSION_TIMEOUT_MS_MIN: u64 = 6_000;
+
+/// librdkafka refuses a session timeout above its `max.poll.interval.ms`, whose default this is.
+const SESSION_TIMEOUT_MS_MAX: u64 = 300_000;
+
+/// Longest time librdkafka takes for a delivery, and far above any other sensible time in ms. Source: its
+/// `message.timeout.ms`, a 32-bit number.
+const MILLISECONDS_MAX: u64 = i32::MAX as u64;
+
+/// Something that may run and that somebody should know about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning(String);
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Checks that the settings may run together. `known_timezone` says whether a name is a time zone.
+///
+/// # Errors
+/// Everything that has to be changed first, not only the first of it.
+pub fn check(
+    settings: &Settings,
+    known_timezone: impl Fn(&str) -> bool,
+) -> Result<Vec<Warning>, Vec<ConfigError>> {
+    let mut errors = Vec::new();
+    let log = parse_log_url(&settings.log).map_err(|error| errors.push(error)).ok();
+    let store = parse_store_url(&settings.store).map_err(|error| errors.push(error)).ok();
+    errors.extend(ranges(settings));
+    if !known_timezone(&settings.timezone) {
+        errors.push(ConfigError::OutOfRange {
+            key: "timezone",
+            got: format!("{:?}", settings.timezone),
+            reason: "no such time zone is known here, and session ids depend on it",
+            remedy: "set an IANA name such as \"UTC\" or \"Europe/Berlin\" (DASHI_TIMEZONE wins over TZ)",
+        });
+    }
+    if let (Some(LogUrl::Sqlite(log)), Some(StoreUrl::Sqlite(store))) = (&log, &store)
+        && log == store
+    {
+        errors.push(ConfigError::Unsafe {
+            first: format!("log = {}", settings.log),
+            second: format!("store = {}", settings.store),
+            reason: "the log is the source of truth and the tables can be deleted, so they cannot be one file",
+            remedy: "give each a file of its own",
+        });
+    }
+    let on_kafka = matches!(log, Some(LogUrl::Kafka { .. }));
+    if on_kafka {
+        errors.extend(times_on_kafka(settings));
+    }
+    errors.extend(settings.kafka.properties.keys().filter_map(|property| reserved(property)));
+    if settings.secret_text().is_none() {
+        if on_kafka {
+            errors.push(ConfigError::NoSecret { key: "log", got: redact_url(&settings.log) });
+        } else if matches!(store, Some(StoreUrl::Postgres(_))) {
+            errors.push(ConfigError::NoSecret { key: "store", got: redact_url(&settings.store) });
+        }
+    }
+    if errors.is_empty() { Ok(warnings(settings, on_kafka)) } else { Err(errors) }
+}
+
+fn ranges(settings: &Settings) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    for (key, got) in limits(settings) {
+        if got == 0 {
+            errors.push(ConfigError::OutOfRange {
+                key,
+                got: "0".to_owned(),
+                reason: "with a limit of 0 nothing could ever pass, or nothing would be limited",
+                remedy: "set 1 or more",
+            });
+        } else if key.contains("_ms") && got > MILLISECONDS_MAX {
+            errors.push(ConfigError::OutOfRange {
+                key,
+                got: got.to_string(),
+                reason: "this is longer than 24 days, so it would never come to an end",
+                remedy: "give milliseconds, at most 2147483647",
+            });
+        }
+    }
+    if settings.event_log.partitions > PARTITIONS_MAX {
+        errors.push(ConfigError::OutOfRange {
+            key: "event_log.partitions",
+            got: settings.event_log.partitions.to_string(),
+            reason: "every partition costs a task, a claim and transactions of its own",
+            remedy: "set 1 to 4096",
+        });
+    }
+    errors.extend(kafka_ranges(&settings.kafka));
+    errors
+}
+
+fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    if kafka.replication_factor != -1 && !(1..=i32::from(i16::MAX)).contains(&kafka.replication_factor) {
+        errors.push(ConfigError::OutOfRange {
+            key: "kafka.replication_factor",
+            got: kafka.replication_factor.to_string(),
+            reason: "no topic can have so many replicas",
+            remedy: "set 1 or more, or -1 for the broker's default",
+        });
+    }
+    if kafka.group.is_empty() {
+        errors.push(ConfigError::OutOfRange {
+            key: "kafka.group",
+            got: "\"\"".to_owned(),
+            reason: "without a consumer group nobody hands partitions to projectors",
+            remedy: "set a name that all projectors of this store share",
+        });
+    }
+    // A zero is reported with the other limits.
+    if kafka.session_timeout_ms != 0
+        && !(SESSION_TIMEOUT_MS_MIN..=SESSION_TIMEOUT_MS_MAX).contains(&kafka.session_timeout_ms)
+    {
+        errors.push(ConfigError::OutOfRange {
+            key: "kafka.session_timeout_ms",
+            got: kafka.session_timeout_ms.to_string(),
+            reason: "brokers refuse shorter ones, and librdkafka ones longer than its poll interval",
+            remedy: "set 6000 to 300000",
+        });
+    }
+    errors
+}
+
+/// The limits that mean nothing at 0. Those that mean something there: `event_log.retention_h`,
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`.
+fn limits(settings: &Settings) -> [(&'static str, u64); 22] {
+    let Settings { ingest, event_log, kafka, projector, database, shutdown, .. } = settings;
+    [
+        ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
+        ("ingest.in_flight_max", ingest.in_flight_max as u64),
+        ("ingest.connections_max", ingest.connections_max as u64),
+        ("ingest.request_timeout_ms", ingest.request_timeout_ms),
+        ("ingest.bodies_bytes_max", ingest.bodies_bytes_max as u64),
+        ("ingest.idle_timeout_ms", ingest.idle_timeout_ms),
+        ("ingest.website_refresh_ms", ingest.website_refresh_ms),
+        ("ingest.website_recheck_ms", ingest.website_recheck_ms),
+        ("ingest.retry_after_s", ingest.retry_after_s),
+        ("event_log.partitions", u64::from(event_log.partitions)),
+        ("event_log.append_queue_max", event_log.append_queue_max as u64),
+        ("event_log.append_batch_max", event_log.append_batch_max as u64),
+        ("kafka.delivery_timeout_ms", kafka.delivery_timeout_ms),
+        ("kafka.session_timeout_ms", kafka.session_timeout_ms),
+        ("projector.batch_records_max", projector.batch_records_max as u64),
+        ("projector.batch_bytes_max", projector.batch_bytes_max as u64),
+        ("projector.read_wait_ms", projector.read_wait_ms),
+        ("projector.retry_wait_ms_max", projector.retry_wait_ms_max),
+        ("database.pool_connections_max", u64::from(database.pool_connections_max)),
+        ("database.statement_timeout_ms", database.statement_timeout_ms),
+        ("shutdown.grace_ms", shutdown.grace_ms),
+        ("kafka.replication_factor", kafka.replication_factor.unsigned_abs().into()),
+    ]
+}
+
+fn times_on_kafka(settings: &Settings) -> Vec<ConfigError> {
+    let shown = |key: &str, value: u64| format!("{key} = {value}");
+    let delivery_ms = settings.kafka.delivery_timeout_ms;
+    let delivery = shown("kafka.delivery_timeout_ms", delivery_ms);
+    let mut errors = Vec::new();
+    if settings.ingest.request_timeout_ms <= delivery_ms {
+        errors.push(ConfigError::Unsafe {
+            first: shown("ingest.request_timeout_ms", settings.ingest.request_timeout_ms),
+            second: delivery.clone(),
+            reason: "a request could be answered 503 while its record still arrives, and the client's retry would \
+                     be a second event",
+            remedy: "make the request timeout the longer one",
+        });
+    }
+    if settings.shutdown.grace_ms <= delivery_ms {
+        errors.push(ConfigError::Unsafe {
+            first: shown("shutdown.grace_ms", settings.shutdown.grace_ms),
+            second: delivery.clone(),
+            reason: "a stop could cut off requests whose record still arrives, and the clients' retries would be \
+                     second events",
+            remedy: "make the grace the longer one",
+        });
+    }
+    if settings.kafka.linger_ms >= delivery_ms {
+        errors.push(ConfigError::Unsafe {
+            first: shown("kafka.linger_ms", settings.kafka.linger_ms),
+            second: delivery,
+            reason: "an append would time out while it still waits for company",
+            remedy: "make the delivery timeout the longer one",
+        });
+    }
+    errors
+}
+
+/// librdkafka's names that Dashi's guarantees rest on or that have a setting of their own, and why.
+const RESERVED: &[(&[&str], &str)] = &[
+    (&["bootstrap.servers", "metadata.broker.list"], "the brokers stand in the URL of the setting `log`"),
+    (
+        &["enable.idempotence", "acks", "request.required.acks"],
+        "an event counts as accepted only once all in-sync replicas have it, exactly once",
+    ),
+    (&["transactional.id"], "a transactional producer would hide records until a commit that never comes"),
+    (
+        &["partitioner", "partitioner_cb"],
+        "all events of a session lie in one partition, chosen by the same function on every backend",
+    ),
+    (&["delivery.timeout.ms", "message.timeout.ms"], "use the setting kafka.delivery_timeout_ms"),
+    (&["linger.ms", "queue.buffering.max.ms"], "use the setting kafka.linger_ms"),
+    (&["session.timeout.ms"], "use the setting kafka.session_timeout_ms"),
+    (&["group.id"], "use the setting kafka.group"),
+    (
+        &["partition.assignment.strategy", "group.protocol", "group.remote.assignor"],
+        "projectors of one group hand partitions over by cooperative rebalancing",
+    ),
+    (
+        &["enable.auto.commit", "auto.commit.enable", "enable.auto.offset.store"],
+        "checkpoints lie in the store and are committed to Kafka only after their rows",
+    ),
+    (&["auto.offset.reset"], "reading starts at the store's checkpoint and must never jump over records"),
+    (&["isolation.level"], "records of a foreign producer's aborted transaction must not become events"),
+    (
+        &["allow.auto.create.topics"],
+        "Dashi creates the topic itself, with event_log.partitions and kafka.replication_factor",
+    ),
+];
+
+fn reserved(property: &str) -> Option<ConfigError> {
+    let (_, reason) = RESERVED.iter().find(|(names, _)| names.contains(&property.trim()))?;
+    Some(ConfigError::ReservedProperty { property: property.to_owned(), reason })
+}
+
+fn warnings(settings: &Settings, on_kafka: bool) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    if !settings.listen.ip().is_loopback() && settings.ingest.client_ip_header.is_empty() {
+        warnings.push(Warning(format!(
+            "listen = {}: other machines reach it, and whoever does can name any client address in a header such as \
+             x-forwarded-for; let only a proxy reach it, and name the header which that proxy sets in \
+             ingest.client_ip_header",
+            settings.listen
+        )));
+    }
+    if on_kafka && settings.event_log.retention_h > 0 {
+        warnings.push(Warning(format!(
+            "event_log.retention_h = {}: it has no effect on Kafka; set the topic's own retention.ms",
+            settings.event_log.retention_h
+        )));
+    }
+    if on_kafka && settings.kafka.replication_factor == 1 {
+        warnings.push(Warning(
+            "kafka.replication_factor = 1: accepted events of a new topic lie on one broker only and are lost with \
+             its disk; set 3 on a cluster"
+                .to_owned(),
+        ));
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::{FlagValue, Sources, load, schema::Schema};
+
+    const KAFKA: (&str, &str) = ("log", "kafka://h:9092/t");
+    const SECRET: (&str, &str) = ("secret", "s");
+
+    fn settings(values: &[(&'static str, &str)]) -> Settings {
+        let flags = values
+            .iter()
+            .map(|(key, value)| FlagValue { key, value: (*value).to_owned(), flag: "--test" })
+            .collect();
+        load(Sources { flags, ..Sources::default() }).unwrap().settings
+    }
+
+    fn refused(values: &[(&'static str, &str)]) -> Vec<ConfigError> {
+        check(&settings(values), |_| true).unwrap_err()
+    }
+
+    fn refusal(values: &[(&'static str, &str)]) -> String {
+        let errors = refused(values);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].to_string()
+    }
+
+    #[test]
+    fn the_defaults_may_run_without_a_warning_on_either_log() {
+        assert_eq!(check(&settings(&[]), |zone| zone == "UTC").unwrap(), []);
+        assert_eq!(check(&settings(&[KAFKA, SECRET]), |_| true).unwrap(), []);
+    }
+
+    #[test]
+    fn on_kafka_a_request_outlasts_the_delivery_of_its_record() {
+        for (key, value) in [("ingest.request_timeout_ms", "20000"), ("shutdown.grace_ms", "19999")] {
+            let error = refusal(&[KAFKA, SECRET, (key, value)]);
+            assert!(error.contains(&format!("{key} = {value}")), "{error}");
+            assert!(
+                error.contains("kafka.delivery_timeout_ms = 20000") && error.contains("second event"),
+                "{error}"
+            );
+            // The embedded log has no delivery timeout.
+            assert!(check(&settings(&[(key, value)]), |_| true).is_ok());
+        }
+        let error = refusal(&[KAFKA, SECRET, ("kafka.linger_ms", "20000")]);
+        assert!(error.contains("kafka.linger_ms = 20000 with kafka.delivery_timeout_ms = 20000"), "{error}");
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused_unless_it_means_something() {
+        let meaningful =
+            BTreeSet::from(["event_log.retention_h", "kafka.linger_ms", "ingest.cors_max_age_s"]);
+        let schema = Schema::compiled_in();
+        for key in schema.leaves().iter().filter(|(_, value)| value.is_integer()).map(|(key, _)| key.as_str())
+        {
+            let flag = FlagValue { key: key.to_owned().leak(), value: "0".into(), flag: "--test" };
+            let settings = load(Sources { flags: vec![flag], ..Sources::default() }).unwrap().settings;
+            match check(&settings, |_| true) {
+                Ok(_) => assert!(meaningful.contains(key), "{key} = 0 was let through"),
+                Err(errors) => {
+                    assert!(errors[0].to_string().starts_with(&format!("{key} = 0")), "{errors:?}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for (key, value) in [
+            ("event_log.partitions", "4097"),
+            ("kafka.session_timeout_ms", "5999"),
+            ("kafka.session_timeout_ms", "300001"),
+            ("kafka.replication_factor", "-2"),
+            ("kafka.replication_factor", "40000"),
+            ("ingest.request_timeout_ms", "9223372036854775807"),
+            ("projector.retry_wait_ms_max", "2147483648"),
+        ] {
+            let error = refusal(&[(key, value)]);
+            assert!(error.starts_with(&format!("{key} = {value}: ")), "{error}");
+        }
+        assert!(refusal(&[("kafka.group", "")]).contains("kafka.group"));
+        assert!(check(&settings(&[("event_log.partitions", "4096")]), |_| true).is_ok());
+    }
+
+    #[test]
+    fn an_unknown_time_zone_is_refused() {
+        let errors = check(&settings(&[("timezone", "Mars/Olympus")]), |_| false).unwrap_err();
+        assert!(errors[0].to_string().starts_with("timezone = \"Mars/Olympus\": "), "{errors:?}");
+    }
+
+    #[test]
+    fn a_networked_log_or_store_needs_a_secret() {
+        let error = refusal(&[KAFKA]);
+        assert!(
+            error.starts_with("log = kafka://h:9092/t without a secret") && error.contains("APP_SECRET"),
+            "{error}"
+        );
+        let error = refusal(&[("store", "postgres://u:hunter2@h/d")]);
+        assert!(error.starts_with("store = postgres://u:redacted@h/d without a secret"), "{error}");
+        assert!(check(&settings(&[SECRET, ("store", "postgres://h/d")]), |_| true).is_ok());
+    }
+
+    #[test]
+    fn a_bad_url_is_refused_together_with_everything_else() {
+        let errors = refused(&[("log", "nats://h"), ("store", "mysql://h"), ("ingest.in_flight_max", "0")]);
+        assert!(matches!(errors[0], ConfigError::Url { what: "log", .. }));
+        assert!(matches!(errors[1], ConfigError::Url { what: "store", .. }));
+        assert!(matches!(errors[2], ConfigError::OutOfRange { key: "ingest.in_flight_max", .. }));
+    }
+
+    #[test]
+    fn log_and_store_are_not_one_file() {
+        let error = refusal(&[("log", "sqlite:a.db"), ("store", "sqlite://a.db")]);
+        assert!(error.contains("log = sqlite:a.db with store = sqlite://a.db"), "{error}");
+    }
+
+    #[test]
+    fn properties_that_guarantees_rest_on_are_refused_with_the_reason() {
+        for (names, reason) in RESERVED {
+            for name in *names {
+                let error = refusal(&[("kafka.properties", &format!("{name}=x"))]);
+                assert_eq!(error, format!("kafka.properties.{name} cannot be passed through: {reason}"));
+            }
+        }
+        let free = ("kafka.properties", "security.protocol=sasl_ssl,client.id=a");
+        assert!(check(&settings(&[free]), |_| true).is_ok());
+    }
+
+    #[test]
+    fn warnings_name_the_setting() {
+        let warned = |values: &[(&'static str, &str)]| {
+            let warnings = check(&settings(values), |_| true).unwrap();
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            warnings[0].to_string()
+        };
+        assert!(warned(&[("listen", "0.0.0.0:80")]).starts_with("listen = 0.0.0.0:80: "));
+        assert!(
+            warned(&[KAFKA, SECRET, ("event_log.retention_h", "1")])
+                .starts_with("event_log.retention_h = 1: ")
+        );
+        assert!(
+            warned(&[KAFKA, SECRET, ("kafka.replication_factor", "1")])
+                .starts_with("kafka.replication_factor")
+        );
+        let named = [("listen", "[::]:80"), ("ingest.client_ip_header", "x-real-ip")];
+        assert_eq!(check(&settings(&named), |_| true).unwrap(), []);
+    }
+}

@@ -1,0 +1,600 @@
+//! The layers of settings, and which of them won: defaults, file, environment, flags.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use toml::{Table, Value};
+
+use super::{
+    error::ConfigError,
+    schema::{Place, Schema, join},
+    settings::Settings,
+    umami_env::{ALIASES, SECRET_FALLBACK},
+};
+
+/// Prefix of our environment variables.
+const PREFIX: &str = "DASHI_";
+
+/// Where settings come from beside the defaults. Only `main` reads the environment, so it is passed in.
+#[derive(Default)]
+pub struct Sources<'a> {
+    /// The file of `--config`.
+    pub file: Option<&'a Path>,
+    /// The environment: names and values (those that are UTF-8).
+    pub env: Vec<(String, String)>,
+    /// Flags that were given.
+    pub flags: Vec<FlagValue>,
+}
+
+/// A flag that sets a setting.
+pub struct FlagValue {
+    /// The setting.
+    pub key: &'static str,
+    /// The text that was given, read by the setting's type.
+    pub value: String,
+    /// The flag as one types it, such as `--listen`.
+    pub flag: &'static str,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// `config/default.toml`.
+    Default,
+    /// The file of `--config`.
+    File(PathBuf),
+    /// An environment variable, ours or Umami's.
+    Env(String),
+    /// A flag.
+    Flag(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Env(name) => write!(f, "env {name}"),
+            Self::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// Settings with the origin of each value.
+pub struct Loaded {
+    /// The settings.
+    pub settings: Settings,
+    pub(super) entries: Entries,
+}
+
+impl Loaded {
+    /// Where the value of `key` came from; `None` if there is no such setting. A property of librdkafka goes
+    /// by `kafka.properties.` and its name.
+    pub fn origin(&self, key: &str) -> Option<&Origin> {
+        self.entries.get(key).map(|entry| &entry.origin)
+    }
+}
+
+/// Prints as [`Loaded::show`] does, without secrets.
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.show())
+    }
+}
+
+/// One setting's value and origin.
+pub(super) struct Entry {
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+}
+
+/// Settings by key; laying one over another is `extend`.
+pub(super) type Entries = BTreeMap<String, Entry>;
+
+/// Lays the file over the defaults, the environment over the file and the flags over the environment.
+///
+/// # Errors
+/// The first thing that cannot be used: an unreadable file, an unknown name, a value of the wrong type. None
+/// is passed over, so a misspelt setting never goes unnoticed.
+pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
+    let schema = Schema::compiled_in();
+    let mut entries: Entries = schema
+        .leaves()
+        .iter()
+        .map(|(key, value)| (key.clone(), Entry { value: value.clone(), origin: Origin::Default }))
+        .collect();
+    if let Some(path) = sources.file {
+        entries.extend(from_file(&schema, path)?);
+    }
+    let env: BTreeMap<String, String> =
+        sources.env.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    entries.extend(from_umami_env(&schema, &env)?);
+    entries.extend(from_env(&schema, &env)?);
+    for FlagValue { key, value, flag } in sources.flags {
+        let origin = Origin::Flag(flag);
+        entries.extend(with_origin(schema.parse(key, &value, &origin)?, &origin));
+    }
+    fall_back_for_the_secret(&mut entries, &env);
+    let settings = schema.assemble(entries.iter().map(|(key, entry)| (key, &entry.value)));
+    Ok(Loaded { settings, entries })
+}
+
+fn from_file(schema: &Schema, path: &Path) -> Result<Entries, ConfigError> {
+    let text = fs::read_to_string(path)
+        .map_err(|source| ConfigError::FileUnread { path: path.to_owned(), source })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        ConfigError::FileSyntax {
+            path: path.to_owned(),
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            message: error.message().to_owned(),
+        }
+    })?;
+    let mut entries = Entries::new();
+    walk(schema, "", table, &Origin::File(path.to_owned()), &mut entries)?;
+    Ok(entries)
+}
+
+fn walk(
+    schema: &Schema,
+    section: &str,
+    table: Table,
+    origin: &Origin,
+    entries: &mut Entries,
+) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let key = join(section, &name);
+        match (schema.place(&key), value) {
+            (Place::Setting, value) => {
+                schema.admit(&key, &value, origin)?;
+                entries.insert(key, Entry { value, origin: origin.clone() });
+            }
+            (Place::Section, Value::Table(inner)) => walk(schema, &key, inner, origin, entries)?,
+            (Place::Open, Value::Table(inner)) => walk_open(schema, &key, inner, origin, entries)?,
+            (Place::Section | Place::Open, value) => return Err(schema.wrong_type(&key, &value, origin, "")),
+            // Its first key tells more than its name: `[kafak] group` is most like `kafka.group`.
+            (Place::Unknown, Value::Table(inner)) if !inner.is_empty() => {
+                walk(schema, &key, inner, origin, entries)?
+            }
+            (Place::Unknown, _) => return Err(schema.unknown_key(&key, origin)),
+        }
+    }
+    Ok(())
+}
+
+/// Free names with texts. `security.protocol = …` without quotes is a table to TOML; the dots are put back.
+fn walk_open(
+    schema: &Schema,
+    section: &str,
+    table: Table,
+    origin: &Origin,
+    entries: &mut Entries,
+) -> Result<(), ConfigError> {
+    for (name, value) in table {
+        let key = join(section, &name);
+        let text = match value {
+            Value::Table(inner) => {
+                walk_open(schema, &key, inner, origin, entries)?;
+                continue;
+            }
+            Value::String(text) => text,
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Boolean(flag) => flag.to_string(),
+            other => return Err(schema.wrong_type(&key, &other, origin, "")),
+        };
+        entries.insert(key, Entry { value: Value::String(text), origin: origin.clone() });
+    }
+    Ok(())
+}
+
+fn from_umami_env(schema: &Schema, env: &BTreeMap<String, String>) -> Result<Entries, ConfigError> {
+    let mut entries = Entries::new();
+    let ours = |key: &str| env.contains_key(&super::schema::variable(key));
+    for alias in ALIASES.iter().filter(|alias| !ours(alias.key)) {
+        if let Some(text) = env.get(alias.name).and_then(|value| (alias.read)(value)) {
+            let origin = Origin::Env(alias.name.to_owned());
+            entries.extend(with_origin(schema.parse(alias.key, &text, &origin)?, &origin));
+        }
+    }
+    Ok(entries)
+}
+
+fn from_env(schema: &Schema, env: &BTreeMap<String, String>) -> Result<Entries, ConfigError> {
+    let variables = schema.variables();
+    let mut entries = Entries::new();
+    for (name, value) in env.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+        if let Some(key) = variables.get(name) {
+            let origin = Origin::Env(name.clone());
+            entries.extend(with_origin(schema.parse(key, value, &origin)?, &origin));
+        } else if !is_read_elsewhere(name) && !is_service_link(name, value) {
+            return Err(schema.unknown_variable(name));
+        }
+    }
+    Ok(entries)
+}
+
+/// `DASHI_CONFIG` names the file of `--config`; the others are for the tests.
+fn is_read_elsewhere(name: &str) -> bool {
+    name == "DASHI_CONFIG" || name.starts_with("DASHI_TEST_")
+}
+
+/// Kubernetes and Docker links put such variables beside every service whose name begins with "dashi":
+/// `DASHI_SERVICE_HOST`, `DASHI_COLLECTOR_PORT=tcp://10.0.0.7:8484`, `DASHI_PORT_8484_TCP_ADDR`.
+fn is_service_link(name: &str, value: &str) -> bool {
+    value.starts_with("tcp://")
+        || value.starts_with("udp://")
+        || name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.contains("_PORT_") && (name.contains("_TCP_") || name.contains("_UDP_")))
+}
+
+fn with_origin(values: Vec<(String, Value)>, origin: &Origin) -> Entries {
+    values.into_iter().map(|(key, value)| (key, Entry { value, origin: origin.clone() })).collect()
+}
+
+/// As Umami does where `APP_SECRET` is missing; so a switch from such an Umami keeps ids and tokens.
+fn fall_back_for_the_secret(entries: &mut Entries, env: &BTreeMap<String, String>) {
+    let is_empty = entries.get("secret").is_none_or(|entry| entry.value.as_str() == Some(""));
+    if let Some(text) = env.get(SECRET_FALLBACK).filter(|_| is_empty) {
+        let origin = Origin::Env(SECRET_FALLBACK.to_owned());
+        entries.insert("secret".to_owned(), Entry { value: Value::String(text.clone()), origin });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::config::{LogFormat, SaltRotation};
+
+    /// A settings file that is removed with the test.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn holding(text: &str) -> Self {
+            static COUNT: AtomicU32 = AtomicU32::new(0);
+            let number = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path =
+                std::env::temp_dir().join(format!("dashi-config-{}-{number}.toml", std::process::id()));
+            fs::write(&path, text).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_file(&self.0);
+        }
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn with_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+        load(Sources { env: env(pairs), ..Sources::default() })
+    }
+
+    fn with_file(text: &str) -> Result<Loaded, ConfigError> {
+        let file = Scratch::holding(text);
+        load(Sources { file: Some(&file.0), ..Sources::default() })
+    }
+
+    fn origin(loaded: &Loaded, key: &str) -> String {
+        loaded.origin(key).unwrap().to_string()
+    }
+
+    #[test]
+    fn without_sources_everything_is_the_default() {
+        let loaded = load(Sources::default()).unwrap();
+        assert_eq!(loaded.settings.log, "sqlite:data/log.db");
+        assert_eq!(loaded.settings.listen.to_string(), "127.0.0.1:8484");
+        assert_eq!(loaded.settings.ingest.salt_rotation, SaltRotation::Month);
+        assert_eq!(loaded.settings.logs.format, LogFormat::Auto);
+        assert_eq!(loaded.settings.kafka.replication_factor, -1);
+        assert_eq!(loaded.settings.secret_text(), None);
+        assert!(loaded.entries.values().all(|entry| entry.origin == Origin::Default));
+    }
+
+    #[test]
+    fn a_later_layer_wins_and_says_so() {
+        let file = Scratch::holding(
+            "listen = '127.0.0.1:1'\nlog = 'sqlite:file.db'\n[ingest]\nin_flight_max = 1\nretry_after_s = 1",
+        );
+        let loaded = load(Sources {
+            file: Some(&file.0),
+            env: env(&[("DASHI_LISTEN", "127.0.0.1:2"), ("DASHI_INGEST_IN_FLIGHT_MAX", "2")]),
+            flags: vec![FlagValue { key: "listen", value: "127.0.0.1:3".into(), flag: "--listen" }],
+        })
+        .unwrap();
+        assert_eq!(loaded.settings.listen.port(), 3);
+        assert_eq!(origin(&loaded, "listen"), "flag --listen");
+        assert_eq!(loaded.settings.ingest.in_flight_max, 2);
+        assert_eq!(origin(&loaded, "ingest.in_flight_max"), "env DASHI_INGEST_IN_FLIGHT_MAX");
+        assert_eq!(loaded.settings.ingest.retry_after_s, 1);
+        assert_eq!(origin(&loaded, "log"), format!("file {}", file.0.display()));
+        assert_eq!(origin(&loaded, "store"), "default");
+    }
+
+    #[test]
+    fn every_key_is_set_by_its_variable() {
+        let schema = Schema::compiled_in();
+        for (key, default) in schema.leaves() {
+            let text = match default {
+                Value::String(text) if text.is_empty() => "some".to_owned(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let name = crate::config::schema::variable(key);
+            let loaded = with_env(&[(&name, &text)]).unwrap();
+            assert_eq!(origin(&loaded, key), format!("env {name}"));
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_in_a_file_is_refused_with_file_key_and_the_nearest_one() {
+        for (text, key, nearest) in [
+            (
+                "[ingest]\nbody_bytes_maximum = 1",
+                "ingest.body_bytes_maximum",
+                "did you mean ingest.body_bytes_max?",
+            ),
+            ("[kafak]\ngroup = 'a'", "kafak.group", "did you mean kafka.group?"),
+            ("[fold.deeper]\nx = 1", "fold.deeper.x", "`dashi config show` lists"),
+            ("[ingestion]", "ingestion", "lists all"),
+            ("liste = '[::]:1'", "liste", "did you mean listen?"),
+        ] {
+            let error = with_file(text).unwrap_err();
+            assert!(matches!(&error, ConfigError::UnknownKey { key: found, .. } if found == key), "{error}");
+            let error = error.to_string();
+            assert!(error.starts_with("file ") && error.contains(nearest), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused_with_the_nearest_one() {
+        let error = with_env(&[("DASHI_INGEST_INFLIGHT_MAX", "2")]).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "environment variable DASHI_INGEST_INFLIGHT_MAX: there is no such setting; \
+             did you mean DASHI_INGEST_IN_FLIGHT_MAX?"
+        );
+        assert!(with_env(&[("DASHI_PORT", "8484")]).is_err());
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        with_env(&[
+            ("DASHI_TEST_KAFKA", "localhost:9092"),
+            ("DASHI_CONFIG", "dashi.toml"),
+            ("DASHI_SERVICE_HOST", "10.0.0.7"),
+            ("DASHI_SERVICE_PORT_HTTP", "8484"),
+            ("DASHI_COLLECTOR_PORT", "tcp://10.0.0.7:8484"),
+            ("DASHI_PORT_8484_TCP_ADDR", "10.0.0.7"),
+            ("DASHING", "1"),
+            ("PATH", "/bin"),
+        ])
+        .unwrap();
+    }
+
+    #[test]
+    fn a_wrong_type_is_refused_with_origin_key_expectation_and_value() {
+        for (text, message) in [
+            (
+                "ingest.in_flight_max = 'many'",
+                "ingest.in_flight_max takes a whole number, such as 4096, not \"many\"",
+            ),
+            (
+                "ingest.in_flight_max = 1.5",
+                "ingest.in_flight_max takes a whole number, such as 4096, not 1.5",
+            ),
+            (
+                "ingest.in_flight_max = -1",
+                "ingest.in_flight_max takes a whole number, such as 4096 (invalid value",
+            ),
+            ("ingest.disable_bot_check = 1", "ingest.disable_bot_check takes true or false, not 1"),
+            ("timezone = 1", "timezone takes a text, such as \"UTC\", not 1"),
+            (
+                "listen = 'localhost:8484'",
+                "listen takes a text, such as \"127.0.0.1:8484\" (invalid socket address",
+            ),
+            ("ingest.salt_rotation = 'year'", "expected one of `month`, `week`, `day`), not \"year\""),
+            ("[store]\nurl = 'sqlite:a'", "store takes a text, such as \"sqlite:data/store.db\", not "),
+            ("kafka = 'h:1'", "kafka takes a section [kafka] with settings in it, not \"h:1\""),
+            ("[kafka.properties]\nx = ['a']", "kafka.properties.x takes a text, not [\"a\"]"),
+        ] {
+            let error = with_file(text).unwrap_err().to_string();
+            assert!(error.starts_with("file ") && error.contains(message), "{error}");
+        }
+        for (name, value, message) in [
+            (
+                "DASHI_EVENT_LOG_PARTITIONS",
+                "eight",
+                "event_log.partitions takes a whole number, such as 8, not \"eight\"",
+            ),
+            (
+                "DASHI_FOLD_REMOVE_TRAILING_SLASH",
+                "yes",
+                "fold.remove_trailing_slash takes true or false, not \"yes\"",
+            ),
+            (
+                "CORS_MAX_AGE",
+                "long",
+                "ingest.cors_max_age_s takes a whole number, such as 86400, not \"long\"",
+            ),
+        ] {
+            let error = with_env(&[(name, value)]).unwrap_err().to_string();
+            assert_eq!(error, format!("env {name}: {message}"));
+        }
+        let flag = FlagValue { key: "listen", value: "8484".into(), flag: "--listen" };
+        let error = load(Sources { flags: vec![flag], ..Sources::default() }).unwrap_err().to_string();
+        assert!(error.starts_with("flag --listen: listen takes"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_or_is_no_toml_is_named() {
+        let missing = Path::new("/nonexistent/dashi.toml");
+        let error = load(Sources { file: Some(missing), ..Sources::default() }).unwrap_err();
+        assert!(matches!(error, ConfigError::FileUnread { .. }));
+        assert!(error.to_string().contains("/nonexistent/dashi.toml"));
+
+        let error = with_file("timezone = 'UTC'\nsecret = \"hunter2\n").unwrap_err();
+        assert!(matches!(error, ConfigError::FileSyntax { line: 2, .. }), "{error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn errors_hold_no_secret() {
+        for text in [
+            "secret = 271828",
+            "[secret]\ntext = 'hunter2'",
+            "[kafka.properties]\n'sasl.password' = ['hunter2']",
+        ] {
+            let error = with_file(text).unwrap_err().to_string();
+            assert!(!error.contains("hunter2") && !error.contains("271828"), "{error}");
+        }
+        let error = with_env(&[("DASHI_KAFKA_PROPERTIES", "sasl.password:hunter2")]).unwrap_err().to_string();
+        assert!(error.contains("name=value") && !error.contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn umamis_names_are_read_and_ours_win_over_them() {
+        let umami = [
+            ("APP_SECRET", "s"),
+            ("DATABASE_URL", "postgresql://u:p@h/umami"),
+            ("TZ", ":Asia/Kolkata"),
+            ("CLIENT_IP_HEADER", "x-real-ip"),
+            ("IGNORE_IP", "10.0.0.0/8, ::1"),
+            ("DISABLE_BOT_CHECK", "0"),
+            ("SALT_ROTATION", "week"),
+            ("SKIP_LOCATION_HEADERS", "false"),
+            ("CORS_MAX_AGE", "60"),
+            ("REMOVE_TRAILING_SLASH", "1"),
+        ];
+        let loaded = with_env(&umami).unwrap();
+        let settings = &loaded.settings;
+        assert_eq!(settings.secret_text(), Some("s"));
+        assert_eq!(settings.store, "postgresql://u:p@h/umami");
+        assert_eq!(settings.timezone, "Asia/Kolkata");
+        assert_eq!(settings.ingest.client_ip_header, "x-real-ip");
+        assert_eq!(settings.ingest.ignore_ip, "10.0.0.0/8, ::1");
+        assert!(settings.ingest.disable_bot_check && settings.ingest.skip_location_headers);
+        assert!(settings.fold.remove_trailing_slash);
+        assert_eq!(settings.ingest.salt_rotation, SaltRotation::Week);
+        assert_eq!(settings.ingest.cors_max_age_s, 60);
+        for alias in ALIASES {
+            assert_eq!(origin(&loaded, alias.key), format!("env {}", alias.name));
+        }
+
+        let mut both = umami.to_vec();
+        both.extend([
+            ("DASHI_SECRET", "t"),
+            ("DASHI_STORE", "sqlite:s.db"),
+            ("DASHI_INGEST_DISABLE_BOT_CHECK", "false"),
+            ("DASHI_INGEST_CORS_MAX_AGE_S", "7"),
+        ]);
+        let loaded = with_env(&both).unwrap();
+        assert_eq!(loaded.settings.secret_text(), Some("t"));
+        assert_eq!(loaded.settings.store, "sqlite:s.db");
+        assert!(!loaded.settings.ingest.disable_bot_check);
+        assert_eq!(loaded.settings.ingest.cors_max_age_s, 7);
+    }
+
+    #[test]
+    fn umamis_names_stand_above_the_file() {
+        let file = Scratch::holding("timezone = 'Asia/Tokyo'");
+        let sources =
+            Sources { file: Some(&file.0), env: env(&[("TZ", "Europe/Berlin")]), ..Sources::default() };
+        assert_eq!(load(sources).unwrap().settings.timezone, "Europe/Berlin");
+    }
+
+    #[test]
+    fn an_unreadable_alias_matters_only_where_ours_is_missing() {
+        assert!(with_env(&[("CORS_MAX_AGE", "long"), ("DASHI_INGEST_CORS_MAX_AGE_S", "7")]).is_ok());
+    }
+
+    #[test]
+    fn a_salt_rotation_that_umami_does_not_know_is_monthly() {
+        assert_eq!(
+            with_env(&[("SALT_ROTATION", "year")]).unwrap().settings.ingest.salt_rotation,
+            SaltRotation::Month
+        );
+        assert!(with_env(&[("DASHI_INGEST_SALT_ROTATION", "year")]).is_err());
+    }
+
+    #[test]
+    fn the_secret_falls_back_to_database_url_as_in_umami() {
+        let loaded = with_env(&[("DATABASE_URL", "mysql://u:p@h/umami")]).unwrap();
+        assert_eq!(loaded.settings.secret_text(), Some("mysql://u:p@h/umami"));
+        assert_eq!(origin(&loaded, "secret"), "env DATABASE_URL");
+        assert_eq!(loaded.settings.store, "sqlite:data/store.db");
+
+        let file = Scratch::holding("secret = 's'");
+        let sources = Sources {
+            file: Some(&file.0),
+            env: env(&[("DATABASE_URL", "postgres://h/d")]),
+            ..Sources::default()
+        };
+        let loaded = load(sources).unwrap();
+        assert_eq!(loaded.settings.secret_text(), Some("s"));
+        assert_eq!(loaded.settings.store, "postgres://h/d");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_not_set() {
+        let loaded = with_env(&[
+            ("DASHI_SECRET", ""),
+            ("APP_SECRET", "s"),
+            ("DASHI_INGEST_IN_FLIGHT_MAX", ""),
+            ("DISABLE_BOT_CHECK", ""),
+            ("TZ", ""),
+        ])
+        .unwrap();
+        assert_eq!(loaded.settings.secret_text(), Some("s"));
+        assert_eq!(loaded.settings.ingest.in_flight_max, 4096);
+        assert!(!loaded.settings.ingest.disable_bot_check);
+        assert_eq!(loaded.settings.timezone, "UTC");
+    }
+
+    #[test]
+    fn properties_of_librdkafka_are_free_and_laid_over_each_other_by_name() {
+        let file = Scratch::holding(
+            "[kafka.properties]\n\"security.protocol\" = 'ssl'\nssl.ca.location = '/ca'\n\"socket.keepalive.enable\" = true\n\
+             \"statistics.interval.ms\" = 5",
+        );
+        let loaded = load(Sources {
+            file: Some(&file.0),
+            env: env(&[("DASHI_KAFKA_PROPERTIES", "security.protocol=sasl_ssl, sasl.password=a\\,b=c")]),
+            ..Sources::default()
+        })
+        .unwrap();
+        let properties = &loaded.settings.kafka.properties;
+        assert_eq!(properties["security.protocol"], "sasl_ssl");
+        assert_eq!(properties["sasl.password"], "a,b=c");
+        assert_eq!(properties["ssl.ca.location"], "/ca");
+        assert_eq!(properties["socket.keepalive.enable"], "true");
+        assert_eq!(properties["statistics.interval.ms"], "5");
+        assert_eq!(properties.len(), 5);
+        assert_eq!(origin(&loaded, "kafka.properties.security.protocol"), "env DASHI_KAFKA_PROPERTIES");
+    }
+
+    #[test]
+    fn settings_print_without_their_secrets() {
+        let loaded = with_env(&[
+            ("DASHI_SECRET", "hunter2"),
+            ("DASHI_STORE", "postgres://u:hunter2@h/d"),
+            ("DASHI_KAFKA_PROPERTIES", "sasl.password=hunter2"),
+        ])
+        .unwrap();
+        let printed = format!("{loaded:?} {:?} {:?}", loaded.settings, loaded.settings.kafka);
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+}

@@ -1,0 +1,24 @@
+//! Settings: read from four layers, printed with their origins, checked before anything starts.
+//!
+//! `config/default.toml` is the schema and the documentation of every setting. Nothing here reads the
+//! environment or a clock; `main` passes the environment in.
+//!
+//! ```text
+//! Sources (file, environment, flags) --load--> Loaded --check--> Settings that may be run
+//! ```
+
+mod check;
+mod error;
+mod layer;
+mod schema;
+mod secret;
+mod settings;
+mod show;
+mod umami_env;
+mod url;
+
+pub use check::check;
+pub use error::ConfigError;
+pub use layer::{FlagValue, Loaded, Origin, Sources, load};
+pub use settings::{LogFormat, Logs, SaltRotation, Settings};
+pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

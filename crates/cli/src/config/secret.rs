@@ -1,0 +1,145 @@
+//! Values that must not be printed.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+/// What stands in the place of a secret wherever settings are printed.
+pub(super) const REDACTED: &str = "redacted";
+
+/// A value that prints as `redacted`.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret<T>(T);
+
+impl<T> Secret<T> {
+    /// Wraps `value`.
+    pub fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    /// The value itself, for the one place that needs it.
+    pub fn expose(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> fmt::Debug for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl<T> fmt::Display for Secret<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+/// The setting's value as it may be printed: secrets and the passwords in URLs replaced.
+pub(super) fn printable(key: &str, value: &toml::Value) -> toml::Value {
+    let text = match value {
+        toml::Value::String(text) => text,
+        // A secret of the wrong type is still a secret.
+        _ if is_secret(key) => return toml::Value::String(REDACTED.to_owned()),
+        _ => return value.clone(),
+    };
+    let shown = match key {
+        _ if text.is_empty() => String::new(),
+        "log" | "store" => redact_url(text),
+        _ if is_secret(key) => REDACTED.to_owned(),
+        _ => text.clone(),
+    };
+    toml::Value::String(shown)
+}
+
+/// Whether the whole value is a secret. Of librdkafka's settings, those that carry a password, a key or a
+/// token; the whole `kafka.properties` in one text may hold one.
+fn is_secret(key: &str) -> bool {
+    const TELLING: [&str; 6] = ["password", "secret", ".pem", "oauthbearer.config", "jaas", "token"];
+    match key.strip_prefix("kafka.properties") {
+        Some("") => true,
+        Some(property) => {
+            let property = property.to_ascii_lowercase();
+            TELLING.iter().any(|word| property.contains(word)) && !property.ends_with(".location")
+        }
+        None => key == "secret",
+    }
+}
+
+/// `url` with its password replaced, in the authority and in the query; texts that are no URL included.
+///
+/// A password that was not percent-encoded may hold any delimiter, so everything up to the last `@` counts as
+/// user and password.
+pub fn redact_url(url: &str) -> String {
+    if url.starts_with("sqlite:") {
+        return url.to_owned();
+    }
+    let (before, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None => (String::new(), url),
+    };
+    let rest = match rest.rsplit_once('@') {
+        Some((user_info, host)) => match user_info.split_once(':') {
+            Some((user, _password)) => format!("{user}:{REDACTED}@{host}"),
+            None => rest.to_owned(),
+        },
+        None => rest.to_owned(),
+    };
+    let Some((address, query)) = rest.split_once('?') else { return before + &rest };
+    let query: Vec<String> = query
+        .split('&')
+        .map(|parameter| match parameter.split_once('=') {
+            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={REDACTED}"),
+            _ => parameter.to_owned(),
+        })
+        .collect();
+    format!("{before}{address}?{}", query.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_never_prints_itself() {
+        let secret = Secret::new("hunter2".to_owned());
+        assert_eq!(format!("{secret} {secret:?}"), "redacted redacted");
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn passwords_in_urls_are_redacted_wherever_they_stand() {
+        for (url, shown) in [
+            ("postgres://u:p@h:5432/db", "postgres://u:redacted@h:5432/db"),
+            ("postgres://u:p/w@x?y@h/db", "postgres://u:redacted@h/db"),
+            ("postgres://u:@h/db", "postgres://u:redacted@h/db"),
+            ("postgres://u@h/db", "postgres://u@h/db"),
+            ("postgres://h/db?user=u&password=p&x=1", "postgres://h/db?user=u&password=redacted&x=1"),
+            ("postgres://h/db?sslPassword=p", "postgres://h/db?sslPassword=redacted"),
+            ("kafka://u:p@h:9092/t", "kafka://u:redacted@h:9092/t"),
+            ("kafka://a:9092,b:9092/t", "kafka://a:9092,b:9092/t"),
+            ("u:p@h/db", "u:redacted@h/db"),
+            ("postgres:u:p@h/db", "postgres:redacted@h/db"),
+            ("sqlite:a:b@c.db", "sqlite:a:b@c.db"),
+        ] {
+            assert_eq!(redact_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn properties_that_carry_credentials_are_secret() {
+        for property in [
+            "sasl.password",
+            "ssl.key.password",
+            "ssl.key.pem",
+            "sasl.oauthbearer.client.secret",
+            "SASL.Password",
+        ] {
+            assert!(is_secret(&format!("kafka.properties.{property}")), "{property}");
+        }
+        for property in ["sasl.username", "security.protocol", "ssl.ca.location"] {
+            assert!(!is_secret(&format!("kafka.properties.{property}")), "{property}");
+        }
+    }
+}

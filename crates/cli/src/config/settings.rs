@@ -1,0 +1,211 @@
+//! The settings as types. What each one means, its unit and its price stand in `config/default.toml`.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
+
+use serde::Deserialize;
+
+use super::secret::Secret;
+
+/// Every setting, each with a value of the right type. Whether they go together is for
+/// [`check`](super::check()).
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// URL of the event log; see [`parse_log_url`](super::parse_log_url).
+    pub log: String,
+    /// URL of the store, with its password; see [`parse_store_url`](super::parse_store_url).
+    pub store: String,
+    /// Where the HTTP side listens.
+    pub listen: SocketAddr,
+    /// Material of ids and tokens; read it through [`Settings::secret_text`].
+    pub secret: Secret<String>,
+    /// IANA time zone in which months, weeks, days and hours begin.
+    pub timezone: String,
+    /// The HTTP side.
+    pub ingest: Ingest,
+    /// The event log on either backend.
+    pub event_log: EventLogSettings,
+    /// Only for a log on Kafka.
+    pub kafka: Kafka,
+    /// The projector.
+    pub projector: Projector,
+    /// The store's connections.
+    pub database: Database,
+    /// What the fold makes of an event.
+    pub fold: Fold,
+    /// Stopping on SIGTERM.
+    pub shutdown: Shutdown,
+    /// Diagnostic output.
+    pub logs: Logs,
+}
+
+impl Settings {
+    /// The text that the secret of ids and tokens is hashed from: `secret` (`APP_SECRET`) if it is not empty,
+    /// else `DATABASE_URL` if the environment has it, which [`load`](super::load) has put in its place; else
+    /// none.
+    ///
+    /// With none, an embedded Dashi makes a secret of its own. Source: Umami contract, section 5.
+    pub fn secret_text(&self) -> Option<&str> {
+        Some(self.secret.expose().as_str()).filter(|text| !text.is_empty())
+    }
+}
+
+/// Says nothing but the name: URLs and Kafka's properties hold passwords.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings").finish_non_exhaustive()
+    }
+}
+
+/// The HTTP side.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ingest {
+    /// Largest request body; more is answered 413.
+    pub body_bytes_max: usize,
+    /// Memory of all request bodies together; more is answered 503.
+    pub bodies_bytes_max: usize,
+    /// Requests being worked on at once; more are answered 503.
+    pub in_flight_max: usize,
+    /// Open client connections; further ones wait to be taken.
+    pub connections_max: usize,
+    /// Bound of one request, the append included.
+    pub request_timeout_ms: u64,
+    /// Longest time until a connection's next request head is there.
+    pub idle_timeout_ms: u64,
+    /// Header whose whole value is the client's address; empty for the usual ones.
+    pub client_ip_header: String,
+    /// Comma list of blocked addresses and CIDR blocks.
+    pub ignore_ip: String,
+    /// Whether bots are counted as well.
+    pub disable_bot_check: bool,
+    /// How long an anonymous visitor keeps a session id.
+    pub salt_rotation: SaltRotation,
+    /// Whether location headers of providers are left out.
+    pub skip_location_headers: bool,
+    /// How long a CORS preflight may be remembered; 0 is never.
+    pub cors_max_age_s: u64,
+    /// Interval of reading the list of websites.
+    pub website_refresh_ms: u64,
+    /// Least time between two look-ups of an unknown website.
+    pub website_recheck_ms: u64,
+    /// What `Retry-After` says with a 503.
+    pub retry_after_s: u64,
+}
+
+/// How long an anonymous visitor keeps a session id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SaltRotation {
+    /// From the first of the month.
+    Month,
+    /// From Sunday.
+    Week,
+    /// From midnight.
+    Day,
+}
+
+/// The event log on either backend.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventLogSettings {
+    /// Partitions of a log that does not exist yet.
+    pub partitions: u32,
+    /// Events waiting for the log at once; more are answered 503.
+    pub append_queue_max: usize,
+    /// Events that share one fsync of the embedded log.
+    pub append_batch_max: usize,
+    /// Hours that the embedded log keeps applied records; 0 is for ever.
+    pub retention_h: u64,
+}
+
+/// Only for a log on Kafka.
+#[derive(Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// Replicas of a topic that Dashi creates; -1 is the broker's default.
+    pub replication_factor: i32,
+    /// Consumer group of the projectors.
+    pub group: String,
+    /// Bound of an append, retries included.
+    pub delivery_timeout_ms: u64,
+    /// How long an append waits for company.
+    pub linger_ms: u64,
+    /// Silence after which a projector loses its partitions.
+    pub session_timeout_ms: u64,
+    /// Settings of librdkafka, passed through; passwords among them.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Names the properties only: values hold passwords.
+impl fmt::Debug for Kafka {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: Vec<&String> = self.properties.keys().collect();
+        f.debug_struct("Kafka")
+            .field("group", &self.group)
+            .field("properties", &properties)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The projector.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Projector {
+    /// Records of one partition in one transaction.
+    pub batch_records_max: usize,
+    /// Bytes of records in one transaction; a single larger record is a batch of its own.
+    pub batch_bytes_max: usize,
+    /// Longest wait for new records.
+    pub read_wait_ms: u64,
+    /// Longest pause between two attempts while a server is away.
+    pub retry_wait_ms_max: u64,
+}
+
+/// The store's connections.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// Connections of one process.
+    pub pool_connections_max: u32,
+    /// Bound of one statement.
+    pub statement_timeout_ms: u64,
+}
+
+/// What the fold makes of an event.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fold {
+    /// Whether stored URL paths lose the slash at their end.
+    pub remove_trailing_slash: bool,
+}
+
+/// Stopping on SIGTERM.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// Bound of the whole drain.
+    pub grace_ms: u64,
+}
+
+/// Diagnostic output.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Logs {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// Level, or directives per target.
+    pub filter: String,
+}
+
+/// Form of a line of diagnostic output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}

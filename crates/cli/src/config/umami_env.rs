@@ -1,0 +1,52 @@
+//! Umami's environment variables, read as aliases of our settings. Source: Umami contract, section 20.
+
+use super::url::is_postgres;
+
+/// The variable whose text is the secret where no other is given. Source: Umami contract, section 5.
+pub(super) const SECRET_FALLBACK: &str = "DATABASE_URL";
+
+/// One of Umami's variables.
+pub(super) struct Alias {
+    pub(super) name: &'static str,
+    pub(super) key: &'static str,
+    /// What Umami means by a value, in our words; `None` where it says nothing about this setting.
+    pub(super) read: fn(&str) -> Option<String>,
+}
+
+/// Those that concern collection and have a setting.
+pub(super) const ALIASES: &[Alias] = &[
+    Alias { name: "APP_SECRET", key: "secret", read: as_it_is },
+    Alias { name: "DATABASE_URL", key: "store", read: postgres_only },
+    Alias { name: "TZ", key: "timezone", read: zone },
+    Alias { name: "CLIENT_IP_HEADER", key: "ingest.client_ip_header", read: as_it_is },
+    Alias { name: "IGNORE_IP", key: "ingest.ignore_ip", read: as_it_is },
+    Alias { name: "DISABLE_BOT_CHECK", key: "ingest.disable_bot_check", read: set },
+    Alias { name: "SALT_ROTATION", key: "ingest.salt_rotation", read: rotation },
+    Alias { name: "SKIP_LOCATION_HEADERS", key: "ingest.skip_location_headers", read: set },
+    Alias { name: "CORS_MAX_AGE", key: "ingest.cors_max_age_s", read: as_it_is },
+    Alias { name: "REMOVE_TRAILING_SLASH", key: "fold.remove_trailing_slash", read: set },
+];
+
+fn as_it_is(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+/// Set and non-empty is true, even "0" and "false"; empty ones never get here.
+fn set(_text: &str) -> Option<String> {
+    Some("true".to_owned())
+}
+
+/// Umami turns monthly for every text it does not know.
+fn rotation(text: &str) -> Option<String> {
+    Some(if matches!(text, "day" | "week") { text } else { "month" }.to_owned())
+}
+
+/// POSIX allows a colon before a zone's name.
+fn zone(text: &str) -> Option<String> {
+    Some(text.strip_prefix(':').unwrap_or(text).to_owned())
+}
+
+/// Older versions of Umami also ran on MySQL, which is no store of ours.
+fn postgres_only(text: &str) -> Option<String> {
+    is_postgres(text).then(|| text.to_owned())
+}

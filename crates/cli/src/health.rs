@@ -1,0 +1,28 @@
+//! `dashi health`: asks a running Dashi whether it is ready, for containers without a client of their own.
+
+use std::time::Duration;
+
+use dashi_load::{Connection, Target};
+
+use crate::args::HealthArgs;
+use crate::{Exit, Misuse, print};
+
+/// How long the answer may take.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Exit code 0 if it is ready, 1 if not or if nobody answers.
+pub async fn run(args: &HealthArgs) -> anyhow::Result<Exit> {
+    let target = Target::parse(&args.url)
+        .ok_or_else(|| Misuse(format!("--url {}: give http://HOST:PORT", args.url)))?;
+    let asked = tokio::time::timeout(WAIT, async {
+        let mut connection = Connection::connect(&target.authority).await?;
+        connection.request("GET", "/health/ready", &[], b"").await
+    });
+    let response = match asked.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => anyhow::bail!("{} does not answer: {error}", args.url),
+        Err(_) => anyhow::bail!("{} does not answer within {} s", args.url, WAIT.as_secs()),
+    };
+    print(&format!("{}\n", String::from_utf8_lossy(&response.body)));
+    Ok(if response.status == 200 { Exit::Done } else { Exit::Failed })
+}

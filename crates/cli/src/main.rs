@@ -1,0 +1,130 @@
+//! The binary `dashi`: reads configuration, wires the crates together, runs a command, and says how it ended.
+
+mod args;
+mod bench;
+mod compare;
+mod config;
+mod health;
+mod logging;
+mod open;
+mod ops;
+mod replay;
+mod serve;
+mod status;
+mod website;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::{Cli, Command, ConfigCommand};
+use crate::config::{Loaded, Sources};
+
+/// How a command ended, as the shell sees it. Errors are told on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It did what it was asked to.
+    Done = 0,
+    /// It failed; trying again later may help.
+    Failed = 1,
+    /// It was asked wrongly: a flag or a setting is to be changed first.
+    Misused = 2,
+    /// It answered the question, and the answer is no: the stores differ.
+    No = 3,
+    /// It was told to stop and did not finish in time; nothing acknowledged is lost.
+    Overdue = 4,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let exit = match run(cli) {
+        Ok(exit) => exit,
+        Err(error) => {
+            eprintln!("dashi: {error:#}");
+            if error.is::<config::ConfigError>() || error.is::<Misuse>() {
+                Exit::Misused
+            } else {
+                Exit::Failed
+            }
+        }
+    };
+    ExitCode::from(exit as u8)
+}
+
+/// A mistake in what was asked for that no configuration error covers.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Misuse(pub String);
+
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    if let Command::Health(args) = &cli.command {
+        return runtime()?.block_on(health::run(args));
+    }
+    let loaded = load(&cli)?;
+    match cli.command {
+        Command::Config(ConfigCommand::Show { json }) => {
+            print(&if json { loaded.show_json() } else { loaded.show() });
+            Ok(Exit::Done)
+        }
+        Command::Config(ConfigCommand::Check) => {
+            checked(&loaded)?;
+            print("the settings can be run with\n");
+            Ok(Exit::Done)
+        }
+        Command::Serve(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Both, args)),
+        Command::Collect(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Collect, args)),
+        Command::Project(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Project, args)),
+        Command::Website(command) => runtime()?.block_on(website::run(&loaded, command)),
+        Command::Status(args) => runtime()?.block_on(status::run(&loaded, &args)),
+        Command::Replay(args) => runtime()?.block_on(replay::run(&loaded, args)),
+        Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
+        Command::Bench(args) => runtime()?.block_on(bench::run(&loaded, args)),
+        Command::Health(_) => Ok(Exit::Done),
+    }
+}
+
+/// The only place that reads the environment.
+#[expect(clippy::disallowed_methods, reason = "main is the edge at which the environment enters")]
+fn load(cli: &Cli) -> Result<Loaded, config::ConfigError> {
+    // Variables that are not UTF-8 cannot be settings of ours.
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let from_env = std::env::var("DASHI_CONFIG").ok().filter(|path| !path.is_empty());
+    let file = cli.config.clone().or(from_env.map(Into::into));
+    config::load(Sources { file: file.as_deref(), env, flags: cli.flags() })
+}
+
+/// Refuses settings that must not run together; tells of those that somebody should know about.
+pub fn checked(loaded: &Loaded) -> anyhow::Result<()> {
+    let known_timezone = |name: &str| jiff::tz::TimeZone::get(name).is_ok();
+    match config::check(&loaded.settings, known_timezone) {
+        Ok(warnings) => {
+            for warning in warnings {
+                eprintln!("dashi: note: {warning}");
+            }
+            Ok(())
+        }
+        Err(mut errors) => {
+            let last = errors.pop();
+            for error in errors {
+                eprintln!("dashi: {error}");
+            }
+            match last {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+/// What a command has to say goes to standard output; a reader that has left is nobody's loss.
+pub fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}

@@ -1,0 +1,202 @@
+//! From settings to logs, stores and rules.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use dashi_domain::calendar::SaltRotation;
+use dashi_domain::fold::FoldRules;
+use dashi_domain::ids::{IdRules, Secret};
+use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
+use dashi_projector::ProjectorSettings;
+use dashi_store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
+use jiff::tz::TimeZone;
+
+use crate::config::{self, LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
+
+/// Whether a file that is not there may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// Make it.
+    Create,
+    /// Say that it is not there.
+    Refuse,
+}
+
+/// Opens the event log.
+pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog> {
+    Ok(match parse_log_url(&settings.log)? {
+        LogUrl::Sqlite(path) => {
+            refuse_absent(&path, absent, "event log")?;
+            EventLog::Embedded(
+                EmbeddedLog::open(EmbeddedSettings {
+                    path,
+                    partitions: settings.event_log.partitions,
+                    queue_max: settings.event_log.append_queue_max,
+                    batch_max: settings.event_log.append_batch_max,
+                })
+                .await?,
+            )
+        }
+        LogUrl::Kafka { brokers, topic } => EventLog::Kafka(
+            KafkaLog::open(KafkaSettings {
+                brokers,
+                topic,
+                partitions: settings.event_log.partitions,
+                replication_factor: settings.kafka.replication_factor,
+                delivery_timeout: Duration::from_millis(settings.kafka.delivery_timeout_ms),
+                linger: Duration::from_millis(settings.kafka.linger_ms),
+                session_timeout: Duration::from_millis(settings.kafka.session_timeout_ms),
+                queue_max: settings.event_log.append_queue_max,
+                properties: settings.kafka.properties.clone(),
+            })
+            .await?,
+        ),
+    })
+}
+
+/// Opens a store by its URL. PostgreSQL is not asked anything yet.
+pub async fn store(url: &str, settings: &Settings, absent: Absent) -> anyhow::Result<Store> {
+    Ok(match parse_store_url(url)? {
+        StoreUrl::Sqlite(path) => {
+            refuse_absent(&path, absent, "store")?;
+            Store::Sqlite(SqliteStore::open(&SqliteSettings { path }).await?)
+        }
+        StoreUrl::Postgres(url) => Store::Postgres(PostgresStore::open(&PostgresSettings {
+            url,
+            connections_max: settings.database.pool_connections_max,
+            statement_timeout: Duration::from_millis(settings.database.statement_timeout_ms),
+        })?),
+    })
+}
+
+fn refuse_absent(path: &Path, absent: Absent, what: &str) -> anyhow::Result<()> {
+    if absent == Absent::Refuse && !path.exists() {
+        anyhow::bail!("there is no {what} at {}: `dashi serve` makes one", path.display());
+    }
+    Ok(())
+}
+
+/// The time zone that calendar boundaries are taken in.
+pub fn zone(settings: &Settings) -> anyhow::Result<TimeZone> {
+    TimeZone::get(&settings.timezone).with_context(|| format!("timezone = {:?}", settings.timezone))
+}
+
+/// How ids are computed.
+pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
+    Ok(IdRules {
+        secret: Secret::from_text(&secret_text(settings)?),
+        rotation: match settings.ingest.salt_rotation {
+            config::SaltRotation::Month => SaltRotation::Month,
+            config::SaltRotation::Week => SaltRotation::Week,
+            config::SaltRotation::Day => SaltRotation::Day,
+        },
+        zone: zone(settings)?,
+    })
+}
+
+/// How a projector or a replay runs.
+pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::Result<ProjectorSettings> {
+    Ok(ProjectorSettings {
+        group: settings.kafka.group.clone(),
+        owner: owner(),
+        rules: FoldRules {
+            zone: zone(settings)?,
+            remove_trailing_slash: settings.fold.remove_trailing_slash,
+        },
+        read_limit: ReadLimit {
+            records_max: settings.projector.batch_records_max,
+            bytes_max: settings.projector.batch_bytes_max,
+            wait: Duration::from_millis(settings.projector.read_wait_ms),
+        },
+        retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
+        accept_new_log,
+    })
+}
+
+/// Who this process is, for people who look at claims: host and process.
+fn owner() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
+    format!("{host}/{}", std::process::id())
+}
+
+/// The configured secret, or the one that an embedded Dashi keeps beside its data.
+fn secret_text(settings: &Settings) -> anyhow::Result<String> {
+    if let Some(text) = settings.secret_text() {
+        return Ok(text.to_owned());
+    }
+    let LogUrl::Sqlite(log) = parse_log_url(&settings.log)? else {
+        anyhow::bail!("a log on Kafka needs the setting `secret` (APP_SECRET)");
+    };
+    kept_secret(&log.with_file_name("secret"))
+}
+
+/// Reads the secret file; makes it at the first start, readable by its owner only.
+fn kept_secret(path: &PathBuf) -> anyhow::Result<String> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let read = || -> anyhow::Result<Option<String>> {
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => anyhow::bail!(
+                "the secret file {} is empty: put the secret back, or remove the file to get a new one",
+                path.display()
+            ),
+            Ok(text) => Ok(Some(text.trim().to_owned())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot read the secret file {}", path.display()))
+            }
+        }
+    };
+    if let Some(secret) = read()? {
+        return Ok(secret);
+    }
+    let making = || format!("cannot make the secret file {}", path.display());
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).with_context(making)?;
+    }
+    let mut random = [0_u8; 32];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").with_context(making)?, &mut random)
+        .with_context(making)?;
+    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    // Written whole under another name first: a file of this name is never half a secret.
+    let draft = path.with_extension(format!("{}.new", std::process::id()));
+    let mut file = std::fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .with_context(making)?;
+    file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).with_context(making)?;
+    // Whoever links first wins; the other process takes the winner's.
+    let linked = std::fs::hard_link(&draft, path);
+    std::fs::remove_file(&draft).with_context(making)?;
+    match linked {
+        Ok(()) => Ok(secret),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => read()?.with_context(making),
+        Err(error) => Err(error).with_context(making),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_kept_secret_is_made_once_and_is_its_owners_alone() {
+        let directory = std::env::temp_dir().join(format!("dashi-secret-{}", uuid::Uuid::now_v7()));
+        let path = directory.join("secret");
+        let made = kept_secret(&path).expect("made");
+        assert_eq!(made.len(), 64);
+        assert_eq!(kept_secret(&path).expect("read"), made);
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        std::fs::write(&path, " \n").expect("written");
+        let error = kept_secret(&path).expect_err("an empty secret is no secret").to_string();
+        assert!(error.contains("is empty"), "{error}");
+        std::fs::remove_dir_all(&directory).expect("removed");
+    }
+}

@@ -1,0 +1,107 @@
+//! `dashi replay`: the whole log into an empty store, with progress.
+
+use std::io::IsTerminal as _;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use dashi_projector::{Progress, ProjectorMetrics, replay};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use prometheus_client::registry::Registry;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::ReplayArgs;
+use crate::config::Loaded;
+use crate::{Exit, Misuse, logging, open, print};
+
+/// How often a line tells of the progress where there is no terminal for a bar.
+const LINE: Duration = Duration::from_secs(5);
+
+/// Replays; interrupted, it stops between batches and can be run again to go on.
+pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
+    let settings = &loaded.settings;
+    logging::start(&settings.logs)?;
+    if args.into == settings.store {
+        return Err(Misuse(format!("--into {} is the live store: give an empty one", args.into)).into());
+    }
+    let log = open::log(settings, open::Absent::Refuse).await?;
+    let store = open::store(&args.into, settings, open::Absent::Create).await?;
+    store.migrate().await?;
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stop.cancel();
+            }
+        }
+    });
+    let began = Instant::now();
+    let teller = Teller::new();
+    let metrics = ProjectorMetrics::new(&mut Registry::default());
+    let report = replay(
+        log,
+        store.clone(),
+        open::projector_settings(settings, true)?,
+        metrics,
+        stop,
+        move |progress| teller.tell(progress),
+    )
+    .await?;
+    store.close().await;
+    let elapsed_s = began.elapsed().as_secs_f64();
+    if args.json {
+        let mut value = serde_json::to_value(&report)?;
+        value["elapsed_s"] = elapsed_s.into();
+        print(&format!("{value}\n"));
+    } else {
+        print(&format!(
+            "replayed {} records of {} partitions in {elapsed_s:.1} s ({:.0}/s): applied {} · duplicate {} · dead {}\n",
+            report.records,
+            report.partitions,
+            report.records as f64 / elapsed_s.max(0.001),
+            report.applied,
+            report.duplicate,
+            report.dead,
+        ));
+        if !report.complete {
+            print("interrupted: run the same command again to go on\n");
+        }
+    }
+    Ok(if report.complete { Exit::Done } else { Exit::Overdue })
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Teller {
+    bar: ProgressBar,
+    began: Instant,
+    last_line: Mutex<Option<Instant>>,
+    terminal: bool,
+}
+
+impl Teller {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
+        let template = "{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let terminal = std::io::stderr().is_terminal();
+        Self { bar, began: Instant::now(), last_line: Mutex::new(None), terminal }
+    }
+
+    fn tell(&self, progress: Progress) {
+        if self.terminal {
+            self.bar.set_length(progress.total);
+            self.bar.set_position(progress.done);
+            return;
+        }
+        let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.is_some_and(|last| last.elapsed() < LINE) {
+            return;
+        }
+        *last = Some(Instant::now());
+        let rate = progress.done as f64 / self.began.elapsed().as_secs_f64().max(0.001);
+        let left = (progress.total - progress.done) as f64 / rate.max(1.0);
+        eprintln!("{} of {} records, {rate:.0}/s, {left:.0} s left", progress.done, progress.total);
+    }
+}

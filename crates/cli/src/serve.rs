@@ -1,0 +1,369 @@
+//! The serving commands: wire log, store, collector and projector together, run until told to stop, then drain.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context as _;
+use axum::Router;
+use dashi_domain::client_address::BlockedAddresses;
+use dashi_event_log::EventLog;
+use dashi_ingest::server::{ServerLimits, serve};
+use dashi_ingest::{Collector, CollectorSettings, IngestMetrics, Websites, WebsitesSettings};
+use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
+use dashi_store::{NewWebsite, Store, StoreError};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::args::ServeArgs;
+use crate::config::{Loaded, Origin, Settings};
+use crate::ops::{Ops, ProjectorState};
+use crate::{Exit, checked, logging, open, print};
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    Both,
+    Collect,
+    Project,
+}
+
+impl Roles {
+    const fn collects(self) -> bool {
+        matches!(self, Self::Both | Self::Collect)
+    }
+
+    const fn projects(self) -> bool {
+        matches!(self, Self::Both | Self::Project)
+    }
+}
+
+/// Where `project` listens if nothing else is said: beside a collector with its default.
+const PROJECT_PORT: u16 = 8485;
+
+/// How often retention looks for records to remove.
+const RETENTION: Duration = Duration::from_secs(600);
+
+/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects fails.
+pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Result<Exit> {
+    checked(&loaded)?;
+    let mut settings = loaded.settings.clone();
+    if roles == Roles::Project && matches!(loaded.origin("listen"), Some(Origin::Default)) {
+        settings.listen.set_port(PROJECT_PORT);
+    }
+    logging::start(&settings.logs)?;
+    // Before anything that takes time, so that a signal is never missed.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tokio::pin!(signalled);
+    let started = tokio::select! {
+        started = Process::start(&settings, roles, args.accept_new_log) => started?,
+        _ = &mut signalled => return Ok(Exit::Done),
+    };
+    let ended = tokio::select! {
+        name = &mut signalled => {
+            tracing::info!(signal = name, "draining");
+            None
+        }
+        failed = started.projector_failed(), if roles == Roles::Project => Some(failed),
+    };
+    let grace = Duration::from_millis(settings.shutdown.grace_ms);
+    match tokio::time::timeout(grace, started.drain()).await {
+        Ok(()) => tracing::info!("drained"),
+        Err(_) => {
+            tracing::error!(grace_ms = settings.shutdown.grace_ms, "stopped before everything was finished");
+            return Ok(Exit::Overdue);
+        }
+    }
+    match ended {
+        Some(error) => Err(anyhow::anyhow!(error)),
+        None => Ok(Exit::Done),
+    }
+}
+
+/// Everything that runs, and what stops it.
+struct Process {
+    log: EventLog,
+    store: Store,
+    draining: CancellationToken,
+    stop_projector: CancellationToken,
+    stop_helpers: CancellationToken,
+    server: JoinHandle<()>,
+    projector: Option<JoinHandle<()>>,
+    projector_state: Arc<Mutex<ProjectorState>>,
+    projector_failed: CancellationToken,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    async fn start(settings: &Settings, roles: Roles, accept_new_log: bool) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+        let address = listener.local_addr()?;
+        let id_rules = roles.collects().then(|| open::id_rules(settings)).transpose()?;
+        let projector_settings = open::projector_settings(settings, accept_new_log)?;
+        let store = open::store(&settings.store, settings, open::Absent::Create).await?;
+        let log = open::log(settings, open::Absent::Create).await?;
+
+        let draining = CancellationToken::new();
+        let stop_projector = CancellationToken::new();
+        let stop_helpers = CancellationToken::new();
+        let projector_state = Arc::new(Mutex::new(ProjectorState::Starting));
+        let projector_failed = CancellationToken::new();
+        let mut registry = Registry::default();
+        let mut helpers = Vec::new();
+
+        // An embedded store is there at once; a database may be away, and that is waited for while collecting.
+        let migrated = CancellationToken::new();
+        if let Store::Sqlite(_) = &store {
+            store.migrate().await?;
+            if roles == Roles::Both {
+                introduce(&store, address).await?;
+            }
+            migrated.cancel();
+        } else {
+            let (store, migrated, stop) = (store.clone(), migrated.clone(), stop_helpers.clone());
+            helpers.push(tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = migrate(&store) => migrated.cancel(),
+                }
+            }));
+        }
+
+        let websites = roles.collects().then(|| {
+            let websites = Websites::new(
+                store.clone(),
+                WebsitesSettings {
+                    refresh: Duration::from_millis(settings.ingest.website_refresh_ms),
+                    recheck: Duration::from_millis(settings.ingest.website_recheck_ms),
+                },
+            );
+            helpers.push(tokio::spawn(websites.clone().keep(stop_helpers.clone())));
+            websites
+        });
+        let collector = match (&websites, id_rules) {
+            (Some(websites), Some(ids)) => Some(Collector::new(
+                log.clone(),
+                websites.clone(),
+                collector_settings(settings, ids),
+                IngestMetrics::new(&mut registry),
+            )),
+            _ => None,
+        };
+        let projector = roles.projects().then(|| {
+            let metrics = ProjectorMetrics::new(&mut registry);
+            tokio::spawn(project(Projecting {
+                log: log.clone(),
+                store: store.clone(),
+                settings: projector_settings,
+                metrics,
+                migrated,
+                stop: stop_projector.clone(),
+                state: Arc::clone(&projector_state),
+                failed: projector_failed.clone(),
+            }))
+        });
+        if roles.projects() && settings.event_log.retention_h > 0 {
+            helpers.push(tokio::spawn(retain(
+                log.clone(),
+                settings.event_log.retention_h,
+                stop_helpers.clone(),
+            )));
+        }
+
+        let ops = Ops {
+            log: log.clone(),
+            store: store.clone(),
+            websites,
+            projector: roles.projects().then(|| Arc::clone(&projector_state)),
+            draining: draining.clone(),
+            registry,
+            checked: Default::default(),
+        };
+        let router = collector.map_or_else(Router::new, |collector| collector.router()).merge(ops.router());
+        let limits = ServerLimits {
+            connections_max: settings.ingest.connections_max,
+            idle_timeout: Duration::from_millis(settings.ingest.idle_timeout_ms),
+        };
+        let server = tokio::spawn(serve(listener, router, limits, draining.clone()));
+        tracing::info!(
+            address = %address, log = %log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
+        );
+        Ok(Self {
+            log,
+            store,
+            draining,
+            stop_projector,
+            stop_helpers,
+            server,
+            projector,
+            projector_state,
+            projector_failed,
+            helpers,
+        })
+    }
+
+    /// Waits until the projector has failed, which it need never do; says why.
+    async fn projector_failed(&self) -> String {
+        self.projector_failed.cancelled().await;
+        match &*self.projector_state.lock().unwrap_or_else(PoisonError::into_inner) {
+            ProjectorState::Failed(error) => error.clone(),
+            state => format!("{state:?}"),
+        }
+    }
+
+    /// Readiness off, listener closed, requests in flight answered, the projector's batch committed, log flushed.
+    async fn drain(self) {
+        self.draining.cancel();
+        ended("the server", self.server.await);
+        self.stop_projector.cancel();
+        if let Some(projector) = self.projector {
+            ended("the projector", projector.await);
+        }
+        self.stop_helpers.cancel();
+        for helper in self.helpers {
+            ended("a helper", helper.await);
+        }
+        self.log.close().await;
+        self.store.close().await;
+    }
+}
+
+fn ended(what: &str, outcome: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = outcome {
+        tracing::error!(error = %error, "{what} ended with a panic");
+    }
+}
+
+fn collector_settings(settings: &Settings, ids: dashi_domain::ids::IdRules) -> CollectorSettings {
+    let ingest = &settings.ingest;
+    let blocked = BlockedAddresses::parse(&ingest.ignore_ip);
+    for entry in blocked.unparsable() {
+        tracing::warn!(entry, "ingest.ignore_ip: this is neither an address nor a CIDR block");
+    }
+    CollectorSettings {
+        ids,
+        blocked,
+        bots_welcome: ingest.disable_bot_check,
+        address_header: Some(ingest.client_ip_header.clone()).filter(|header| !header.is_empty()),
+        skip_location_headers: ingest.skip_location_headers,
+        body_bytes_max: ingest.body_bytes_max,
+        bodies_bytes_max: ingest.bodies_bytes_max,
+        in_flight_max: ingest.in_flight_max,
+        request_timeout: Duration::from_millis(ingest.request_timeout_ms),
+        retry_after_s: ingest.retry_after_s,
+        cors_max_age_s: ingest.cors_max_age_s,
+    }
+}
+
+/// Makes the tables, however long the database is away.
+async fn migrate(store: &Store) {
+    let mut told = false;
+    loop {
+        match store.migrate().await {
+            Ok(()) => return,
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                if matches!(error, StoreError::Version { .. }) || !told {
+                    tracing::warn!(error = %error, cause, "waiting for the store");
+                    told = true;
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+struct Projecting {
+    log: EventLog,
+    store: Store,
+    settings: ProjectorSettings,
+    metrics: ProjectorMetrics,
+    migrated: CancellationToken,
+    stop: CancellationToken,
+    state: Arc<Mutex<ProjectorState>>,
+    failed: CancellationToken,
+}
+
+/// Runs the projector once the tables are there. If it fails, what is collected stays in the log until it runs
+/// again; a process that also collects goes on doing that.
+async fn project(projecting: Projecting) {
+    let Projecting { log, store, settings, metrics, migrated, stop, state, failed } = projecting;
+    tokio::select! {
+        () = stop.cancelled() => return,
+        () = migrated.cancelled() => {}
+    }
+    let set = |new: ProjectorState| *state.lock().unwrap_or_else(PoisonError::into_inner) = new;
+    set(ProjectorState::Running);
+    // A store that goes away between the migration and the first question is no reason to give up.
+    let outcome = loop {
+        let projector = Projector::new(log.clone(), store.clone(), settings.clone(), metrics.clone());
+        match projector.run(stop.clone()).await {
+            Err(dashi_projector::ProjectorError::Store(error)) if !stop.is_cancelled() => {
+                tracing::warn!(error = %error, "the projector waits for the store");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    if let Err(error) = outcome {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        tracing::error!(error, "the projector has stopped");
+        set(ProjectorState::Failed(error));
+        failed.cancel();
+    }
+}
+
+/// Removes what retention no longer keeps, now and then.
+async fn retain(log: EventLog, retention_h: u64, stop: CancellationToken) {
+    let retention_ms = i64::try_from(retention_h.saturating_mul(3_600_000)).unwrap_or(i64::MAX);
+    loop {
+        match log.trim(now_ms().saturating_sub(retention_ms)).await {
+            Ok(0) => {}
+            Ok(records) => {
+                tracing::info!(records, "retention removed records that every projection has applied")
+            }
+            Err(error) => tracing::warn!(error = %error, "retention could not remove records"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RETENTION) => {}
+        }
+    }
+}
+
+/// A first start makes a website, so that the first event has somewhere to go; every start says how to send one.
+async fn introduce(store: &Store, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    if store.websites().await?.is_empty() {
+        let website = NewWebsite { id: Uuid::now_v7(), name: "default".to_owned(), domain: None };
+        store.add_website(&website, now_ms()).await?;
+    }
+    let websites = store.websites().await?;
+    let Some(website) = websites.first() else { return Ok(()) };
+    print(&format!(
+        "Dashi collects for the website \"{}\" ({}) on http://{address}\n\
+         Send it an event (curl's own agent is a bot's, so it names a browser's):\n\n  \
+         curl http://{address}/api/send -H 'Content-Type: application/json' -A '{AGENT}' \
+         -d '{{\"type\":\"event\",\"payload\":{{\"website\":\"{}\",\"hostname\":\"example.com\",\"url\":\"/hello\",\"title\":\"Hello\"}}}}'\n\n",
+        website.name, website.id, website.id,
+    ));
+    Ok(())
+}
+
+/// What a browser says it is.
+const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
+#[expect(clippy::disallowed_methods, reason = "the cli is an edge at which time enters")]
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,64 @@
+//! `dashi website`: the websites that take events.
+
+use dashi_store::NewWebsite;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::args::WebsiteCommand;
+use crate::config::Loaded;
+use crate::serve::now_ms;
+use crate::{Exit, Misuse, open, print};
+
+/// The columns' widths in Umami's table.
+const NAME_CHARS_MAX: usize = 100;
+const DOMAIN_CHARS_MAX: usize = 500;
+
+/// Runs one of the commands against the configured store.
+pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exit> {
+    let settings = &loaded.settings;
+    let store = open::store(&settings.store, settings, open::Absent::Create).await?;
+    store.migrate().await?;
+    match command {
+        WebsiteCommand::Add { name, domain, id } => {
+            fits("--name", Some(&name), NAME_CHARS_MAX)?;
+            fits("--domain", domain.as_deref(), DOMAIN_CHARS_MAX)?;
+            let website = NewWebsite { id: id.unwrap_or_else(Uuid::now_v7), name, domain };
+            store.add_website(&website, now_ms()).await?;
+            print(&format!("{}\n", website.id));
+        }
+        WebsiteCommand::List { json } => {
+            let websites = store.websites().await?;
+            if json {
+                let websites: Vec<_> = websites
+                    .iter()
+                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms }))
+                    .collect();
+                print(&format!("{}\n", json!(websites)));
+            } else {
+                for website in websites {
+                    let domain = website.domain.unwrap_or_default();
+                    print(&format!("{}  {:<30}  {domain}\n", website.id, website.name));
+                }
+            }
+        }
+        WebsiteCommand::Remove { id } => {
+            if !store.remove_website(id, now_ms()).await? {
+                anyhow::bail!("there is no website with the id {id}");
+            }
+            print(&format!("removed {id}; its rows stay\n"));
+        }
+    }
+    store.close().await;
+    Ok(Exit::Done)
+}
+
+fn fits(flag: &str, text: Option<&str>, chars_max: usize) -> anyhow::Result<()> {
+    let chars = text.map_or(0, |text| text.chars().count());
+    if chars > chars_max {
+        return Err(Misuse(format!("{flag} has {chars} characters, at most {chars_max} fit")).into());
+    }
+    if text == Some("") {
+        return Err(Misuse(format!("{flag} is empty")).into());
+    }
+    Ok(())
+}
