@@ -109,6 +109,7 @@ pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::
             bytes_max: settings.projector.batch_bytes_max,
             wait: Duration::from_millis(settings.projector.read_wait_ms),
         },
+        batch_interval: Duration::from_millis(settings.projector.batch_interval_ms),
         retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
         accept_new_log,
     })

@@ -10,7 +10,7 @@ use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, serve};
 use dashi_ingest::{Collector, CollectorSettings, IngestMetrics, Websites, WebsitesSettings};
 use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
-use dashi_store::{NewWebsite, Store, StoreError};
+use dashi_store::{NewWebsite, Store};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -266,19 +266,14 @@ fn collector_settings(settings: &Settings, ids: dashi_domain::ids::IdRules) -> C
     }
 }
 
-/// Makes the tables, however long the database is away.
+/// Makes the tables, however long the database is away. Says what it waits for whenever that changes.
 async fn migrate(store: &Store) {
-    let mut told = false;
-    loop {
-        match store.migrate().await {
-            Ok(()) => return,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                if matches!(error, StoreError::Version { .. }) || !told {
-                    tracing::warn!(error = %error, cause, "waiting for the store");
-                    told = true;
-                }
-            }
+    let mut told = String::new();
+    while let Err(error) = store.migrate().await {
+        let error = format!("{:#}", anyhow::Error::from(error));
+        if error != told {
+            tracing::warn!(error, "waiting for the store");
+            told = error;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -15,7 +15,7 @@ use dashi_domain::ids::IdRules;
 use dashi_domain::submission::{Submission, parse_batch};
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use tokio::sync::Semaphore;
 
 use crate::answer::{Accepted, Rejection, batch_json, json_response};
@@ -111,6 +111,7 @@ impl Collector {
             .route("/api/send", posted(post(send)))
             .route("/api/batch", posted(post(batch)))
             .route("/api/heartbeat", get(heartbeat).options(|| preflight("GET, HEAD, OPTIONS")))
+            .fallback(elsewhere)
             .layer(map_response(move |response| cross_origin(response, cors_max_age.clone())))
             .with_state(self.clone())
     }
@@ -266,7 +267,31 @@ async fn preflight(allow: &'static str) -> Response {
     response
 }
 
-/// The headers that every answer of `/api/*` has, whatever its status.
+/// A path that is none of ours: without its trailing slash it may be one.
+async fn elsewhere(uri: Uri) -> Response {
+    let path = uri.path();
+    let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
+        return not_found();
+    };
+    // Two slashes, or a slash and a backslash, begin the name of another host.
+    let mut location = format!("/{}", shorter.trim_matches(['/', '\\']));
+    if let Some(query) = uri.query() {
+        location.push('?');
+        location.push_str(query);
+    }
+    let Ok(location) = HeaderValue::try_from(location) else { return not_found() };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    response.headers_mut().insert(header::LOCATION, location);
+    response
+}
+
+fn not_found() -> Response {
+    let body = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
+    json_response(StatusCode::NOT_FOUND, body.to_owned())
+}
+
+/// The headers that every answer of `/api/*` has, whatever its status. Others that have them do no harm.
 async fn cross_origin(mut response: Response, max_age: HeaderValue) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

@@ -1,10 +1,11 @@
 //! The story of one partition: claim it, read on from the checkpoint, fold, commit, until someone else's turn.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashi_domain::fold::FoldRules;
 use dashi_domain::position::{Checkpoint, Partition};
+use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, LogError, ReadLimit, Reader};
 use dashi_store::{Claim, ClaimError, Store};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub(crate) struct Story {
     /// For people: who projects.
     pub owner: Arc<str>,
     pub read_limit: ReadLimit,
+    /// Least time between two batches, unless the last one was full.
+    pub batch_interval: Duration,
     pub retry_wait_max: Duration,
     pub standing: Standing,
     pub metrics: ProjectorMetrics,
@@ -72,6 +75,7 @@ impl Story {
                 self.standing.caught_up(self.partition);
                 continue;
             };
+            let (began, full) = (Instant::now(), self.is_full(&records));
             self.standing.behind(self.partition, first.appended_at_ms);
             match apply(self, &claim, from, records.into()).await {
                 Ok(to) => {
@@ -88,8 +92,17 @@ impl Story {
                 }
             }
             self.standing.reached(self.partition, from);
+            if !full {
+                self.pause(self.batch_interval.saturating_sub(began.elapsed())).await;
+            }
         }
         Ok(())
+    }
+
+    /// Whether a batch holds all that one may, so that there is probably more.
+    fn is_full(&self, records: &[Record]) -> bool {
+        records.len() >= self.read_limit.records_max
+            || records.iter().map(|record| record.value.len()).sum::<usize>() >= self.read_limit.bytes_max
     }
 
     /// Takes the partition, however long the store is away; `None` if told to stop.
@@ -119,7 +132,7 @@ impl Story {
     }
 
     /// Reads, unless told to stop: then there is nothing more to read.
-    async fn read(&self, reader: &mut Reader) -> Result<Vec<dashi_domain::record::Record>, LogError> {
+    async fn read(&self, reader: &mut Reader) -> Result<Vec<Record>, LogError> {
         tokio::select! {
             biased;
             () = self.stop.cancelled() => Ok(Vec::new()),
@@ -154,10 +167,13 @@ impl Story {
         if retry.attempts == 0 {
             tracing::warn!(partition = %self.partition, error = %chain(error), "interrupted; trying again");
         }
-        let wait = retry.next();
+        self.pause(retry.next()).await;
+    }
+
+    async fn pause(&self, length: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(length) => {}
         }
     }
 

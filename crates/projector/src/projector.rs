@@ -26,6 +26,8 @@ pub struct ProjectorSettings {
     pub rules: FoldRules,
     /// What one batch may hold, and how long to wait for records.
     pub read_limit: ReadLimit,
+    /// Least time between two batches of a partition, unless the last one was full.
+    pub batch_interval: Duration,
     /// The longest wait between two tries.
     pub retry_wait_max: Duration,
     /// Whether the store may go on with a log whose checkpoints it does not hold, beside those of another one.
@@ -185,6 +187,7 @@ impl Stories {
             partition,
             owner: projector.settings.owner.as_str().into(),
             read_limit: projector.settings.read_limit,
+            batch_interval: projector.settings.batch_interval,
             retry_wait_max: projector.settings.retry_wait_max,
             standing: projector.standing.clone(),
             metrics: projector.metrics.clone(),

@@ -125,6 +125,7 @@ pub async fn replay(
                 partition,
                 owner: settings.owner.as_str().into(),
                 read_limit: settings.read_limit,
+                batch_interval: Duration::ZERO,
                 retry_wait_max: settings.retry_wait_max,
                 standing: Standing::default(),
                 metrics: metrics.clone(),
