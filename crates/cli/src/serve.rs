@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use axum::Router;
-use dashi_domain::client_address::BlockedAddresses;
+use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, serve};
-use dashi_ingest::{Collector, CollectorSettings, IngestMetrics, Websites, WebsitesSettings};
+use dashi_ingest::{Collector, CollectorSettings, GeoDatabase, IngestMetrics, Websites, WebsitesSettings};
 use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
 use dashi_store::{NewWebsite, Store};
 use prometheus_client::registry::Registry;
@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::args::ServeArgs;
 use crate::config::{Loaded, Origin, Settings};
 use crate::ops::{Ops, ProjectorState};
-use crate::{Exit, checked, logging, open, print};
+use crate::{Exit, Misuse, checked, logging, open, print};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,11 +151,17 @@ impl Process {
             helpers.push(tokio::spawn(websites.clone().keep(stop_helpers.clone())));
             websites
         });
+        let mut geo = GeoDatabase::default();
+        if roles.collects() && !settings.geo.database.is_empty() {
+            let (database, keeper) = GeoDatabase::open(settings.geo.database.clone().into());
+            helpers.push(tokio::spawn(keeper.keep(stop_helpers.clone())));
+            geo = database;
+        }
         let collector = match (&websites, id_rules) {
             (Some(websites), Some(ids)) => Some(Collector::new(
                 log.clone(),
                 websites.clone(),
-                collector_settings(settings, ids),
+                collector_settings(settings, ids, geo)?,
                 IngestMetrics::new(&mut registry),
             )),
             _ => None,
@@ -245,15 +251,33 @@ fn ended(what: &str, outcome: Result<(), tokio::task::JoinError>) {
     }
 }
 
-fn collector_settings(settings: &Settings, ids: dashi_domain::ids::IdRules) -> CollectorSettings {
+fn collector_settings(
+    settings: &Settings,
+    ids: dashi_domain::ids::IdRules,
+    geo: GeoDatabase,
+) -> anyhow::Result<CollectorSettings> {
     let ingest = &settings.ingest;
     let blocked = BlockedAddresses::parse(&ingest.ignore_ip);
     for entry in blocked.unparsable() {
         tracing::warn!(entry, "ingest.ignore_ip: this is neither an address nor a CIDR block");
     }
-    CollectorSettings {
+    let trusted_proxies = TrustedProxies::parse(&ingest.trusted_proxies).map_err(|entry| {
+        Misuse(format!(
+            "ingest.trusted_proxies: {entry:?} is neither an address nor a CIDR block such as 10.0.0.0/8"
+        ))
+    })?;
+    if trusted_proxies.is_everybody() && !settings.listen.ip().is_loopback() {
+        tracing::warn!(
+            listen = %settings.listen,
+            "anybody who can reach this address can claim any client address: name your proxies in \
+             ingest.trusted_proxies"
+        );
+    }
+    Ok(CollectorSettings {
         ids,
         blocked,
+        trusted_proxies,
+        geo,
         bots_welcome: ingest.disable_bot_check,
         address_header: Some(ingest.client_ip_header.clone()).filter(|header| !header.is_empty()),
         skip_location_headers: ingest.skip_location_headers,
@@ -263,7 +287,7 @@ fn collector_settings(settings: &Settings, ids: dashi_domain::ids::IdRules) -> C
         request_timeout: Duration::from_millis(ingest.request_timeout_ms),
         retry_after_s: ingest.retry_after_s,
         cors_max_age_s: ingest.cors_max_age_s,
-    }
+    })
 }
 
 /// Makes the tables, however long the database is away. Says what it waits for whenever that changes.

@@ -252,6 +252,39 @@ impl BlockedAddresses {
     }
 }
 
+/// Peers whose address and location headers are believed. By default all are, as Umami has it: then any client can
+/// claim any address.
+#[derive(Debug, Clone, Default)]
+pub struct TrustedProxies(Option<Vec<IpNet>>);
+
+impl TrustedProxies {
+    /// Reads a comma list of addresses and networks; an empty one trusts everybody.
+    ///
+    /// # Errors
+    /// The first entry that is neither an address nor a network.
+    pub fn parse(list: &str) -> Result<Self, String> {
+        let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let networks = entries
+            .map(|entry| {
+                let single = || entry.parse::<IpAddr>().ok().map(IpNet::from);
+                parse_network(entry).or_else(single).ok_or_else(|| entry.to_owned())
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self((!networks.is_empty()).then_some(networks)))
+    }
+
+    /// Whether every peer is believed.
+    pub fn is_everybody(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether this peer is believed. An IPv4 peer of a socket that serves both families counts as IPv4.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.0.as_ref().is_none_or(|networks| networks.iter().any(|network| network.contains(&peer)))
+    }
+}
+
 fn parse_network(entry: &str) -> Option<IpNet> {
     let (address, length) = entry.rsplit_once('/')?;
     let length = u8::try_from(number(length, 10)?).ok()?;
@@ -421,5 +454,24 @@ mod tests {
             resolve(&text);
             BlockedAddresses::parse(&text).contains(&text);
         }
+    }
+
+    #[test]
+    fn a_list_of_proxies_trusts_them_alone_and_an_empty_one_everybody() {
+        let peer = |text: &str| text.parse::<IpAddr>().unwrap();
+        let everybody = TrustedProxies::parse(" , ").unwrap();
+        assert!(everybody.is_everybody() && everybody.trusts(peer("203.0.113.9")));
+        let some = TrustedProxies::parse("10.0.0.0/8, 192.0.2.1,::1").unwrap();
+        for (text, trusted) in [
+            ("10.1.2.3", true),
+            ("::ffff:10.1.2.3", true),
+            ("192.0.2.1", true),
+            ("192.0.2.2", false),
+            ("::1", true),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(some.trusts(peer(text)), trusted, "{text}");
+        }
+        assert_eq!(TrustedProxies::parse("10.0.0.0/8,proxy").unwrap_err(), "proxy");
     }
 }

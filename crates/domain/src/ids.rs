@@ -129,6 +129,13 @@ impl IdRules {
     }
 }
 
+/// The id of an event that its client has named: one per source and name, whenever and wherever it arrives, so that
+/// a copy sent again is known as one. `message_id` is the payload's own, or a request's key (and the place within a
+/// batch).
+pub fn named_event_id(source: Uuid, message_id: &str) -> Uuid {
+    Uuid::new_v5(&source, message_id.as_bytes())
+}
+
 /// The id of a row that hangs on an event: version 5 in the namespace of the event's own id, so a redelivered
 /// record and a replay write the same row. `name` must be unique among the event's rows.
 pub fn dependent_id(event_id: Uuid, name: &str) -> Uuid {

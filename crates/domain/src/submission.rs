@@ -154,6 +154,9 @@ pub struct Payload<'a> {
     pub fcp: Option<f64>,
     /// Time to first byte in ms, 0 to 60000.
     pub ttfb: Option<f64>,
+    /// `messageId`: the client's own id of this event, at most 100; never empty. Dashi's, not Umami's, which
+    /// ignores the key.
+    pub message_id: Option<Cow<'a, str>>,
 }
 
 /// A body that does not fit the schema; the client gets a 400.
@@ -287,10 +290,11 @@ enum Field {
     Cls,
     Fcp,
     Ttfb,
+    MessageId,
 }
 
 impl Field {
-    const COUNT: usize = Field::Ttfb as usize + 1;
+    const COUNT: usize = Field::MessageId as usize + 1;
 
     fn name(self) -> &'static str {
         match self {
@@ -318,6 +322,7 @@ impl Field {
             Field::Cls => "cls",
             Field::Fcp => "fcp",
             Field::Ttfb => "ttfb",
+            Field::MessageId => "messageId",
         }
     }
 
@@ -347,6 +352,7 @@ impl Field {
             "cls" => Field::Cls,
             "fcp" => Field::Fcp,
             "ttfb" => Field::Ttfb,
+            "messageId" => Field::MessageId,
             _ => return None,
         })
     }
@@ -442,6 +448,7 @@ impl<'a> Payload<'a> {
         let cls = check.vital(Field::Cls, 100);
         let fcp = check.vital(Field::Fcp, 60_000);
         let ttfb = check.vital(Field::Ttfb, 60_000);
+        let message_id = check.string(Field::MessageId, 100).filter(|id| !id.is_empty());
         let source = check.source(named);
         // Without a source there is an error in the tree: a wrong type, a wrong id, or that there is not just
         // one.
@@ -469,16 +476,17 @@ impl<'a> Payload<'a> {
                 cls,
                 fcp,
                 ttfb,
+                message_id,
             }),
             _ => Err(check.tree),
         }
     }
 
     /// Appends the payload as compact JSON: the known keys in the order of the contract, absent ones left
-    /// out, and never `ip` and `userAgent`. The address is not to be stored, and the agent in effect travels
-    /// elsewhere.
+    /// out, and never `ip`, `userAgent` and `messageId`. The address is not to be stored; the agent in effect, and
+    /// the event's id that the client's is made into, travel elsewhere.
     ///
-    /// What is written parses to the same payload without these two. One exception: a number in `data` too
+    /// What is written parses to the same payload without these three. One exception: a number in `data` too
     /// large for a double is infinite and becomes `null`, as `JSON.stringify` has it.
     pub fn write(&self, out: &mut String) {
         out.push_str("{\"");
@@ -969,6 +977,7 @@ mod tests {
             "cls",
             "fcp",
             "ttfb",
+            "messageId",
         ];
         let members: Vec<_> = fields.iter().rev().map(|field| format!(r#""{field}":false"#)).collect();
         let body = format!(r#"{{"payload":{{{},"timestamp":"x"}},"type":"event"}}"#, members.join(","));
@@ -1241,6 +1250,7 @@ mod tests {
             "cls",
             "fcp",
             "ttfb",
+            "messageId",
         ];
         assert_eq!(names.len(), Field::COUNT);
         for (place, name) in names.into_iter().enumerate() {
@@ -1317,6 +1327,7 @@ mod tests {
                     "cls",
                     "fcp",
                     "ttfb",
+                    "messageId",
                 ][place]
             };
             let text =
@@ -1331,7 +1342,7 @@ mod tests {
             if let Ok(before) = payload(&members) {
                 let body = format!(r#"{{"type":"event","payload":{}}}"#, written(&before));
                 let after = Submission::parse(body.as_bytes()).unwrap().payload;
-                let expected = Payload { ip: None, user_agent: None, ..before };
+                let expected = Payload { ip: None, user_agent: None, message_id: None, ..before };
                 prop_assert_eq!(after, expected);
             }
         }

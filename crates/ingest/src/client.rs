@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use dashi_domain::client_address::client_address;
+use dashi_domain::client_address::{TrustedProxies, client_address, parse_lenient};
 use dashi_domain::location::{Location, from_headers, is_local};
 use http::{HeaderMap, header};
 
@@ -14,10 +14,13 @@ pub struct Client {
     pub address: String,
     /// The `User-Agent` header, its bytes read as Latin-1, as Umami's server does.
     pub user_agent: Option<String>,
-    /// What a proxy's headers say; only for clients whose address does not come from the payload.
-    pub location: Location,
+    /// What a proxy's headers say, if they say anything; only for clients whose address does not come from the
+    /// payload.
+    pub location: Option<Location>,
     /// The token of an earlier answer.
     pub token: Option<String>,
+    /// `Idempotency-Key`: names the request, for clients that cannot name each event.
+    pub idempotency_key: Option<String>,
 }
 
 /// How a client is recognised.
@@ -27,30 +30,36 @@ pub struct ClientRules {
     pub address_header: Option<String>,
     /// Whether proxies' location headers are ignored.
     pub skip_location_headers: bool,
+    /// Whose headers are believed at all.
+    pub trusted_proxies: TrustedProxies,
 }
 
 impl Client {
     /// Reads a request's head.
     pub fn read(headers: &HeaderMap, peer: IpAddr, rules: &ClientRules) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let address = client_address(text, rules.address_header.as_deref(), peer);
-        let location = if rules.skip_location_headers || !has_location(&address) {
-            Location::default()
+        let trusted = rules.trusted_proxies.trusts(peer);
+        let told = |name: &str| if trusted { text(name) } else { None };
+        let address = client_address(told, rules.address_header.as_deref(), peer);
+        let location = if rules.skip_location_headers || !trusted || place(&address).is_none() {
+            None
         } else {
-            from_headers(|name| headers.get(name).map(|value| value.as_bytes())).unwrap_or_default()
+            from_headers(|name| headers.get(name).map(|value| value.as_bytes()))
         };
         Self {
             location,
             address,
             user_agent: headers.get(header::USER_AGENT).map(|value| latin1(value.as_bytes())),
             token: text("x-umami-cache").filter(|token| !token.is_empty()).map(str::to_owned),
+            idempotency_key: text("idempotency-key").filter(|key| !key.is_empty()).map(str::to_owned),
         }
     }
 }
 
-/// Whether an address may be anywhere at all: local ones, and texts that are no address, are nowhere.
-pub fn has_location(address: &str) -> bool {
-    dashi_domain::client_address::parse_lenient(address).is_some_and(|address| !is_local(&address.ip))
+/// The address to look up, if this text may be anywhere at all: local addresses, and texts that are none, are
+/// nowhere.
+pub fn place(address: &str) -> Option<IpAddr> {
+    parse_lenient(address).map(|address| address.ip).filter(|ip| !is_local(ip))
 }
 
 fn latin1(bytes: &[u8]) -> String {

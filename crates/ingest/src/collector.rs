@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use dashi_domain::client_address::BlockedAddresses;
+use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::IdRules;
 use dashi_domain::submission::{Submission, parse_batch};
 use dashi_domain::token::{Claims, Tokens};
@@ -22,12 +22,13 @@ use crate::answer::{Accepted, Rejection, batch_json, json_response};
 use crate::body::{BodyBudget, BudgetedBody};
 use crate::client::{Client, ClientRules};
 use crate::decide::{Decision, Rules, decide, website_to_look_up};
+use crate::geo::GeoDatabase;
 use crate::metrics::IngestMetrics;
 use crate::server::Peer;
 use crate::websites::{Known, Websites};
 
 /// Settings of a collector.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct CollectorSettings {
     /// How ids are computed.
     pub ids: IdRules,
@@ -39,6 +40,10 @@ pub struct CollectorSettings {
     pub address_header: Option<String>,
     /// Whether proxies' location headers are ignored.
     pub skip_location_headers: bool,
+    /// Whose address and location headers are believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Where addresses are.
+    pub geo: GeoDatabase,
     /// Largest body; more is answered 413.
     pub body_bytes_max: usize,
     /// All bodies together; more is answered 503.
@@ -89,10 +94,12 @@ impl Collector {
                 ids: settings.ids,
                 blocked: settings.blocked,
                 bots_welcome: settings.bots_welcome,
+                geo: settings.geo,
             },
             client_rules: ClientRules {
                 address_header: settings.address_header,
                 skip_location_headers: settings.skip_location_headers,
+                trusted_proxies: settings.trusted_proxies,
             },
             bodies: BodyBudget::new(settings.body_bytes_max, settings.bodies_bytes_max),
             in_flight: Semaphore::new(settings.in_flight_max),
@@ -150,6 +157,7 @@ impl Collector {
         client: &Client,
         claims: Option<&Claims>,
         submission: Submission<'_>,
+        index: Option<usize>,
         now_ms: i64,
     ) -> Decision {
         if let Some(website) = website_to_look_up(&submission, claims) {
@@ -159,7 +167,7 @@ impl Collector {
                 Known::Unsure => return Decision::Answer(Err(Rejection::Unavailable)),
             }
         }
-        decide(&self.0.rules, client, claims, submission, now_ms)
+        decide(&self.0.rules, client, claims, submission, index, now_ms)
     }
 
     /// Appends the records of all decisions at once and gives each its outcome.
@@ -211,7 +219,7 @@ async fn send(State(collector): State<Collector>, request: Request<Body>) -> Res
             let now_ms = now_ms();
             let claims = collector.claims(&client, now_ms);
             let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
-            let decision = collector.decide(&client, claims.as_ref(), submission, now_ms).await;
+            let decision = collector.decide(&client, claims.as_ref(), submission, None, now_ms).await;
             drop(body);
             match collector.carry_out(vec![decision]).await.pop() {
                 Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
@@ -232,9 +240,11 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
             let claims = collector.claims(&client, now_ms);
             let elements = parsing(&body, || parse_batch(&body.bytes)).map_err(Rejection::Schema)?;
             let mut decisions = Vec::with_capacity(elements.len());
-            for element in elements {
+            for (index, element) in elements.into_iter().enumerate() {
                 decisions.push(match Submission::from_value(element) {
-                    Ok(submission) => collector.decide(&client, claims.as_ref(), submission, now_ms).await,
+                    Ok(submission) => {
+                        collector.decide(&client, claims.as_ref(), submission, Some(index), now_ms).await
+                    }
                     Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
                 });
             }

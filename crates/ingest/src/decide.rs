@@ -1,8 +1,10 @@
 //! What becomes of one submission: its circumstances in, an outcome out. No I/O, no clock, no look-up.
 
+use std::borrow::Cow;
+
 use dashi_domain::agent;
-use dashi_domain::client_address::BlockedAddresses;
-use dashi_domain::ids::{IdRules, Visitor};
+use dashi_domain::client_address::{BlockedAddresses, strip_port};
+use dashi_domain::ids::{IdRules, Visitor, named_event_id};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SourceKind, Submission};
@@ -11,10 +13,10 @@ use dashi_event_log::Entry;
 use uuid::Uuid;
 
 use crate::answer::{Accepted, Rejection};
-use crate::client::{Client, effective};
+use crate::client::{Client, effective, place};
+use crate::geo::GeoDatabase;
 
 /// What every decision of a collector rests on.
-#[derive(Debug)]
 pub struct Rules {
     /// How ids are computed.
     pub ids: IdRules,
@@ -24,6 +26,8 @@ pub struct Rules {
     pub blocked: BlockedAddresses,
     /// Whether bots are counted as well.
     pub bots_welcome: bool,
+    /// Where addresses are.
+    pub geo: GeoDatabase,
 }
 
 /// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
@@ -40,12 +44,14 @@ fn names(claims: &Claims, website: Uuid) -> bool {
     claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
 }
 
-/// Decides: a record to append and the answer to give once it is durable, or an answer alone.
+/// Decides: a record to append and the answer to give once it is durable, or an answer alone. `index` is the place
+/// of the submission in its batch, if it came in one.
 pub fn decide(
     rules: &Rules,
     client: &Client,
     claims: Option<&Claims>,
     submission: Submission<'_>,
+    index: Option<usize>,
     now_ms: i64,
 ) -> Decision {
     let payload = &submission.payload;
@@ -81,15 +87,39 @@ pub fn decide(
         visit_id: visit.id,
     };
     let event = Event {
-        event_id: Uuid::now_v7(),
+        event_id: event_id(client, &submission, index),
         received_at_ms: now_ms,
         session_id,
         visit_id: visit.id,
-        location: if own_address.is_some() { Location::default() } else { client.location.clone() },
+        location: location(rules, client, own_address),
         user_agent,
         submission: submission.clone(),
     };
     Decision::Append(Entry { session_id, value: event.encode() }, accepted)
+}
+
+/// Where the client is: by a proxy's headers, unless the payload names the address, else by the location database.
+fn location(rules: &Rules, client: &Client, own_address: Option<&str>) -> Location {
+    match (own_address, &client.location) {
+        (None, Some(location)) => location.clone(),
+        _ => {
+            // An address that the payload names may carry a port, which a look-up does without.
+            let address = own_address.map_or(Cow::Borrowed(client.address.as_str()), strip_port);
+            place(&address).map(|ip| rules.geo.locate(&ip)).unwrap_or_default()
+        }
+    }
+}
+
+/// The client's own id of the event makes the event's, so that a copy sent again is the same event. Without one the
+/// event is new.
+fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) -> Uuid {
+    let source = submission.payload.source.id;
+    match (&submission.payload.message_id, &client.idempotency_key, index) {
+        (Some(id), ..) => named_event_id(source, &format!("message:{id}")),
+        (None, Some(key), None) => named_event_id(source, &format!("request:{key}")),
+        (None, Some(key), Some(index)) => named_event_id(source, &format!("request:{key}:{index}")),
+        (None, None, _) => Uuid::now_v7(),
+    }
 }
 
 /// A token without a website (Umami issues none for websites, but accepts it) is used for the claims it has.

@@ -10,10 +10,12 @@ mod body;
 mod client;
 mod collector;
 mod decide;
+mod geo;
 mod metrics;
 pub mod server;
 mod websites;
 
 pub use collector::{Collector, CollectorSettings};
+pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
 pub use websites::{Websites, WebsitesSettings};

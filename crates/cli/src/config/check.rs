@@ -319,8 +319,12 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_is_refused_unless_it_means_something() {
-        let meaningful =
-            BTreeSet::from(["event_log.retention_h", "kafka.linger_ms", "ingest.cors_max_age_s"]);
+        let meaningful = BTreeSet::from([
+            "event_log.retention_h",
+            "kafka.linger_ms",
+            "ingest.cors_max_age_s",
+            "projector.batch_interval_ms",
+        ]);
         let schema = Schema::compiled_in();
         for key in schema.leaves().iter().filter(|(_, value)| value.is_integer()).map(|(key, _)| key.as_str())
         {

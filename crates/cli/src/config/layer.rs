@@ -476,6 +476,7 @@ mod tests {
             ("DISABLE_BOT_CHECK", "0"),
             ("SALT_ROTATION", "week"),
             ("SKIP_LOCATION_HEADERS", "false"),
+            ("GEOLITE_DB_PATH", "geo/city.mmdb"),
             ("CORS_MAX_AGE", "60"),
             ("REMOVE_TRAILING_SLASH", "1"),
         ];
@@ -490,6 +491,7 @@ mod tests {
         assert!(settings.fold.remove_trailing_slash);
         assert_eq!(settings.ingest.salt_rotation, SaltRotation::Week);
         assert_eq!(settings.ingest.cors_max_age_s, 60);
+        assert_eq!(settings.geo.database, "geo/city.mmdb");
         for alias in ALIASES {
             assert_eq!(origin(&loaded, alias.key), format!("env {}", alias.name));
         }

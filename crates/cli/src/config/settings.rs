@@ -23,6 +23,8 @@ pub struct Settings {
     pub timezone: String,
     /// The HTTP side.
     pub ingest: Ingest,
+    /// Where addresses are.
+    pub geo: Geo,
     /// The event log on either backend.
     pub event_log: EventLogSettings,
     /// Only for a log on Kafka.
@@ -77,6 +79,8 @@ pub struct Ingest {
     pub client_ip_header: String,
     /// Comma list of blocked addresses and CIDR blocks.
     pub ignore_ip: String,
+    /// Comma list of peers whose address and location headers are believed; empty for all.
+    pub trusted_proxies: String,
     /// Whether bots are counted as well.
     pub disable_bot_check: bool,
     /// How long an anonymous visitor keeps a session id.
@@ -91,6 +95,14 @@ pub struct Ingest {
     pub website_recheck_ms: u64,
     /// What `Retry-After` says with a 503.
     pub retry_after_s: u64,
+}
+
+/// Where addresses are.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Geo {
+    /// File in MaxMind's format; empty for none.
+    pub database: String,
 }
 
 /// How long an anonymous visitor keeps a session id.

@@ -23,6 +23,7 @@ pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "DISABLE_BOT_CHECK", key: "ingest.disable_bot_check", read: set },
     Alias { name: "SALT_ROTATION", key: "ingest.salt_rotation", read: rotation },
     Alias { name: "SKIP_LOCATION_HEADERS", key: "ingest.skip_location_headers", read: set },
+    Alias { name: "GEOLITE_DB_PATH", key: "geo.database", read: as_it_is },
     Alias { name: "CORS_MAX_AGE", key: "ingest.cors_max_age_s", read: as_it_is },
     Alias { name: "REMOVE_TRAILING_SLASH", key: "fold.remove_trailing_slash", read: set },
 ];
