@@ -1,5 +1,12 @@
 //! The tests on real servers, in one binary: it links once, and its tests share the harness.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helper functions too")]
 
+mod answers;
+mod architecture;
+mod cli;
 mod compose;
 mod harness;
+mod log_contract;
+mod sessions;
+mod store_contract;
+mod vectors;

@@ -45,8 +45,20 @@ impl Dashi {
     /// Of this process's environment, `APP_SECRET` and everything that begins with `DASHI_` is taken away before `env`
     /// is added.
     pub fn spawn<A: AsRef<OsStr>>(args: &[A], env: &[(&str, &str)]) -> Self {
+        Self::spawn_through(&[], args, env)
+    }
+
+    /// The same through a program that in the end executes the arguments it is given, such as `nice`, without a child.
+    pub fn spawn_through<A: AsRef<OsStr>>(program: &[&str], args: &[A], env: &[(&str, &str)]) -> Self {
         let directory = TestDirectory::create("dashi");
-        let mut command = Command::new(binary());
+        let mut command = match program {
+            [] => Command::new(binary()),
+            [program, rest @ ..] => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(binary());
+                command
+            }
+        };
         command.args(args).current_dir(directory.path());
         for (name, _) in std::env::vars_os() {
             if name == "APP_SECRET" || name.as_encoded_bytes().starts_with(b"DASHI_") {

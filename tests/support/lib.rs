@@ -5,16 +5,22 @@
 //! plain `cargo test` works too. A missing server is a failure, never a skip.
 
 pub mod dashi;
+pub mod deployment;
 pub mod http;
 pub mod kafka;
+pub mod ledger;
 pub mod postgres;
 mod process;
 mod settings;
+pub mod setup;
 pub mod vectors;
 mod wait;
 
 pub use dashi::Dashi;
+pub use deployment::{Deployment, Server, Status};
 pub use kafka::KafkaServer;
+pub use ledger::{Database, Ledger};
 pub use postgres::{PostgresServer, TestDatabase};
 pub use settings::{TestDirectory, free_port, repository};
+pub use setup::{Running, Setup};
 pub use wait::{Outcome, eventually};

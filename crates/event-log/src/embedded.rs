@@ -46,8 +46,14 @@ const OFFSETS_PER_PARTITION: i64 = 1 << 40;
 /// How long a read waits before it looks for records of another process.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Rows of one insert statement. Statements are kept prepared by their text, so their sizes are powers of two.
+/// Rows of one insert statement, at most. Each number of rows is a statement of its own, kept prepared.
 const ROWS_PER_INSERT: usize = 64;
+
+/// The offset that the next record of `partition` gets, in a query on the table `partition`: one past its newest
+/// record, or, where retention has left none, past the newest that it removed.
+const HIGH_WATERMARK: &str = "max(low_offset, coalesce(
+    (SELECT id FROM record WHERE id >= (partition << 40) AND id < ((partition + 1) << 40) ORDER BY id DESC LIMIT 1)
+    + 1 - (partition << 40), 0))";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (
@@ -58,8 +64,7 @@ const SCHEMA: &str = "
     );
     CREATE TABLE IF NOT EXISTS partition (
         partition INTEGER PRIMARY KEY,
-        low_offset INTEGER NOT NULL,
-        next_offset INTEGER NOT NULL
+        low_offset INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS record (
         id INTEGER PRIMARY KEY,
@@ -128,10 +133,12 @@ impl EmbeddedLog {
         let (committed, commits) = watch::channel(0);
         let close = tokio_util::sync::CancellationToken::new();
         let writer = Writer {
+            path: settings.path.clone(),
             connection: writer,
             partitions: partitions as u32,
             batch_max: settings.batch_max.max(1),
             committed,
+            refused: 0,
         };
         let writer = tokio::spawn(writer.run(waiting, close.clone()));
         Ok(Self(Arc::new(Shared {
@@ -177,12 +184,13 @@ impl EmbeddedLog {
     }
 
     pub(crate) async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
-        let (low, high): (i64, i64) =
-            sqlx::query_as("SELECT low_offset, next_offset FROM partition WHERE partition = ?")
-                .bind(partition.number())
-                .fetch_one(&self.0.readers)
-                .await
-                .map_err(LogError::away("reading a partition's extent"))?;
+        let (low, high): (i64, i64) = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT low_offset, {HIGH_WATERMARK} FROM partition WHERE partition = ?"
+        )))
+        .bind(partition.number())
+        .fetch_one(&self.0.readers)
+        .await
+        .map_err(LogError::away("reading a partition's extent"))?;
         Ok(Extent { low: Offset::new(low as u64), high: Offset::new(high as u64) })
     }
 
@@ -207,7 +215,7 @@ impl EmbeddedLog {
     pub(crate) async fn save_positions(&self, group: &str, positions: &[Position]) -> Result<(), LogError> {
         let away = LogError::away("saving the projection's positions");
         let mut housekeeper = self.0.housekeeper.lock().await;
-        async {
+        let saved = async {
             let mut tx = housekeeper.begin_with("BEGIN IMMEDIATE").await?;
             for (partition, checkpoint) in positions {
                 sqlx::query(
@@ -222,8 +230,11 @@ impl EmbeddedLog {
             }
             tx.commit().await
         }
-        .await
-        .map_err(away)
+        .await;
+        if saved.is_err() {
+            renew(&mut housekeeper, &self.0.path).await;
+        }
+        saved.map_err(away)
     }
 
     pub(crate) async fn probe(&self) -> Result<(), LogError> {
@@ -243,10 +254,11 @@ impl EmbeddedLog {
         let mut removed = 0;
         for partition in (0..self.0.partitions).map(Partition::new) {
             loop {
-                let gone = self
-                    .trim_some(partition, before_ms)
-                    .await
-                    .map_err(LogError::away("removing what retention no longer keeps"))?;
+                let gone = self.trim_some(partition, before_ms).await;
+                if gone.is_err() {
+                    renew(&mut *self.0.housekeeper.lock().await, &self.0.path).await;
+                }
+                let gone = gone.map_err(LogError::away("removing what retention no longer keeps"))?;
                 removed += gone;
                 if gone == 0 {
                     break;
@@ -257,17 +269,21 @@ impl EmbeddedLog {
     }
 
     /// Removes some of the oldest records of a partition; a bounded number, so that appends wait but briefly.
-    /// A log that no projection has ever read keeps everything.
+    /// A log that no projection has ever read keeps everything, and a projection that has saved no position for
+    /// this partition yet needs all of it.
     async fn trim_some(&self, partition: Partition, before_ms: i64) -> Result<u64, sqlx::Error> {
         const ROWS: i64 = 2_000;
         let base = i64::from(partition.number()) * OFFSETS_PER_PARTITION;
         let mut housekeeper = self.0.housekeeper.lock().await;
         let mut tx = housekeeper.begin_with("BEGIN IMMEDIATE").await?;
         let applied: Option<i64> =
-            sqlx::query_scalar("SELECT min(checkpoint) FROM position WHERE partition = ?")
-                .bind(partition.number())
-                .fetch_one(&mut *tx)
-                .await?;
+            sqlx::query_scalar(
+                "SELECT min(coalesce(position.checkpoint, 0)) FROM (SELECT DISTINCT projection FROM position) AS known
+                 LEFT JOIN position ON position.projection = known.projection AND position.partition = ?",
+            )
+            .bind(partition.number())
+            .fetch_one(&mut *tx)
+            .await?;
         // The first record to stay: the oldest that is young enough, not applied, or beyond this round.
         let stays: Option<i64> = sqlx::query_scalar(
             "SELECT id FROM (SELECT id, appended_at_ms FROM record WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3)
@@ -329,9 +345,19 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(Duration::from_secs(10))
-        .statement_cache_capacity(64)
+        .statement_cache_capacity(128)
         .pragma("wal_autocheckpoint", "4000")
         .pragma("cache_size", "-16000")
+}
+
+/// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full disk,
+/// the driver takes the transaction to be open still and begins no other on that connection.
+async fn renew(connection: &mut SqliteConnection, path: &Path) {
+    match SqliteConnection::connect_with(&connect_options(path)).await {
+        Ok(new) => *connection = new,
+        // The next transaction fails as this one did, and then this is tried again.
+        Err(error) => tracing::debug!(error = %error, "the event log's file cannot be opened anew"),
+    }
 }
 
 fn lock_path(path: &Path) -> PathBuf {
@@ -353,7 +379,7 @@ async fn create(connection: &mut SqliteConnection, partitions: u32) -> Result<(i
         .rows_affected();
     if made == 1 {
         for partition in 0..partitions.max(1) {
-            sqlx::query("INSERT INTO partition (partition, low_offset, next_offset) VALUES (?, 0, 0)")
+            sqlx::query("INSERT INTO partition (partition, low_offset) VALUES (?, 0)")
                 .bind(partition)
                 .execute(&mut *tx)
                 .await?;
@@ -367,10 +393,13 @@ async fn create(connection: &mut SqliteConnection, partitions: u32) -> Result<(i
 /// The only one who appends in this process. Another process may append too: offsets are read anew in each
 /// transaction, which the file's lock serialises.
 struct Writer {
+    path: PathBuf,
     connection: SqliteConnection,
     partitions: u32,
     batch_max: usize,
     committed: watch::Sender<u64>,
+    /// Appends refused since the log could last be written.
+    refused: usize,
 }
 
 impl Writer {
@@ -392,6 +421,10 @@ impl Writer {
             let outcome = self.commit(&appends).await;
             match outcome {
                 Ok(positions) => {
+                    if self.refused > 0 {
+                        tracing::info!(refused = self.refused, "the event log can be written again");
+                        self.refused = 0;
+                    }
                     let mut positions = positions.into_iter();
                     for append in appends.drain(..) {
                         let mine = positions.by_ref().take(append.entries.len()).collect();
@@ -401,7 +434,12 @@ impl Writer {
                     self.committed.send_modify(|commits| *commits += 1);
                 }
                 Err(error) => {
-                    tracing::error!(error = %error, appends = taken, "the event log could not be written");
+                    // Told once: whoever fills a disk is not to fill it with this.
+                    if self.refused == 0 {
+                        tracing::error!(error = %error, appends = taken, "the event log cannot be written");
+                    }
+                    self.refused += taken;
+                    renew(&mut self.connection, &self.path).await;
                     let cause: Cause = Arc::new(error);
                     for append in appends.drain(..) {
                         let _ = append.done.send(Err(AppendError::Unconfirmed(Arc::clone(&cause))));
@@ -413,12 +451,24 @@ impl Writer {
 
     /// Writes all entries in one transaction. Durable when it returns `Ok`.
     async fn commit(&mut self, appends: &[Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
+        let written = self.write(appends).await;
+        if written.is_err() {
+            // What is left of the transaction goes. If nothing is, this fails and does no harm.
+            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+        }
+        written
+    }
+
+    /// Each statement is a round trip to the connection's own thread, so there are as few as there can be: the
+    /// high watermarks are read from the records, where appends of another process show too, and kept nowhere.
+    async fn write(&mut self, appends: &[Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
         let now_ms = now_ms();
-        let mut tx = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let mut next: Vec<i64> = sqlx::query_scalar("SELECT next_offset FROM partition ORDER BY partition")
-            .fetch_all(&mut *tx)
-            .await?;
-        let before = next.clone();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
+        let mut next: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
+            "SELECT {HIGH_WATERMARK} FROM partition ORDER BY partition"
+        )))
+        .fetch_all(&mut self.connection)
+        .await?;
         let mut rows = Vec::with_capacity(appends.iter().map(|append| append.entries.len()).sum());
         let mut positions = Vec::with_capacity(rows.capacity());
         for entry in appends.iter().flat_map(|append| &append.entries) {
@@ -431,27 +481,14 @@ impl Writer {
         }
         // In the order of their ids, so that each partition's run is one visit to the B-tree.
         rows.sort_unstable_by_key(|(id, ..)| *id);
-        let mut rest = rows.as_slice();
-        while !rest.is_empty() {
-            let size = prev_power_of_two(rest.len()).min(ROWS_PER_INSERT);
-            let (some, others) = rest.split_at(size);
-            let mut insert = sqlx::query(AssertSqlSafe(insert_sql(size)));
+        for some in rows.chunks(ROWS_PER_INSERT) {
+            let mut insert = sqlx::query(AssertSqlSafe(insert_sql(some.len())));
             for (id, key, value) in some {
                 insert = insert.bind(id).bind(now_ms).bind(key).bind(value.as_slice());
             }
-            insert.execute(&mut *tx).await?;
-            rest = others;
+            insert.execute(&mut self.connection).await?;
         }
-        for (partition, (next, before)) in next.iter().zip(&before).enumerate() {
-            if next != before {
-                sqlx::query("UPDATE partition SET next_offset = ? WHERE partition = ?")
-                    .bind(next)
-                    .bind(partition as i64)
-                    .execute(&mut *tx)
-                    .await?;
-            }
-        }
-        tx.commit().await?;
+        sqlx::query("COMMIT").execute(&mut self.connection).await?;
         Ok(positions)
     }
 }
@@ -460,10 +497,6 @@ fn insert_sql(rows: usize) -> String {
     let mut sql = String::from("INSERT INTO record (id, appended_at_ms, session_id, value) VALUES (?,?,?,?)");
     sql.push_str(&",(?,?,?,?)".repeat(rows - 1));
     sql
-}
-
-const fn prev_power_of_two(n: usize) -> usize {
-    1 << (usize::BITS - 1 - n.leading_zeros())
 }
 
 /// See [`crate::Reader`].
@@ -499,9 +532,13 @@ impl EmbeddedReader {
             if now >= deadline {
                 return Ok(Vec::new());
             }
-            // Woken by this process's appends; those of another are found by looking.
-            let wait = POLL.min(deadline - now);
-            let _ = tokio::time::timeout(wait, self.commits.changed()).await;
+            // Woken by this process's appends; those of another are found by looking. When the writer is gone, the
+            // channel answers at once, for ever: then this is a wait like any other.
+            let wait = tokio::time::sleep(POLL.min(deadline - now));
+            tokio::select! {
+                Ok(()) = self.commits.changed() => {}
+                () = wait => {}
+            }
         }
     }
 
@@ -558,8 +595,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn insert_sizes_are_powers_of_two() {
-        assert_eq!([1, 2, 3, 63, 64, 65, 1_000].map(prev_power_of_two), [1, 2, 2, 32, 64, 64, 512]);
-        assert_eq!(insert_sql(2).matches("(?,?,?,?)").count(), 2);
+    fn an_insert_has_a_tuple_per_row() {
+        assert_eq!(insert_sql(1).matches("(?,?,?,?)").count(), 1);
+        assert_eq!(insert_sql(64).matches("(?,?,?,?)").count(), 64);
+    }
+
+    #[test]
+    fn the_high_watermarks_query_knows_where_partitions_begin() {
+        assert_eq!(OFFSETS_PER_PARTITION, 1 << 40, "HIGH_WATERMARK spells it out");
     }
 }

@@ -22,7 +22,6 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::{ClientConfig, ClientContext, TopicPartitionList};
 use tokio::sync::Notify;
 
-use crate::error::Cause;
 use crate::{
     AppendError, Entry, Extent, LogError, Membership, OpenError, Ownership, Position, ReadLimit, topic_id,
 };
@@ -53,6 +52,9 @@ pub struct KafkaSettings {
 /// The largest record: the largest request body and its envelope.
 const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
 
+/// Memory of all records that wait for their acknowledgement.
+const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
 /// How long one question to the cluster may take.
 const ASK: Duration = Duration::from_secs(5);
 
@@ -67,8 +69,14 @@ struct Shared {
     id: LogId,
     settings: KafkaSettings,
     admin: AdminClient<DefaultClientContext>,
-    /// Made with the first append; made anew when the library calls its state fatal.
-    producer: RwLock<Option<FutureProducer>>,
+    producer: RwLock<Slot>,
+}
+
+/// Where the producer is. It is made with the first append, and anew when the library calls its state fatal.
+enum Slot {
+    Unmade,
+    Made(FutureProducer),
+    Closed,
 }
 
 impl KafkaLog {
@@ -97,7 +105,8 @@ impl KafkaLog {
             admin = returned;
             match found {
                 Ok(Topic::There(id)) => {
-                    return Ok(Self(Arc::new(Shared { id, settings, admin, producer: RwLock::new(None) })));
+                    let producer = RwLock::new(Slot::Unmade);
+                    return Ok(Self(Arc::new(Shared { id, settings, admin, producer })));
                 }
                 Ok(Topic::Absent) => create_topic(&admin, &settings).await?,
                 Ok(Topic::Unready(reason)) if tokio::time::Instant::now() >= deadline => {
@@ -144,7 +153,13 @@ impl KafkaLog {
     pub(crate) async fn partition_count(&self) -> Result<u32, LogError> {
         self.ask("counting the topic's partitions", |shared| {
             let metadata = shared.admin.inner().fetch_metadata(Some(&shared.settings.topic), ASK)?;
-            Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len() as u32))
+            let absent = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+            match metadata.topics().first().map(|topic| (topic.error(), topic.partitions().len())) {
+                Some((None, count)) if count > 0 => Ok(count as u32),
+                Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
+                // A log without partitions would look like one with nothing to project.
+                _ => Err(absent),
+            }
         })
         .await
     }
@@ -175,10 +190,7 @@ impl KafkaLog {
     pub(crate) async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(Partition, Offset), AppendError>> {
         let producer = match self.producer() {
             Ok(producer) => producer,
-            Err(error) => {
-                let cause: Cause = Arc::new(error);
-                return entries.iter().map(|_| Err(AppendError::Unconfirmed(Arc::clone(&cause)))).collect();
-            }
+            Err(error) => return vec![Err(error); entries.len()],
         };
         let topic = self.0.settings.topic.as_str();
         // All are handed over before the first is waited for, so that they share requests.
@@ -210,13 +222,15 @@ impl KafkaLog {
         outcomes
     }
 
-    fn producer(&self) -> KafkaResult<FutureProducer> {
-        if let Some(producer) = &*self.0.producer.read().unwrap_or_else(PoisonError::into_inner) {
+    fn producer(&self) -> Result<FutureProducer, AppendError> {
+        if let Slot::Made(producer) = &*self.0.producer.read().unwrap_or_else(PoisonError::into_inner) {
             return Ok(producer.clone());
         }
         let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = &*slot {
-            return Ok(producer.clone());
+        match &*slot {
+            Slot::Made(producer) => return Ok(producer.clone()),
+            Slot::Closed => return Err(AppendError::Closed),
+            Slot::Unmade => {}
         }
         let settings = &self.0.settings;
         let producer: FutureProducer = base_config(settings)
@@ -227,9 +241,11 @@ impl KafkaLog {
             .set("delivery.timeout.ms", settings.delivery_timeout.as_millis().to_string())
             .set("linger.ms", settings.linger.as_millis().to_string())
             .set("queue.buffering.max.messages", settings.queue_max.max(1).to_string())
+            .set("queue.buffering.max.kbytes", (QUEUE_BYTES_MAX / 1_024).to_string())
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
-            .create()?;
-        *slot = Some(producer.clone());
+            .create()
+            .map_err(|error| AppendError::Unconfirmed(Arc::new(error)))?;
+        *slot = Slot::Made(producer.clone());
         Ok(producer)
     }
 
@@ -239,8 +255,8 @@ impl KafkaLog {
         if let Some((code, reason)) = producer.client().fatal_error() {
             tracing::error!(code = ?code, reason, "the Kafka producer is broken, making a new one");
             let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
-            if slot.as_ref().is_some_and(|current| current.client().fatal_error().is_some()) {
-                *slot = None;
+            if matches!(&*slot, Slot::Made(current) if current.client().fatal_error().is_some()) {
+                *slot = Slot::Unmade;
             }
         }
     }
@@ -252,14 +268,23 @@ impl KafkaLog {
             .set("group.id", "dashi-reader")
             .set("enable.auto.commit", "false")
             .set("auto.offset.reset", "error")
+            // A projector may wait for its database for as long as it takes.
+            .set("max.poll.interval.ms", "86400000")
             .set("fetch.wait.max.ms", "100")
             .set("fetch.queue.backoff.ms", "20")
             .set("queued.max.messages.kbytes", "16384")
             .set("fetch.message.max.bytes", "4194304")
             .create()
             .map_err(LogError::away("making a reader"))?;
-        let mut reader =
-            KafkaReader { log: self.clone(), partition, consumer, next: from, taken: Vec::new() };
+        let mut reader = KafkaReader {
+            log: self.clone(),
+            partition,
+            consumer,
+            next: from,
+            taken: Vec::new(),
+            failed: None,
+            stopped: false,
+        };
         reader.seek(from)?;
         Ok(reader)
     }
@@ -283,8 +308,11 @@ impl KafkaLog {
     }
 
     pub(crate) async fn close(&self) {
-        let producer = self.0.producer.write().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(producer) = producer {
+        let slot = std::mem::replace(
+            &mut *self.0.producer.write().unwrap_or_else(PoisonError::into_inner),
+            Slot::Closed,
+        );
+        if let Slot::Made(producer) = slot {
             let timeout = self.0.settings.delivery_timeout;
             let flushed = tokio::task::spawn_blocking(move || producer.flush(timeout)).await;
             if !matches!(flushed, Ok(Ok(()))) {
@@ -407,6 +435,12 @@ pub struct KafkaReader {
     next: Offset,
     /// What a call has taken from the consumer and not returned yet, in case its future is dropped.
     taken: Vec<Record>,
+    /// An error that came behind records: the next call's. The library tells some errors once and then is silent,
+    /// so one that is let go would leave the reader waiting for ever.
+    failed: Option<KafkaError>,
+    /// The client has stopped at `next`, which the log does not have; the next call sets it going again, to meet
+    /// the same if nothing has changed.
+    stopped: bool,
 }
 
 impl KafkaReader {
@@ -422,51 +456,66 @@ impl KafkaReader {
             .map_err(LogError::away("assigning a partition to a reader"))?;
         self.next = offset;
         self.taken.clear();
+        self.failed = None;
+        self.stopped = false;
         Ok(())
     }
 
     pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
+        if self.stopped {
+            self.seek(self.next)?;
+        }
         let mut bytes = self.taken.iter().map(|record| record.value.len()).sum::<usize>();
         if self.taken.is_empty() {
-            match tokio::time::timeout(limit.wait, self.consumer.recv()).await {
-                Err(_) => return Ok(Vec::new()),
-                Ok(received) => {
-                    let record = self.accept(received.map(|message| copy(self.partition, &message))).await?;
-                    bytes += record.value.len();
-                    self.taken.push(record);
-                }
+            let received = match self.failed.take() {
+                Some(error) => Err(error),
+                None => match tokio::time::timeout(limit.wait, self.consumer.recv()).await {
+                    Err(_) => return Ok(Vec::new()),
+                    Ok(received) => received.map(|message| copy(self.partition, &message)),
+                },
+            };
+            match received {
+                Ok(record) => bytes += self.take(record),
+                Err(error) => return Err(self.failure(error).await),
             }
         }
         while self.taken.len() < limit.records_max && bytes < limit.bytes_max {
-            // An error here is met again, as the first thing, by the next call.
-            let Some(Ok(message)) = self.consumer.recv().now_or_never() else { break };
-            let record = copy(self.partition, &message);
-            bytes += record.value.len();
-            self.next = record.offset.next();
-            self.taken.push(record);
+            let Some(received) = self.consumer.recv().now_or_never() else { break };
+            match received.map(|message| copy(self.partition, &message)) {
+                Ok(record) => bytes += self.take(record),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
         }
         Ok(std::mem::take(&mut self.taken))
     }
 
-    async fn accept(&mut self, received: KafkaResult<Record>) -> Result<Record, LogError> {
-        match received {
-            Ok(record) => {
-                self.next = record.offset.next();
-                Ok(record)
-            }
-            Err(KafkaError::MessageConsumption(
-                RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset,
-            )) => {
-                let extent = self.log.extent(self.partition).await?;
-                let from = self.next;
-                // The reader has stopped; the next call is to find it at the same place.
-                self.seek(from)?;
-                if from < extent.low {
-                    return Err(LogError::Trimmed { partition: self.partition, from, low: extent.low });
-                }
-                Err(LogError::Beyond { partition: self.partition, from, high: extent.high })
-            }
-            Err(error) => Err(LogError::away("reading records")(error)),
+    /// Returns the size of the record's value.
+    fn take(&mut self, record: Record) -> usize {
+        let bytes = record.value.len();
+        self.next = record.offset.next();
+        self.taken.push(record);
+        bytes
+    }
+
+    async fn failure(&mut self, error: KafkaError) -> LogError {
+        let KafkaError::MessageConsumption(
+            RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset,
+        ) = &error
+        else {
+            return LogError::away("reading records")(error);
+        };
+        let (partition, from) = (self.partition, self.next);
+        // Noted before anything is waited for: this future may be dropped, or the cluster not answer.
+        self.stopped = true;
+        match self.log.extent(partition).await {
+            Err(away) => away,
+            Ok(Extent { low, .. }) if from < low => LogError::Trimmed { partition, from, low },
+            Ok(Extent { high, .. }) if from > high => LogError::Beyond { partition, from, high },
+            // The broker that was asked did not know of the offset yet; another leader does.
+            Ok(_) => LogError::away("reading records")(error),
         }
     }
 }

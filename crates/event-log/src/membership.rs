@@ -75,7 +75,8 @@ impl SoleMembership {
 
     async fn save(&self, positions: &[Position]) {
         if let Err(error) = self.log.save_positions(&self.group, positions).await {
-            tracing::warn!(error = %error, "could not tell the event log how far the projection has come");
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(error = %error, cause, "could not tell the event log how far the projection has come");
         }
     }
 }

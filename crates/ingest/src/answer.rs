@@ -57,7 +57,7 @@ impl Rejection {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
         if matches!(self, Self::TooLarge | Self::TooSlow) {
-            // What is left of the body is not read, so the connection cannot serve another request.
+            // What may be left of the body is not read, so the connection cannot serve another request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -26,7 +26,19 @@ pub struct BodyBudget {
 pub struct BudgetedBody {
     /// The bytes.
     pub bytes: Bytes,
-    _permits: Vec<OwnedSemaphorePermit>,
+    share: Share,
+}
+
+/// A part of the budget. It outlives the body while the record made of it waits to be appended: then that one takes
+/// the memory.
+#[derive(Debug)]
+pub struct Share(#[expect(dead_code, reason = "held for its drop")] Vec<OwnedSemaphorePermit>);
+
+impl BudgetedBody {
+    /// Lets go of the bytes, but not of the budget.
+    pub fn into_share(self) -> Share {
+        self.share
+    }
 }
 
 impl BodyBudget {
@@ -49,6 +61,8 @@ impl BodyBudget {
             let Ok(frame) = frame else { return Err(Rejection::TooSlow) };
             let Ok(chunk) = frame.into_data() else { continue };
             if first.len() + all.len() + chunk.len() > self.bytes_max {
+                drop((first, all, permits));
+                discard(body, self.bytes_max).await;
                 return Err(Rejection::TooLarge);
             }
             let cost = (chunk.len() / BYTES_PER_PERMIT + 1) as u32;
@@ -65,7 +79,19 @@ impl BodyBudget {
             }
         }
         let bytes = if all.is_empty() { first } else { all.freeze() };
-        Ok(BudgetedBody { bytes, _permits: permits })
+        Ok(BudgetedBody { bytes, share: Share(permits) })
+    }
+}
+
+/// Reads `bytes_max` more at most and keeps nothing. A client that still sends when its connection is closed may lose
+/// the answer; this way only one whose body is far too large does.
+async fn discard(mut body: Body, bytes_max: usize) {
+    let mut left = bytes_max;
+    while let Some(Ok(frame)) = body.frame().await {
+        match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+            Some(less) => left = less,
+            None => return,
+        }
     }
 }
 

@@ -220,7 +220,7 @@ async fn send(State(collector): State<Collector>, request: Request<Body>) -> Res
             let claims = collector.claims(&client, now_ms);
             let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
             let decision = collector.decide(&client, claims.as_ref(), submission, None, now_ms).await;
-            drop(body);
+            let _share = body.into_share();
             match collector.carry_out(vec![decision]).await.pop() {
                 Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
                 // Counted where it was carried out.
@@ -248,7 +248,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
                     Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
                 });
             }
-            drop(body);
+            let _share = body.into_share();
             let outcomes = collector.carry_out(decisions).await;
             // Nothing of it is in the log and a retry may help: then the whole request says so. Otherwise each
             // element has its own answer, and the client learns which ones to send again.

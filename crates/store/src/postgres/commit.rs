@@ -13,8 +13,9 @@ use uuid::Uuid;
 use super::{PostgresStore, checkpoint_of};
 use crate::{Claim, CommitError};
 
-/// Milliseconds in the column `@` as a time, exactly.
-pub(super) const TIME: &str = "timestamptz 'epoch' + @ * interval '1 millisecond'";
+/// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
+/// statement for them could outlast the time that statements have.
+const LEAVES_PER_STATEMENT: usize = 20_000;
 
 impl PostgresStore {
     pub(crate) async fn commit(
@@ -40,8 +41,12 @@ impl PostgresStore {
         {
             fill_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
         }
-        insert_event_data(&mut tx, &changes.event_data).await.map_err(failed)?;
-        upsert_session_data(&mut tx, &changes.session_data).await.map_err(failed)?;
+        for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
+            insert_event_data(&mut tx, rows).await.map_err(failed)?;
+        }
+        for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
+            upsert_session_data(&mut tx, rows).await.map_err(failed)?;
+        }
         insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
         insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
         tx.commit().await.map_err(failed)
@@ -70,15 +75,14 @@ impl PostgresStore {
 
     /// Which of the events the tables hold already.
     async fn applied(&self, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
-        let events: Vec<Uuid> = changes.events.iter().map(|row| row.event_id).collect();
-        let identifies: Vec<Uuid> = changes.identifies.iter().map(|row| row.event_id).collect();
+        let events = changes.events.iter().map(|row| row.event_id);
+        let ids: Vec<Uuid> = events.chain(changes.identifies.iter().map(|row| row.event_id)).collect();
         sqlx::query_scalar(
             "/* applied */
              SELECT event_id FROM website_event WHERE event_id = ANY($1)
-             UNION ALL SELECT event_id FROM dashi.identify WHERE event_id = ANY($2)",
+             UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)",
         )
-        .bind(events)
-        .bind(identifies)
+        .bind(ids)
         .fetch_all(&self.pool)
         .await
     }
@@ -140,6 +144,7 @@ macro_rules! column {
     };
 }
 
+/// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type.
 async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
@@ -154,7 +159,7 @@ async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Resu
              referrer_path, referrer_query, referrer_domain, page_title, hostname,
              event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
          SELECT event_id, website_id, session_id, visit_id,
-             timestamptz 'epoch' + created_at * interval '1 millisecond', url_path, url_query,
+             dashi.at_ms(created_at), url_path, url_query,
              utm_source, utm_medium, utm_campaign, utm_content, utm_term,
              gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
              referrer_path, referrer_query, referrer_domain, page_title, hostname,
@@ -170,6 +175,7 @@ async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Resu
              gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
              referrer_path, referrer_query, referrer_domain, page_title, hostname,
              event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
+         WHERE NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.event_id = t.event_id)
          ON CONFLICT (event_id) DO NOTHING",
     )
     .bind(column!(rows, row => row.event_id))
@@ -216,9 +222,10 @@ async fn insert_identifies(connection: &mut PgConnection, rows: &[IdentifyRow]) 
         "/* insert_identifies */
          INSERT INTO dashi.identify (event_id, website_id, session_id, distinct_id, created_at)
          SELECT event_id, website_id, session_id, distinct_id,
-             timestamptz 'epoch' + created_at * interval '1 millisecond'
+             dashi.at_ms(created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[])
          AS t (event_id, website_id, session_id, distinct_id, created_at)
+         WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
          ON CONFLICT (event_id) DO NOTHING",
     )
     .bind(column!(rows, row => row.event_id))
@@ -240,7 +247,8 @@ async fn insert_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> 
          INSERT INTO session (session_id, website_id, browser, os, device, screen, language,
              country, region, city, distinct_id, created_at)
          SELECT session_id, website_id, browser, os, device, screen, language,
-             country, region, city, distinct_id, timestamptz 'epoch' + created_at * interval '1 millisecond'
+             country, region, city, distinct_id,
+             dashi.at_ms(created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
              $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
          AS t (session_id, website_id, browser, os, device, screen, language,
@@ -307,16 +315,14 @@ fn number(value: &DataValue) -> Option<String> {
 }
 
 async fn insert_event_data(connection: &mut PgConnection, rows: &[EventDataRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
     sqlx::query(
         "/* insert_event_data */
          INSERT INTO event_data (event_data_id, website_id, website_event_id, data_key, data_type,
              string_value, number_value, date_value, created_at)
          SELECT event_data_id, website_id, website_event_id, data_key, data_type,
-             string_value, number_value::numeric, timestamptz 'epoch' + date_value * interval '1 millisecond',
-             timestamptz 'epoch' + created_at * interval '1 millisecond'
+             string_value, number_value::numeric,
+             dashi.at_ms(date_value),
+             dashi.at_ms(created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
              $8::bigint[], $9::bigint[])
          AS t (event_data_id, website_id, website_event_id, data_key, data_type,
@@ -343,17 +349,14 @@ async fn upsert_session_data(
     connection: &mut PgConnection,
     rows: &[SessionDataRow],
 ) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
     for statement in [
         "/* update_session_data */
          UPDATE session_data AS s
          SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
              number_value = t.number_value::numeric,
-             date_value = timestamptz 'epoch' + t.date_value * interval '1 millisecond',
+             date_value = dashi.at_ms(t.date_value),
              distinct_id = t.distinct_id,
-             created_at = timestamptz 'epoch' + t.created_at * interval '1 millisecond'
+             created_at = dashi.at_ms(t.created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
              $8::bigint[], $9::text[], $10::bigint[])
          AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
@@ -363,8 +366,10 @@ async fn upsert_session_data(
          INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
              string_value, number_value, date_value, distinct_id, created_at)
          SELECT session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value::numeric, timestamptz 'epoch' + date_value * interval '1 millisecond',
-             distinct_id, timestamptz 'epoch' + created_at * interval '1 millisecond'
+             string_value, number_value::numeric,
+             dashi.at_ms(date_value),
+             distinct_id,
+             dashi.at_ms(created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
              $8::bigint[], $9::text[], $10::bigint[])
          AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
@@ -398,7 +403,7 @@ async fn insert_revenue(connection: &mut PgConnection, rows: &[RevenueRow]) -> R
          INSERT INTO revenue (revenue_id, website_id, session_id, event_id, event_name, currency, revenue,
              created_at)
          SELECT revenue_id, website_id, session_id, event_id, event_name, currency, revenue::numeric,
-             timestamptz 'epoch' + created_at * interval '1 millisecond'
+             dashi.at_ms(created_at)
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
              $8::bigint[])
          AS t (revenue_id, website_id, session_id, event_id, event_name, currency, revenue, created_at)

@@ -5,6 +5,11 @@ CREATE TABLE dashi.migration (
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
+-- Milliseconds since 1970 as a time, exactly. PostgreSQL multiplies an interval by a float, which has too few digits for
+-- all of a distant time's microseconds: so hours go by themselves, whose microseconds are multiples of 2^10.
+CREATE FUNCTION dashi.at_ms(ms bigint) RETURNS timestamptz LANGUAGE sql STABLE PARALLEL SAFE
+AS $$ SELECT timestamptz 'epoch' + ms / 3600000 * interval '1 hour' + ms % 3600000 * interval '1 millisecond' $$;
+
 -- One row per partition of a log: who may write (epoch), where the projection stands, what became of the records.
 CREATE TABLE dashi.checkpoint (
     log_id text NOT NULL,

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
-use sqlx::Row as _;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, Row as _};
 
 use crate::{Claim, ClaimError, PartitionState, StoreError};
 
@@ -66,20 +66,29 @@ impl PostgresStore {
             url: without_password(&settings.url),
             source: Arc::new(error),
         })?;
-        let mut options = options.application_name("dashi").statement_cache_capacity(256).options([
-            ("statement_timeout", settings.statement_timeout.as_millis().to_string().as_str()),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
-        ]);
+        // Set by statements, not as start-up parameters: poolers in front of a database refuse those.
+        let mut session = format!(
+            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}';",
+            settings.statement_timeout.as_millis()
+        );
         if let Some(schema) = schema {
-            options = options.options([("search_path", schema)]);
+            session.push_str(&format!("SET search_path = \"{}\";", schema.replace('"', "\"\"")));
         }
+        let session: Arc<str> = session.into();
         let pool = PgPoolOptions::new()
             .max_connections(settings.connections_max.max(2))
             .acquire_timeout(Duration::from_secs(5))
             // A broken connection shows in the statement, which every caller handles; a ping each time costs
             // a round trip.
             .test_before_acquire(false)
-            .connect_lazy_with(options);
+            .after_connect(move |connection, _| {
+                let session = Arc::clone(&session);
+                Box::pin(async move {
+                    sqlx::raw_sql(AssertSqlSafe(session.to_string())).execute(connection).await?;
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(options.application_name("dashi").statement_cache_capacity(256));
         Ok(Self { pool })
     }
 

@@ -4,7 +4,6 @@ use sqlx::Row as _;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::commit::TIME;
 use crate::{NewWebsite, StoreError, Website};
 
 impl PostgresStore {
@@ -31,14 +30,12 @@ impl PostgresStore {
     }
 
     pub(crate) async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
-        let added = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "INSERT INTO website (website_id, name, domain, created_at)
-             SELECT $1, $2, $3, {TIME} FROM (SELECT $4::bigint AS ms) AS t WHERE true
+        let added = sqlx::query(
+            "INSERT INTO website (website_id, name, domain, created_at) VALUES ($1, $2, $3, dashi.at_ms($4))
              ON CONFLICT (website_id) DO UPDATE
              SET name = excluded.name, domain = excluded.domain, deleted_at = NULL
              WHERE website.deleted_at IS NOT NULL",
-            TIME = TIME.replace('@', "ms"),
-        )))
+        )
         .bind(website.id)
         .bind(&website.name)
         .bind(&website.domain)
@@ -51,11 +48,9 @@ impl PostgresStore {
     }
 
     pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        let removed = sqlx::query(sqlx::AssertSqlSafe(format!(
-            "UPDATE website SET deleted_at = {TIME} FROM (SELECT $2::bigint AS ms) AS t
-             WHERE website_id = $1 AND deleted_at IS NULL",
-            TIME = TIME.replace('@', "ms"),
-        )))
+        let removed = sqlx::query(
+            "UPDATE website SET deleted_at = dashi.at_ms($2) WHERE website_id = $1 AND deleted_at IS NULL",
+        )
         .bind(id)
         .bind(now_ms)
         .execute(&self.pool)

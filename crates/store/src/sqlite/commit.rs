@@ -25,32 +25,48 @@ impl SqliteStore {
         to: Checkpoint,
         changes: &Changes,
     ) -> Result<(), CommitError> {
-        let failed = |error: sqlx::Error| failure(claim, error);
         let mut writer = self.0.writer.lock().await;
-        let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-        if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
-            let (current, stored) = stored(&mut tx, claim).await.map_err(failed)?;
-            tx.rollback().await.map_err(failed)?;
-            let partition = claim.partition;
-            return Err(if current == claim.epoch {
-                CommitError::Misplaced { partition, start: from, stored }
-            } else {
-                CommitError::Fenced { partition, held: claim.epoch, current }
-            });
+        let outcome = write(&mut writer, claim, from, to, changes).await;
+        if matches!(outcome, Err(CommitError::Unknown { .. })) {
+            self.renew(&mut writer).await;
         }
-        let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
-            + insert_identifies(&mut tx, changes).await.map_err(failed)?;
-        if inserted < (changes.events.len() + changes.identifies.len()) as u64 {
-            tx.rollback().await.map_err(failed)?;
-            return Err(CommitError::Duplicates(applied(&mut writer, changes).await.map_err(failed)?));
-        }
-        upsert_sessions(&mut tx, changes).await.map_err(failed)?;
-        insert_event_data(&mut tx, changes).await.map_err(failed)?;
-        upsert_session_data(&mut tx, changes).await.map_err(failed)?;
-        insert_revenue(&mut tx, changes).await.map_err(failed)?;
-        insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)
+        outcome
     }
+}
+
+/// The transaction.
+async fn write(
+    writer: &mut SqliteConnection,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<(), CommitError> {
+    let failed = |error: sqlx::Error| failure(claim, error);
+    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
+    if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
+        let (current, stored) = stored(&mut tx, claim).await.map_err(failed)?;
+        tx.rollback().await.map_err(failed)?;
+        let partition = claim.partition;
+        return Err(if current == claim.epoch {
+            CommitError::Misplaced { partition, start: from, stored }
+        } else {
+            CommitError::Fenced { partition, held: claim.epoch, current }
+        });
+    }
+    let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
+    let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
+        + insert_identifies(&mut tx, changes).await.map_err(failed)?;
+    if elsewhere || inserted < (changes.events.len() + changes.identifies.len()) as u64 {
+        tx.rollback().await.map_err(failed)?;
+        return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
+    }
+    upsert_sessions(&mut tx, changes).await.map_err(failed)?;
+    insert_event_data(&mut tx, changes).await.map_err(failed)?;
+    upsert_session_data(&mut tx, changes).await.map_err(failed)?;
+    insert_revenue(&mut tx, changes).await.map_err(failed)?;
+    insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)
 }
 
 /// What a driver's error means for a batch.
@@ -101,20 +117,46 @@ async fn move_checkpoint(
 
 /// Which of the events the tables hold already.
 async fn applied(connection: &mut SqliteConnection, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
-    let mut found = Vec::new();
-    let events = changes.events.iter().map(|row| row.event_id);
-    let identifies = changes.identifies.iter().map(|row| row.event_id);
-    for (sql, ids) in [
-        ("SELECT 1 FROM website_event WHERE event_id = ?", events.collect::<Vec<_>>()),
-        ("SELECT 1 FROM dashi_identify WHERE event_id = ?", identifies.collect()),
-    ] {
-        for id in ids {
-            if sqlx::query(sql).bind(text(id)).fetch_optional(&mut *connection).await?.is_some() {
-                found.push(id);
-            }
-        }
-    }
+    let ids = || event_ids(changes).chain(identify_ids(changes));
+    let mut found = held(connection, "website_event", ids()).await?;
+    found.extend(held(connection, "dashi_identify", ids()).await?);
     Ok(found)
+}
+
+/// Whether an event is applied as an identify, or the other way round: an id is one event, whichever its type. The
+/// inserts see their own table only.
+async fn applied_as_another_type(
+    connection: &mut SqliteConnection,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    Ok(!held(connection, "dashi_identify", event_ids(changes)).await?.is_empty()
+        || !held(connection, "website_event", identify_ids(changes)).await?.is_empty())
+}
+
+fn event_ids(changes: &Changes) -> impl Iterator<Item = Uuid> {
+    changes.events.iter().map(|row| row.event_id)
+}
+
+fn identify_ids(changes: &Changes) -> impl Iterator<Item = Uuid> {
+    changes.identifies.iter().map(|row| row.event_id)
+}
+
+/// Those of `ids` that are keys of `table`, found by one statement.
+async fn held(
+    connection: &mut SqliteConnection,
+    table: &str,
+    ids: impl Iterator<Item = Uuid>,
+) -> Result<Vec<Uuid>, sqlx::Error> {
+    let ids: Vec<String> = ids.map(|id| format!("\"{}\"", text(id))).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!("SELECT event_id FROM {table} WHERE event_id IN (SELECT value FROM json_each(?))");
+    let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
+        .bind(format!("[{}]", ids.join(",")))
+        .fetch_all(connection)
+        .await?;
+    found.iter().map(|id| id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))).collect()
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;

@@ -41,6 +41,7 @@ pub struct SqliteStore(Arc<Shared>);
 
 struct Shared {
     writer: Mutex<SqliteConnection>,
+    options: SqliteConnectOptions,
     readers: SqlitePool,
 }
 
@@ -60,8 +61,19 @@ impl SqliteStore {
         let options = connect_options(&settings.path);
         let writer =
             SqliteConnection::connect_with(&options).await.map_err(|error| failed(Arc::new(error)))?;
-        let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.read_only(true));
-        Ok(Self(Arc::new(Shared { writer: Mutex::new(writer), readers })))
+        let readers =
+            SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.clone().read_only(true));
+        Ok(Self(Arc::new(Shared { writer: Mutex::new(writer), options, readers })))
+    }
+
+    /// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full
+    /// disk, the driver takes the transaction to be open still and begins no other on that connection.
+    async fn renew(&self, writer: &mut SqliteConnection) {
+        match SqliteConnection::connect_with(&self.0.options).await {
+            Ok(new) => *writer = new,
+            // The next transaction fails as this one did, and then this is tried again.
+            Err(error) => tracing::debug!(error = %error, "the store's file cannot be opened anew"),
+        }
     }
 
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {

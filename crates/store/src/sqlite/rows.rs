@@ -1,6 +1,8 @@
 //! Rows in the text form in which stores are compared.
 
+use dashi_domain::flatten::Decimal;
 use futures::stream::{Stream, StreamExt as _};
+use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::SqliteStore;
@@ -16,26 +18,37 @@ impl SqliteStore {
     ) -> impl Stream<Item = Result<Row, StoreError>> + Send + '_ {
         sqlx::query(AssertSqlSafe(select(table, limit))).fetch(&self.0.readers).map(|row| {
             row.and_then(|row| {
-                (0..row.len())
-                    .map(|column| {
-                        Ok(row.try_get::<Option<String>, _>(column)?.unwrap_or_else(|| NULL.into()))
-                    })
-                    .collect()
+                let kinds = table.columns.iter().map(|(_, kind)| *kind).enumerate();
+                kinds.map(|(place, kind)| cell(&row, place, kind)).collect()
             })
             .map_err(StoreError::away("reading rows to compare"))
         })
     }
 }
 
-/// Every column as text; rows in the order of their key, byte by byte.
+fn cell(row: &SqliteRow, place: usize, kind: Kind) -> Result<String, sqlx::Error> {
+    let text = match kind {
+        Kind::Decimal(digits) => row.try_get::<Option<f64>, _>(place)?.map(|number| decimal(number, digits)),
+        _ => row.try_get(place)?,
+    };
+    Ok(text.unwrap_or_else(|| NULL.into()))
+}
+
+/// The decimal that was written as `number`. SQLite's own printf stops at 16 digits, one fewer than a number may
+/// have, and would make equal rows look different.
+fn decimal(number: f64, digits: u8) -> String {
+    Decimal::round(number, digits)
+        .map_or_else(|| format!("{number:.digits$}", digits = usize::from(digits)), |exact| exact.to_string())
+}
+
+/// Every column as text, decimals as the numbers they are; rows in the order of their key, byte by byte.
 fn select(table: &Table, limit: Option<u32>) -> String {
     let columns: Vec<String> = table
         .columns
         .iter()
         .map(|(name, kind)| match kind {
-            Kind::Uuid | Kind::Text => (*name).to_owned(),
+            Kind::Uuid | Kind::Text | Kind::Decimal(_) => (*name).to_owned(),
             Kind::Integer | Kind::Time => format!("CAST({name} AS TEXT)"),
-            Kind::Decimal(digits) => format!("iif({name} IS NULL, NULL, printf('%.{digits}f', {name}))"),
             Kind::Bytes => format!("lower(hex({name}))"),
         })
         .collect();
