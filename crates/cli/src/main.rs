@@ -20,6 +20,11 @@ use clap::Parser as _;
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::config::{Loaded, Sources};
 
+/// Requests make many small, short-lived allocations on several threads; the system's allocator took a tenth of the
+/// collector's time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How a command ended, as the shell sees it. Errors are told on standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
