@@ -60,7 +60,6 @@ CREATE TABLE website_event (
 );
 CREATE INDEX website_event_website_id_created_at_idx ON website_event (website_id, created_at);
 CREATE INDEX website_event_session_id_created_at_idx ON website_event (session_id, created_at);
-CREATE INDEX website_event_visit_id_idx ON website_event (visit_id);
 
 CREATE TABLE event_data (
     event_data_id TEXT PRIMARY KEY,
