@@ -18,6 +18,10 @@ use serde_json::json;
 const FRESH: Duration = Duration::from_millis(500);
 const CHECK: Duration = Duration::from_secs(3);
 
+/// How long a check may take that readiness does not depend on: a database that is away is not to hold up the answer
+/// of a collector until whoever asks takes it for dead.
+const ASIDE: Duration = Duration::from_millis(500);
+
 /// What readiness depends on. A process that collects is ready when it can accept durably now; one that only
 /// projects, when log and store answer.
 pub struct Ops {
@@ -73,15 +77,18 @@ impl Ops {
             return readiness.clone();
         }
         let mut readiness = Readiness { ready: true, checks: serde_json::Map::new() };
-        let log = bounded(self.log.probe()).await;
+        let needs_store = self.websites.is_none();
+        let (log, store) = tokio::join!(
+            bounded(CHECK, self.log.probe()),
+            bounded(if needs_store { CHECK } else { ASIDE }, self.store.ping()),
+        );
         readiness.note("event_log", log, true);
         if let Some(websites) = &self.websites {
             let loaded =
                 if websites.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
             readiness.note("websites", loaded, true);
         }
-        let store = bounded(self.store.ping()).await;
-        readiness.note("store", store, self.websites.is_none());
+        readiness.note("store", store, needs_store);
         if let Some(projector) = &self.projector {
             let state = projector.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let state = match state {
@@ -89,7 +96,7 @@ impl Ops {
                 ProjectorState::Starting => Err("waiting for the store".to_owned()),
                 ProjectorState::Failed(error) => Err(error),
             };
-            readiness.note("projector", state, self.websites.is_none());
+            readiness.note("projector", state, needs_store);
         }
         *checked = Some((Instant::now(), readiness.clone()));
         readiness
@@ -103,13 +110,16 @@ impl Readiness {
     }
 }
 
-async fn bounded<E: std::error::Error>(check: impl Future<Output = Result<(), E>>) -> Result<(), String> {
-    match tokio::time::timeout(CHECK, check).await {
+async fn bounded<E: std::error::Error>(
+    limit: Duration,
+    check: impl Future<Output = Result<(), E>>,
+) -> Result<(), String> {
+    match tokio::time::timeout(limit, check).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => {
             Err(error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")))
         }
-        Err(_) => Err(format!("no answer within {} s", CHECK.as_secs())),
+        Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
 }
 
