@@ -25,7 +25,7 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// The event log: sqlite:PATH or kafka://HOST:PORT[,HOST:PORT]/TOPIC
+    /// The event log: sqlite:PATH or kafka://HOST:PORT,HOST:PORT/TOPIC
     #[arg(long, global = true, value_name = "URL")]
     pub log: Option<String>,
 
