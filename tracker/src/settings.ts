@@ -1,0 +1,29 @@
+/** What the attributes of our own script tag say, and whether tracking is on. */
+import { read } from "./store";
+
+const script = (document.currentScript || { dataset: {}, src: "" }) as HTMLScriptElement;
+
+export const settings: DOMStringMap = script.dataset;
+
+export const website = settings.websiteId;
+
+const ownFolder = script.src.replace(/[^/]*([?#].*)?$/, "");
+
+// The server writes COLLECT_API_ENDPOINT over the path, which therefore must stand here once and nowhere else.
+export const endpoint = (settings.hostUrl || ownFolder).replace(/\/+$/, "") + "/api/send";
+
+const { doNotTrack, domains } = settings;
+
+const excluded =
+  (doNotTrack === "true" &&
+    /^(1|yes)$/.test("" + (navigator.doNotTrack || (window as { doNotTrack?: unknown }).doNotTrack))) ||
+  (domains && !domains.split(/\s*,\s*/).includes(location.hostname));
+
+let stopped = false;
+
+/** Ends tracking until the page is unloaded. */
+export const stop = (): void => {
+  stopped = true;
+};
+
+export const isOff = (): unknown => stopped || !website || excluded || read("umami.disabled");

@@ -1,0 +1,494 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { failing, HANG_UP, NEVER, ok, ORIGIN, Site, settle, taken } from "./browser.mjs";
+
+const MANUAL = { attributes: { "data-auto-track": "false" } };
+const HOUR = 3_600_000;
+
+const names = (requests) => requests.map(({ payload }) => payload.name);
+
+/** Gaps between the tries of one event, in ms. */
+const gaps = (requests) => requests.slice(1).map(({ at }, index) => at - requests[index].at);
+
+test("an event is tried again after a network error, 408, 429 and 5xx, with the same messageId", async () => {
+  for (const answer of [HANG_UP, ...[408, 429, 500, 502, 503, 504].map((status) => failing(status))]) {
+    const site = new Site();
+    const page = await site.open(MANUAL);
+    site.answer = () => (site.requests.length < 3 ? answer : ok());
+    page.umami.track("x");
+    await site.advance(60_000);
+    assert.deepEqual(names(site.requests), ["x", "x", "x"], JSON.stringify(answer));
+    assert.equal(new Set(site.requests.map(({ payload }) => payload.messageId)).size, 1);
+    assert.deepEqual(site.queued, []);
+  }
+});
+
+test("any other 4xx drops the event and lets the next one pass", async () => {
+  for (const status of [400, 401, 403, 404, 413, 422]) {
+    const site = new Site();
+    const page = await site.open(MANUAL);
+    site.answer = ({ payload }) => (payload.name === "bad" ? failing(status) : ok());
+    page.umami.track("bad");
+    page.umami.track("good");
+    await site.advance(10 * HOUR);
+    assert.deepEqual(names(site.requests), ["bad", "good"]);
+    assert.deepEqual(site.queued, []);
+  }
+});
+
+test("the wait doubles from 1 s to 5 min, and jitter at most doubles it again", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = () => HANG_UP;
+  page.umami.track("x");
+  await site.advance(2 * HOUR);
+  const waits = gaps(site.requests);
+  assert.ok(waits.length > 12, `${waits.length} waits`);
+  waits.forEach((wait, index) => {
+    const least = Math.min(1_000 * 2 ** index, 300_000);
+    assert.ok(wait >= least - 1 && wait <= 2 * least + 1, `wait ${index} is ${wait} ms`);
+  });
+  assert.ok(new Set(waits.slice(9).map(Math.round)).size > 1, "no jitter");
+});
+
+test("a success ends the doubling", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = () => (site.requests.length <= 5 ? HANG_UP : ok());
+  page.umami.track("x");
+  await site.advance(HOUR);
+  site.answer = ({ payload }) => (payload.name === "y" && site.requests.length <= 8 ? HANG_UP : ok());
+  page.umami.track("y");
+  await site.advance(HOUR);
+  const again = site.requests.filter(({ payload }) => payload.name === "y");
+  assert.ok(gaps(again)[0] <= 2_001, `${gaps(again)[0]} ms`);
+});
+
+test("Retry-After is waited for, and back-off comes on top so that clients spread", async () => {
+  for (const [header, least, most] of [
+    ["30", 31_000, 32_001],
+    ["0", 1_000, 2_001],
+    ["Wed, 21 Oct 2026 07:28:00 GMT", 1_000, 2_001],
+    ["-100", 1_000, 2_001],
+    ["99999999", 3_601_000, 3_602_001],
+  ]) {
+    const site = new Site();
+    const page = await site.open(MANUAL);
+    site.answer = () => (site.requests.length < 2 ? failing(429, { "Retry-After": header }) : ok());
+    page.umami.track("x");
+    await site.advance(2 * HOUR);
+    const [wait] = gaps(site.requests);
+    assert.ok(wait >= least && wait <= most, `${wait} ms for ${header}`);
+  }
+});
+
+test("nothing is sent during a pause: not by new events, another page, another tab or leaving", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = () => failing(503, { "Retry-After": "60" });
+  await page.umami.track("first");
+  await page.umami.track("second");
+  const other = await site.open(MANUAL);
+  await other.umami.track("third");
+  await page.hide();
+  await page.leave();
+  await site.open(MANUAL);
+  assert.deepEqual(names(site.requests), ["first"]);
+  site.answer = () => ok();
+  await site.advance(59_000);
+  assert.equal(site.requests.length, 1);
+  await site.advance(10_000);
+  assert.deepEqual(taken(site), ["first", "second", "third"]);
+});
+
+test("events leave one after the other, in the order in which they happened", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  const answers = [];
+  site.answer = () => new Promise((resolve) => answers.push(resolve));
+  for (const name of ["a", "b", "c"]) page.umami.track(name);
+  for (let sent = 1; sent <= 3; sent++) {
+    await settle();
+    assert.equal(site.requests.length, sent);
+    answers[sent - 1](ok());
+  }
+  await settle();
+  assert.deepEqual(taken(site), ["a", "b", "c"]);
+});
+
+test("order holds through an outage, identify included", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = () => HANG_UP;
+  page.umami.track("before");
+  page.umami.identify("me");
+  page.umami.track("after");
+  await site.advance(3_000);
+  site.answer = () => ok();
+  await site.advance(60_000);
+  assert.deepEqual(
+    site.events.map(({ kind, payload }) => [kind, payload.name, payload.id]),
+    [
+      ["event", "before", undefined],
+      ["identify", undefined, "me"],
+      ["event", "after", "me"],
+    ],
+  );
+});
+
+test("an event sent on the first try has no timestamp; one sent late says when it happened", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  await page.umami.track("at once");
+  site.answer = () => HANG_UP;
+  const happened = Math.floor(site.clock.ms / 1_000);
+  page.umami.track("late");
+  await site.advance(500);
+  page.umami.track({ url: "/own", timestamp: 1_700_000_000 });
+  await site.advance(HOUR);
+  site.answer = () => ok();
+  await site.advance(HOUR);
+  const [first, ...tries] = site.requests;
+  assert.equal("timestamp" in first.payload, false);
+  assert.equal("timestamp" in tries[0].payload, false);
+  const [, late, own] = site.events;
+  assert.equal(late.payload.timestamp, happened);
+  assert.equal(own.payload.timestamp, 1_700_000_000);
+});
+
+test("events survive reload and crash, and keep their order and time", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const first = await site.open(MANUAL);
+  const happened = Math.floor(site.clock.ms / 1_000);
+  first.umami.track("a");
+  first.umami.track("b");
+  await settle();
+  await first.leave();
+  const second = await site.open(MANUAL);
+  second.umami.track("c");
+  await settle();
+  second.crash();
+  await site.advance(5 * 60_000);
+  assert.equal(site.queued.length, 3);
+  site.answer = () => ok();
+  const third = await site.open(MANUAL);
+  third.umami.track("d");
+  await site.advance(1_000);
+  assert.deepEqual(taken(site), ["a", "b", "c", "d"]);
+  assert.deepEqual(
+    site.events.map(({ payload }) => payload.timestamp),
+    [happened, happened, happened, undefined],
+  );
+  assert.deepEqual(Object.keys(site.localStorage), []);
+});
+
+test("an event whose answer was lost is sent again with the same messageId", async () => {
+  const site = new Site();
+  site.answer = () => NEVER;
+  const page = await site.open(MANUAL);
+  page.umami.track("x");
+  await settle();
+  await page.leave();
+  site.answer = () => ok();
+  await site.open(MANUAL);
+  assert.deepEqual(names(site.requests), ["x", "x"]);
+  assert.equal(site.requests[0].payload.messageId, site.requests[1].payload.messageId);
+});
+
+test("a request without answer is given up after 30 s and tried again", async () => {
+  const site = new Site();
+  site.answer = () => (site.requests.length === 1 ? NEVER : ok());
+  const page = await site.open(MANUAL);
+  page.umami.track("x");
+  await site.advance(29_000);
+  assert.equal(site.requests.length, 1);
+  await site.advance(4_000);
+  assert.deepEqual(taken(site), ["x"]);
+});
+
+test("leaving sends at once what waits behind a slow answer", async () => {
+  for (const way of ["leave", "hide"]) {
+    const site = new Site();
+    site.answer = () => NEVER;
+    const page = await site.open(MANUAL);
+    for (const name of ["a", "b", "c"]) page.umami.track(name);
+    await settle();
+    assert.deepEqual(names(site.requests), ["a"]);
+    await page[way]();
+    assert.deepEqual(names(site.requests), ["a", "b", "c"]);
+  }
+});
+
+test("a data-before-send that never answers does not keep a leaving page from sending the rest", async () => {
+  const site = new Site();
+  site.answer = () => NEVER;
+  const hook = (_kind, payload) => (payload.name === "stuck" ? new Promise(() => {}) : payload);
+  const page = await site.open({ attributes: { ...MANUAL.attributes, "data-before-send": "hook" }, globals: { hook } });
+  for (const name of ["a", "b", "stuck"]) page.umami.track(name);
+  await settle();
+  await page.leave();
+  assert.deepEqual(names(site.requests), ["a", "b"]);
+});
+
+test("events that fail side by side count as one failure", async () => {
+  const site = new Site();
+  let hangUp;
+  const outage = new Promise((resolve) => (hangUp = () => resolve(HANG_UP)));
+  site.answer = () => outage;
+  const page = await site.open(MANUAL);
+  for (const name of ["a", "b", "c", "d", "e", "f"]) page.umami.track(name);
+  await page.hide();
+  assert.equal(site.requests.length, 6);
+  hangUp();
+  await site.advance(2_001);
+  assert.equal(site.requests.length, 7);
+});
+
+test("a short pause never replaces a longer one", async () => {
+  const site = new Site();
+  const answers = [];
+  site.answer = () => new Promise((resolve) => answers.push(resolve));
+  const page = await site.open(MANUAL);
+  for (const name of ["a", "b"]) page.umami.track(name);
+  await page.hide();
+  answers[0](failing(503, { "Retry-After": "60" }));
+  await settle();
+  answers[1](HANG_UP);
+  await site.advance(60_000);
+  assert.equal(site.requests.length, 2);
+});
+
+test("a page in the background waits for its turn", async () => {
+  const site = new Site();
+  site.answer = () => NEVER;
+  const page = await site.open(MANUAL);
+  page.umami.track("a");
+  await settle();
+  await page.hide();
+  page.umami.track("b");
+  await settle();
+  assert.deepEqual(names(site.requests), ["a"]);
+});
+
+test("at most 50 events are stored; more than that wait in the page", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const page = await site.open(MANUAL);
+  for (let count = 0; count < 80; count++) page.umami.track(`event ${count}`);
+  await settle();
+  assert.equal(site.queued.length, 50);
+  site.answer = () => ok();
+  await site.advance(60_000);
+  assert.equal(taken(site).length, 80);
+  assert.deepEqual(
+    taken(site).map((name) => +name.slice(6)),
+    [...Array(80).keys()],
+  );
+});
+
+test("what waits in the page is bounded, too", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const page = await site.open(MANUAL);
+  for (let count = 0; count < 700; count++) page.umami.track("x");
+  await settle();
+  site.answer = () => ok();
+  await site.advance(60_000);
+  assert.equal(taken(site).length, 550);
+});
+
+test("a burst on a working network loses nothing", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  for (let count = 0; count < 300; count++) page.umami.track("x");
+  await site.advance(60_000);
+  assert.equal(taken(site).length, 300);
+});
+
+test("an event is given up after 24 hours", async () => {
+  for (const [hours, expected] of [
+    [23, ["x"]],
+    [25, []],
+  ]) {
+    const site = new Site();
+    site.answer = () => HANG_UP;
+    const page = await site.open(MANUAL);
+    page.umami.track("x");
+    await settle();
+    await page.leave();
+    site.clock.ms += hours * HOUR;
+    site.answer = () => ok();
+    await site.open(MANUAL);
+    assert.deepEqual(taken(site), expected);
+    assert.deepEqual(site.queued, []);
+  }
+});
+
+test("a server that fails on one event (500) holds up the others for less than an hour", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = ({ payload }) => (payload.name === "poison" ? failing(500) : ok());
+  page.umami.track("poison");
+  page.umami.track("fine");
+  await site.advance(5 * 60_000);
+  assert.deepEqual(taken(site), []);
+  await site.advance(HOUR);
+  assert.deepEqual(taken(site), ["fine"]);
+});
+
+test("without localStorage events wait in the page", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const page = await site.open({ ...MANUAL, storage: false });
+  page.umami.track("a");
+  page.umami.track("b");
+  await site.advance(500);
+  site.answer = () => ok();
+  await site.advance(10_000);
+  assert.deepEqual(taken(site), ["a", "b"]);
+});
+
+test("a full localStorage does not lose events", async () => {
+  const site = new Site();
+  site.localStorage.setItem = () => {
+    throw new Error("QuotaExceededError");
+  };
+  Object.defineProperty(site.localStorage, "setItem", { enumerable: false });
+  site.answer = () => (site.requests.length < 3 ? HANG_UP : ok());
+  const page = await site.open(MANUAL);
+  page.umami.track("a");
+  await site.advance(60_000);
+  assert.deepEqual(taken(site), ["a"]);
+});
+
+test("a large event goes without keepalive, which browsers limit, and is not stored", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const page = await site.open(MANUAL);
+  page.umami.track("large", { text: "x".repeat(30_000) });
+  await settle();
+  assert.deepEqual(site.queued, []);
+  site.answer = () => ok();
+  await site.advance(60_000);
+  assert.deepEqual(taken(site), ["large"]);
+  assert.equal(site.requests[0].options.keepalive, false);
+});
+
+test("two tabs never send the same event at once", async () => {
+  for (const secure of [true, false]) {
+    const site = new Site();
+    let underWay = 0;
+    let most = 0;
+    let outage = true;
+    site.answer = async () => {
+      if (outage) return HANG_UP;
+      most = Math.max(most, ++underWay);
+      await settle();
+      underWay--;
+      return ok();
+    };
+    const tabs = [await site.open({ ...MANUAL, secure }), await site.open({ ...MANUAL, secure })];
+    for (const [index, tab] of tabs.entries()) for (const name of ["a", "b", "c"]) tab.umami.track(name + index);
+    await site.advance(800);
+    outage = false;
+    await site.advance(60_000);
+    assert.equal(taken(site).length, 6);
+    assert.equal(most, 1, `secure ${secure}`);
+    const answered = site.requests.filter((request) => request.answered !== HANG_UP);
+    assert.equal(answered.length, 6, "an event was sent twice");
+  }
+});
+
+test("without Web Locks a tab keeps its turn for as long as it needs", async () => {
+  const site = new Site();
+  const page = await site.open({ ...MANUAL, secure: false });
+  let answer;
+  site.answer = () => new Promise((resolve) => (answer = resolve));
+  page.umami.track("slow");
+  await site.advance(100);
+  const other = await site.open({ ...MANUAL, secure: false });
+  other.umami.track("x");
+  await site.advance(25_000);
+  assert.equal(site.requests.length, 1);
+  site.answer = () => ok();
+  answer(ok());
+  await site.advance(1_000);
+  assert.deepEqual(taken(site), ["slow", "x"]);
+});
+
+test("a tab that vanished inside the lock keeps nobody out for long", async () => {
+  for (const secure of [true, false]) {
+    const site = new Site();
+    site.answer = () => (site.requests.length === 1 ? NEVER : ok());
+    const gone = await site.open({ ...MANUAL, secure });
+    gone.umami.track("a");
+    await settle();
+    gone.crash();
+    const page = await site.open({ ...MANUAL, secure });
+    page.umami.track("b");
+    await site.advance(4_000);
+    assert.deepEqual(taken(site), ["a", "b"]);
+  }
+});
+
+test("a tab that is frozen inside the lock keeps nobody out for ever", async () => {
+  const site = new Site();
+  site.answer = () => (site.requests.length === 1 ? NEVER : ok());
+  const frozen = await site.open(MANUAL);
+  frozen.umami.track("a");
+  await settle();
+  site.clock.forget(frozen);
+  const page = await site.open(MANUAL);
+  page.umami.track("b");
+  await site.advance(61_000);
+  assert.deepEqual(taken(site), ["a", "b"]);
+});
+
+test("queues of other websites and collectors are left alone", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const page = await site.open(MANUAL);
+  page.umami.track("mine");
+  await site.advance(100);
+  page.crash();
+  await site.advance(HOUR);
+  site.answer = () => ok();
+  await site.open({ attributes: { ...MANUAL.attributes, "data-website-id": "22222222-2222-4222-8222-222222222222" } });
+  await site.open({ attributes: { ...MANUAL.attributes, "data-host-url": "https://other.example" } });
+  await site.advance(HOUR);
+  assert.equal(site.queued.length, 1);
+  assert.equal(site.requests.length, 1);
+});
+
+test("nonsense in localStorage does no harm", async () => {
+  const site = new Site();
+  const scope = `dashi https://stats.example/api/send 11111111-1111-4111-8111-111111111111 `;
+  const valid = `${scope}#${site.clock.ms - 5_000}`;
+  Object.assign(site.localStorage, {
+    [`${scope}retry`]: "nonsense",
+    [`${scope}lock`]: "nonsense",
+    [`${scope}#nonsense`]: "x",
+    "something else": `${ORIGIN}`,
+  });
+  site.answer = ({ payload }) => (payload ? ok() : failing(400));
+  const page = await site.open({ ...MANUAL, secure: false });
+  await page.umami.track("x");
+  await site.advance(1_000);
+  assert.deepEqual(taken(site), ["x"]);
+  assert.ok(!(valid in site.localStorage));
+});
+
+test("a clock that was set back does not stop sending", async () => {
+  const site = new Site();
+  site.answer = () => failing(503, { "Retry-After": "3600" });
+  const page = await site.open(MANUAL);
+  await page.umami.track("x");
+  await page.leave();
+  site.localStorage.setItem("dashi https://stats.example/api/send 11111111-1111-4111-8111-111111111111 lock", site.clock.ms);
+  site.clock.ms -= 20 * HOUR;
+  site.answer = () => ok();
+  await site.open({ ...MANUAL, secure: false });
+  await site.advance(1_000);
+  assert.deepEqual(taken(site), ["x"]);
+});
