@@ -17,6 +17,7 @@ on_both_setups!(
     every_type_of_event_alone_makes_the_session,
     a_property_has_its_last_value_and_the_others_stay,
     of_conflicting_identifies_the_last_in_the_log_stays,
+    a_copy_of_a_named_event_is_answered_and_changes_nothing,
 );
 
 /// Events and properties without a session row.
@@ -350,4 +351,29 @@ async fn of_conflicting_identifies_the_last_in_the_log_stays(setup: Setup) {
     }
     assert_eq!(running.number("SELECT count(*) FROM session_data").await, (VISITORS * 4) as i64);
     assert_eq!(running.complaints(), [""; 0]);
+}
+
+/// A client that did not hear the answer sends again, perhaps from another address: the copy lies in another session's
+/// partition, and is still the same event.
+async fn a_copy_of_a_named_event_is_answered_and_changes_nothing(setup: Setup) {
+    let running = setup.start(&[]).await;
+    for ip in ["192.0.2.1", "192.0.2.2"] {
+        running.accept("event", &json!({ "messageId": "m1", "url": "/named", "ip": ip })).await;
+    }
+    let first = running.accept("identify", &json!({ "messageId": "m2", "data": { "seats": 1 } })).await;
+    running.accept("identify", &json!({ "messageId": "m2", "data": { "seats": 2 } })).await;
+    let element = |url: &str| submission("event", &json!({ "url": url }));
+    let batch = json!([element("/first"), element("/second")]).to_string();
+    for _ in 0..2 {
+        let answer = running.post("/api/batch", batch.clone(), &[("idempotency-key", "r1")]).await;
+        assert_eq!((answer.status, answer.json()["processed"].clone()), (200, json!(2)));
+    }
+    running.applied(8).await;
+    let rows = running.rows("website_event", "1 = 1").await;
+    let mut paths: Vec<_> = rows.iter().map(|row| row["url_path"].as_str().unwrap()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["/first", "/named", "/second"]);
+    let session = first["sessionId"].as_str().unwrap();
+    assert_eq!(properties(&running, session).await, map(&[("seats", "1.0000")]));
+    assert_eq!(orphans(&running).await, 0);
 }
