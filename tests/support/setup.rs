@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use dashi_domain::record::Record;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -13,6 +12,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::deployment::Totals;
 use crate::http::{self, Answer};
 use crate::{Dashi, TestDatabase, TestDirectory, eventually, free_port, kafka};
 
@@ -64,17 +64,6 @@ macro_rules! on_both_setups {
             })+
         }
     };
-}
-
-/// What became of the records in the log, as `dashi status` tells it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the command's answer")]
-pub struct Totals {
-    pub in_log: u64,
-    pub applied: u64,
-    pub duplicate: u64,
-    pub dead: u64,
-    pub lag_records: u64,
 }
 
 /// A running `dashi serve` with its log and its store. All of it goes away with this value.
