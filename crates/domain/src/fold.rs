@@ -11,10 +11,11 @@ use crate::flatten::{self, Decimal, Leaf};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
 use crate::page_url::{page_url, performance_path, referrer};
-use crate::record::{Event, Record};
+use crate::record::{Event, Record, Recorded};
+use crate::recording::Chunk;
 use crate::rows::{
-    DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RevenueRow, SessionAttributes,
-    SessionDataRow, SessionRow, Vitals,
+    DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow, RevenueRow,
+    SessionAttributes, SessionDataRow, SessionRow, Vitals,
 };
 use crate::submission::{Kind, Payload, SourceKind};
 use crate::text::{cut, decode_uri_component};
@@ -42,12 +43,17 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         agents: HashMap::new(),
     };
     for record in records {
-        match Event::decode(&record.value) {
-            Ok(event) if applied_before.contains(&event.event_id) || !folding.seen.insert(event.event_id) => {
+        match Recorded::decode(&record.value) {
+            Ok(recorded)
+                if applied_before.contains(&recorded.id()) || !folding.seen.insert(recorded.id()) =>
+            {
                 folding.changes.outcomes.duplicate += 1;
             }
-            Ok(event) => {
-                folding.apply(&event);
+            Ok(recorded) => {
+                match recorded {
+                    Recorded::Event(event) => folding.apply(&event),
+                    Recorded::Chunk(chunk) => folding.recording(chunk),
+                }
                 folding.changes.outcomes.applied += 1;
             }
             Err(error) => folding.changes.set_aside(record, error.to_string()),
@@ -72,6 +78,8 @@ pub struct Changes {
     pub identifies: Vec<IdentifyRow>,
     /// At most one per session and key: the last written.
     pub session_data: Vec<SessionDataRow>,
+    /// One per chunk of a recording, in the order of the log.
+    pub recordings: Vec<RecordingRow>,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
     /// What became of the records; sums up to their number.
@@ -293,6 +301,22 @@ impl Folding<'_> {
                 fcp: vital(payload.fcp, 1),
                 ttfb: vital(payload.ttfb, 1),
             },
+        });
+    }
+
+    /// A recording makes no session row: Umami lists recordings of sessions that have events.
+    fn recording(&mut self, chunk: Chunk) {
+        self.changes.recordings.push(RecordingRow {
+            replay_id: chunk.chunk_id,
+            website_id: chunk.website_id,
+            session_id: chunk.session_id,
+            visit_id: chunk.visit_id,
+            chunk_index_min: chunk.second.clamp(i64::from(i32::MIN), i64::from(i32::MAX)) as i32,
+            events: chunk.events_gzip,
+            event_count: i32::try_from(chunk.event_count).unwrap_or(i32::MAX),
+            started_at_ms: chunk.started_at_ms,
+            ended_at_ms: chunk.ended_at_ms,
+            created_at_ms: chunk.received_at_ms,
         });
     }
 

@@ -3,7 +3,7 @@
 //! Pure and synchronous: no runtime, no driver, no clock. Time arrives as an argument, so the same records
 //! give the same rows today and in a replay next year (I5).
 //!
-//! * what arrives: [`json`], [`submission`], [`client_address`], [`location`]
+//! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`position`], [`partitioner`]
 //! * what it folds into: [`fold`], [`rows`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
@@ -20,7 +20,9 @@ pub mod page_url;
 pub mod partitioner;
 pub mod position;
 pub mod record;
+pub mod recording;
 pub mod rows;
+pub mod schema;
 pub mod submission;
 pub mod text;
 pub mod token;

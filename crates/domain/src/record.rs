@@ -10,6 +10,8 @@
 //! `agent`, `country`, `region` and `city` are absent when unknown. `payload` is what the client sent, known keys
 //! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
+//!
+//! A record of the type `record` is a chunk of a recording; its payload is described at [`Chunk`].
 
 use std::borrow::Cow;
 
@@ -18,7 +20,9 @@ use uuid::Uuid;
 use crate::json::{self, Object, Value};
 use crate::location::Location;
 use crate::position::{Offset, Partition};
-use crate::submission::{Kind, SchemaError, Submission};
+use crate::recording::Chunk;
+use crate::schema::SchemaError;
+use crate::submission::{Kind, Submission};
 
 /// The version this code writes and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -82,6 +86,45 @@ pub enum DecodeError {
     Payload(String),
 }
 
+impl DecodeError {
+    pub(crate) fn field(field: &'static str, found: Option<&Value<'_>>, expected: &'static str) -> Self {
+        let found = found.map_or_else(|| "missing".to_owned(), Value::to_json);
+        Self::Field { field, found, expected }
+    }
+}
+
+/// What a record is.
+#[derive(Debug, Clone)]
+pub enum Recorded<'a> {
+    /// An event, an identify or web vitals.
+    Event(Event<'a>),
+    /// A chunk of a recording.
+    Chunk(Chunk),
+}
+
+impl<'a> Recorded<'a> {
+    /// Reads a record's value back, whatever it is.
+    ///
+    /// # Errors
+    /// Each is final for this record: make it a dead letter with the error's text as reason.
+    pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
+        let (envelope, mut fields) = Envelope::decode(value)?;
+        if fields.0.get("type").and_then(Value::as_str) == Some("record") {
+            let payload = fields.0.remove("payload");
+            return Chunk::decode(envelope, payload).map(Self::Chunk);
+        }
+        Event::from_fields(envelope, fields).map(Self::Event)
+    }
+
+    /// The identity of the event or chunk.
+    pub fn id(&self) -> Uuid {
+        match self {
+            Self::Event(event) => event.event_id,
+            Self::Chunk(chunk) => chunk.chunk_id,
+        }
+    }
+}
+
 impl From<SchemaError> for DecodeError {
     fn from(error: SchemaError) -> Self {
         Self::Payload(error.to_json())
@@ -129,37 +172,28 @@ impl<'a> Event<'a> {
         out.into_bytes()
     }
 
-    /// Reads a record's value back. The payload is checked again as a request's is, since other producers may
-    /// append to the same log.
+    /// Reads the value of an event's record back. The payload is checked again as a request's is, since other
+    /// producers may append to the same log.
     ///
     /// # Errors
     /// Each is final for this record: make it a dead letter with the error's text as reason.
     pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
-        let object = match json::parse(value) {
-            Ok(Value::Object(object)) => object,
-            Ok(other) => return Err(DecodeError::NotJson(format!("it is of type {}", other.type_name()))),
-            Err(error) => return Err(DecodeError::NotJson(error.to_string())),
-        };
-        let mut fields = Fields(object);
-        match fields.0.get("v") {
-            Some(Value::Number(v)) if *v == f64::from(VERSION) => {}
-            Some(other) => return Err(DecodeError::Version { found: other.to_json() }),
-            None => return Err(DecodeError::Version { found: "none".to_owned() }),
-        }
-        let received_at_ms = match fields.0.get("at") {
-            Some(Value::Number(n)) if n.fract() == 0.0 && n.abs() <= 8.64e15 => *n as i64,
-            other => return Err(wrong("at", other, "milliseconds since 1970")),
-        };
+        let (envelope, fields) = Envelope::decode(value)?;
+        Self::from_fields(envelope, fields)
+    }
+
+    fn from_fields(envelope: Envelope, mut fields: Fields<'a>) -> Result<Self, DecodeError> {
         let submission = Object::from_entries(
             [("type", fields.0.remove("type")), ("payload", fields.0.remove("payload"))]
                 .into_iter()
                 .filter_map(|(key, value)| Some((Cow::Borrowed(key), value?))),
         );
+        let Envelope { event_id, received_at_ms, session_id, visit_id } = envelope;
         Ok(Self {
-            event_id: fields.uuid("id")?,
+            event_id,
             received_at_ms,
-            session_id: fields.uuid("session")?,
-            visit_id: fields.uuid("visit")?,
+            session_id,
+            visit_id,
             user_agent: fields.text("agent")?,
             location: Location {
                 country: fields.text("country")?.map(Cow::into_owned),
@@ -181,30 +215,72 @@ pub fn created_at_ms(timestamp_s: Option<i64>, received_at_ms: i64) -> i64 {
     timestamp_s.map_or(received_at_ms, |seconds| seconds * 1_000)
 }
 
-/// The envelope's fields, each taken once.
-struct Fields<'a>(Object<'a>);
+/// What every record has, whatever its type.
+#[derive(Debug)]
+pub(crate) struct Envelope {
+    pub(crate) event_id: Uuid,
+    pub(crate) received_at_ms: i64,
+    pub(crate) session_id: Uuid,
+    pub(crate) visit_id: Uuid,
+}
+
+impl Envelope {
+    /// The envelope, and the fields that are left.
+    fn decode(value: &[u8]) -> Result<(Self, Fields<'_>), DecodeError> {
+        let object = match json::parse(value) {
+            Ok(Value::Object(object)) => object,
+            Ok(other) => return Err(DecodeError::NotJson(format!("it is of type {}", other.type_name()))),
+            Err(error) => return Err(DecodeError::NotJson(error.to_string())),
+        };
+        let fields = Fields(object);
+        match fields.0.get("v") {
+            Some(Value::Number(v)) if *v == f64::from(VERSION) => {}
+            Some(other) => return Err(DecodeError::Version { found: other.to_json() }),
+            None => return Err(DecodeError::Version { found: "none".to_owned() }),
+        }
+        let received_at_ms = match fields.0.get("at") {
+            Some(Value::Number(n)) if n.fract() == 0.0 && n.abs() <= 8.64e15 => *n as i64,
+            other => return Err(DecodeError::field("at", other, "milliseconds since 1970")),
+        };
+        let envelope = Self {
+            event_id: fields.uuid("id")?,
+            received_at_ms,
+            session_id: fields.uuid("session")?,
+            visit_id: fields.uuid("visit")?,
+        };
+        Ok((envelope, fields))
+    }
+}
+
+/// Fields of a record.
+pub(crate) struct Fields<'a>(pub(crate) Object<'a>);
 
 impl<'a> Fields<'a> {
-    fn text(&mut self, field: &'static str) -> Result<Option<Cow<'a, str>>, DecodeError> {
+    pub(crate) fn text(&mut self, field: &'static str) -> Result<Option<Cow<'a, str>>, DecodeError> {
         match self.0.remove(field) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(wrong(field, Some(&other), "a string or absent")),
+            Some(other) => Err(DecodeError::field(field, Some(&other), "a string or absent")),
         }
     }
 
-    fn uuid(&mut self, field: &'static str) -> Result<Uuid, DecodeError> {
+    pub(crate) fn uuid(&self, field: &'static str) -> Result<Uuid, DecodeError> {
         match self.0.get(field) {
             Some(Value::String(text)) => text.parse().ok(),
             _ => None,
         }
-        .ok_or_else(|| wrong(field, self.0.get(field), "a UUID"))
+        .ok_or_else(|| DecodeError::field(field, self.0.get(field), "a UUID"))
     }
-}
 
-fn wrong(field: &'static str, found: Option<&Value<'_>>, expected: &'static str) -> DecodeError {
-    let found = found.map_or_else(|| "missing".to_owned(), Value::to_json);
-    DecodeError::Field { field, found, expected }
+    /// A whole number that a double holds exactly.
+    pub(crate) fn integer(&self, field: &'static str) -> Result<i64, DecodeError> {
+        match self.0.get(field) {
+            Some(Value::Number(number)) if number.fract() == 0.0 && number.abs() <= 8.64e15 => {
+                Ok(*number as i64)
+            }
+            other => Err(DecodeError::field(field, other, "a whole number")),
+        }
+    }
 }
 
 #[cfg(test)]

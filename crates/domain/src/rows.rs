@@ -218,6 +218,32 @@ pub struct RevenueRow {
     pub created_at_ms: i64,
 }
 
+/// A row of `session_replay`: a chunk of a recording.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordingRow {
+    /// Primary key.
+    pub replay_id: Uuid,
+    /// The website.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// The visit; its chunks are read in the order of their index.
+    pub visit_id: Uuid,
+    /// The least index it may have, its second. Whoever writes the row takes the next one that no other chunk of the
+    /// visit has, so that chunks of one second keep the order of the log.
+    pub chunk_index_min: i32,
+    /// JSON text of an array of events, compressed by gzip.
+    pub events: Vec<u8>,
+    /// How many events.
+    pub event_count: i32,
+    /// Milliseconds since 1970, as are the others.
+    pub started_at_ms: i64,
+    /// The last event's time.
+    pub ended_at_ms: i64,
+    /// When it arrived.
+    pub created_at_ms: i64,
+}
+
 /// A row of Dashi's own `identify`: an identify leaves no row in `website_event`, so that it was applied is
 /// written here, once per event id.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,7 @@
 //! What `/api/send` and `/api/batch` accept, and the answer to what they do not.
 //!
 //! [`Submission::parse`] is the only way from a body to a [`Submission`]; nothing behind it checks again. The
-//! rules are those of Umami's schema (sections 2, 3.3, 3.4 and 4 of the contract), the texts those of zod
-//! 4.3, compared with zod itself when this was written.
+//! rules are those of Umami's schema (sections 2, 3.4 and 4 of the contract).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -11,23 +10,13 @@ use uuid::Uuid;
 
 use crate::json::{self, Object, Value};
 use crate::page_url::is_url;
-
-/// The largest integer JavaScript counts as safe, 2^53 - 1. zod accepts none beyond it, nor below its
-/// negative.
-const SAFE_INTEGER_MAX: i64 = 9_007_199_254_740_991;
-
-/// The last second a JavaScript `Date` can hold, inclusive (ECMA-262, time values).
-const TIMESTAMP_MAX: i64 = 8_640_000_000_000;
-
-/// The first second a PostgreSQL `timestamptz` can hold, inclusive: 24 November 4714 BC, Julian day 0.
-const TIMESTAMP_MIN: i64 = -210_866_803_200;
+use crate::schema::{self, BAD_UUID, Node, SchemaError, parse_uuid, wrong_type};
 
 /// So many elements of a batch are reported at most. zod reports all, which for 10 MiB of `0,` is an answer
 /// of 300 MiB.
 const BATCH_ERRORS_MAX: usize = 100;
 
 const BAD_KIND: &str = r#"Invalid option: expected one of "event"|"identify"|"performance""#;
-const BAD_UUID: &str = "Invalid UUID";
 const BAD_URL: &str = "Invalid URL.";
 const NOT_ONE_SOURCE: &str = "Exactly one of website, link, or pixel must be provided";
 
@@ -157,110 +146,6 @@ pub struct Payload<'a> {
     /// `messageId`: the client's own id of this event, at most 100; never empty. Dashi's, not Umami's, which
     /// ignores the key.
     pub message_id: Option<Cow<'a, str>>,
-}
-
-/// A body that does not fit the schema; the client gets a 400.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("body does not fit the schema: {0}")]
-pub struct SchemaError(Node);
-
-impl SchemaError {
-    /// The whole answer, as JSON.
-    ///
-    /// `{"error":{"message":"Bad request","code":"bad-request","status":400,"errors":[…],"properties":{…}}}`,
-    /// where `properties` is left out if there are none and a batch has `items`. Source: section 3.3 of the
-    /// contract.
-    pub fn to_json(&self) -> String {
-        let mut out = String::from(r#"{"error":{"message":"Bad request","code":"bad-request","status":400,"#);
-        self.0.write_members(&mut out);
-        out.push_str("}}");
-        out
-    }
-}
-
-/// One level of zod's error tree.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-struct Node {
-    errors: Vec<Cow<'static, str>>,
-    properties: Vec<(&'static str, Node)>,
-    /// By index, ascending; what lies between is fine and written as `null`.
-    items: Vec<(usize, Node)>,
-}
-
-impl Node {
-    fn leaf(error: impl Into<Cow<'static, str>>) -> Self {
-        Self { errors: vec![error.into()], ..Self::default() }
-    }
-
-    /// Adds `error` to the subtree of `field`, which keeps its place if it is there already.
-    fn add(&mut self, field: Field, error: impl Into<Cow<'static, str>>) {
-        match self.properties.iter_mut().find(|(name, _)| *name == field.name()) {
-            Some((_, node)) => node.errors.push(error.into()),
-            None => self.properties.push((field.name(), Self::leaf(error))),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.errors.is_empty() && self.properties.is_empty() && self.items.is_empty()
-    }
-
-    /// Appends the node as members of an object whose braces the caller writes.
-    fn write_members(&self, out: &mut String) {
-        out.push_str("\"errors\":[");
-        for (place, error) in self.errors.iter().enumerate() {
-            out.push_str(if place > 0 { "," } else { "" });
-            json::write_string(error, out);
-        }
-        out.push(']');
-        if !self.properties.is_empty() {
-            out.push_str(",\"properties\":{");
-            for (place, (name, node)) in self.properties.iter().enumerate() {
-                out.push_str(if place > 0 { "," } else { "" });
-                json::write_string(name, out);
-                out.push_str(":{");
-                node.write_members(out);
-                out.push('}');
-            }
-            out.push('}');
-        }
-        if !self.items.is_empty() {
-            out.push_str(",\"items\":[");
-            let mut next = 0;
-            for (index, node) in &self.items {
-                out.push_str(if next > 0 { "," } else { "" });
-                out.push_str(&"null,".repeat(index - next));
-                out.push('{');
-                node.write_members(out);
-                out.push('}');
-                next = index + 1;
-            }
-            out.push(']');
-        }
-    }
-
-    /// Writes `path: error; error; path: error …`.
-    fn describe(&self, path: &str, out: &mut fmt::Formatter<'_>, first: &mut bool) -> fmt::Result {
-        for error in &self.errors {
-            let separator = if *first { "" } else { "; " };
-            *first = false;
-            let colon = if path.is_empty() { "" } else { ": " };
-            write!(out, "{separator}{path}{colon}{error}")?;
-        }
-        let dot = if path.is_empty() { "" } else { "." };
-        for (name, node) in &self.properties {
-            node.describe(&format!("{path}{dot}{name}"), out, first)?;
-        }
-        for (index, node) in &self.items {
-            node.describe(&format!("{path}[{index}]"), out, first)?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Node {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.describe("", out, &mut true)
-    }
 }
 
 /// The fields of a payload, in the order in which Umami's schema checks them.
@@ -552,10 +437,6 @@ fn write_vital(field: Field, vital: Option<f64>, out: &mut String) {
     }
 }
 
-fn wrong_type(expected: &str, received: &str) -> String {
-    format!("Invalid input: expected {expected}, received {received}")
-}
-
 /// The check of one payload: fields not looked at yet, and what was wrong with the others.
 ///
 /// Each method takes one field out. A value that is refused is an error in the tree, so that `None` is of no
@@ -584,7 +465,7 @@ impl<'a> Check<'a> {
 
     fn wrong_type(&mut self, field: Field, expected: &str, received: &str) {
         self.aborted = true;
-        self.tree.add(field, wrong_type(expected, received));
+        self.tree.add(field.name(), wrong_type(expected, received));
     }
 
     /// A string of any length.
@@ -602,7 +483,7 @@ impl<'a> Check<'a> {
     fn string(&mut self, field: Field, max: usize) -> Option<Cow<'a, str>> {
         let text = self.text(field)?;
         if is_longer(&text, max) {
-            self.tree.add(field, format!("Too big: expected string to have <={max} characters"));
+            self.tree.add(field.name(), format!("Too big: expected string to have <={max} characters"));
         }
         Some(text)
     }
@@ -610,7 +491,7 @@ impl<'a> Check<'a> {
     fn url(&mut self, field: Field) -> Option<Cow<'a, str>> {
         let text = self.text(field)?;
         if !is_url(&text) {
-            self.tree.add(field, BAD_URL);
+            self.tree.add(field.name(), BAD_URL);
         }
         Some(text)
     }
@@ -620,7 +501,7 @@ impl<'a> Check<'a> {
         let text = self.text(field)?;
         let id = parse_uuid(&text);
         if id.is_none() {
-            self.tree.add(field, BAD_UUID);
+            self.tree.add(field.name(), BAD_UUID);
         }
         Some((text, id))
     }
@@ -635,26 +516,14 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Whole seconds by JavaScript's `Number()`; `None` if that gives 0.
+    /// Whole seconds, as [`schema::seconds`] reads them.
     fn timestamp(&mut self, field: Field) -> Option<i64> {
-        let number = self.take(field)?.to_number();
-        if !number.is_finite() {
-            // zod looks at the coerced value and has a name of its own for NaN, but none for infinity.
-            self.wrong_type(field, "number", if number.is_nan() { "NaN" } else { "number" });
-        } else if number.fract() != 0.0 {
-            self.wrong_type(field, "int", "number");
-        } else {
-            let too_big = [SAFE_INTEGER_MAX, TIMESTAMP_MAX].into_iter().find(|max| number > *max as f64);
-            let too_small = [-SAFE_INTEGER_MAX, TIMESTAMP_MIN].into_iter().find(|min| number < *min as f64);
-            if let Some(max) = too_big {
-                self.tree.add(field, format!("Too big: expected int to be <={max}"));
-            } else if let Some(min) = too_small {
-                self.tree.add(field, format!("Too small: expected int to be >={min}"));
-            } else if number != 0.0 {
-                return Some(number as i64);
-            }
-        }
-        None
+        let value = self.take(field)?;
+        schema::seconds(&value).unwrap_or_else(|refusal| {
+            self.aborted |= refusal.is_of_type;
+            self.tree.add(field.name(), refusal.error);
+            None
+        })
     }
 
     /// A number from 0 to `max`.
@@ -662,9 +531,9 @@ impl<'a> Check<'a> {
         match self.take(field)? {
             Value::Number(number) if number.is_finite() => {
                 if number < 0.0 {
-                    self.tree.add(field, "Too small: expected number to be >=0");
+                    self.tree.add(field.name(), "Too small: expected number to be >=0");
                 } else if number > f64::from(max) {
-                    self.tree.add(field, format!("Too big: expected number to be <={max}"));
+                    self.tree.add(field.name(), format!("Too big: expected number to be <={max}"));
                 }
                 Some(number)
             }
@@ -682,7 +551,7 @@ impl<'a> Check<'a> {
             return id.map(|id| Source { kind, text, id });
         }
         if !self.aborted {
-            self.tree.add(Field::Website, NOT_ONE_SOURCE);
+            self.tree.add(Field::Website.name(), NOT_ONE_SOURCE);
         }
         None
     }
@@ -691,29 +560,6 @@ impl<'a> Check<'a> {
 /// Whether `text` has more than `max` UTF-16 units. A unit takes one to three bytes of UTF-8.
 fn is_longer(text: &str, max: usize) -> bool {
     text.len() > max && (text.len() > 3 * max || text.encode_utf16().count() > max)
-}
-
-/// Reads a UUID by zod's rule: 8-4-4-4-12 hexadecimal digits of any case, version 1 to 8 and variant 8, 9, a
-/// or b; or the nil UUID, or the max UUID in lower case.
-fn parse_uuid(text: &str) -> Option<Uuid> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 36 {
-        return None;
-    }
-    let mut id = 0_u128;
-    for (place, byte) in bytes.iter().enumerate() {
-        if let 8 | 13 | 18 | 23 = place {
-            if *byte != b'-' {
-                return None;
-            }
-        } else {
-            id = (id << 4) | u128::from(char::from(*byte).to_digit(16)?);
-        }
-    }
-    let ordinary =
-        matches!(bytes[14], b'1'..=b'8') && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B');
-    let extreme = id == 0 || (id == u128::MAX && bytes.iter().all(|byte| *byte != b'F'));
-    (ordinary || extreme).then(|| Uuid::from_u128(id))
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::json;
-use dashi_domain::submission::SchemaError;
+use dashi_domain::schema::SchemaError;
 use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
