@@ -25,6 +25,10 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
+    /// A file of environment variables, such as Umami's .env; the process's own variables win over it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub env_file: Option<PathBuf>,
+
     /// The event log: sqlite:PATH or kafka://HOST:PORT,HOST:PORT/TOPIC
     #[arg(long, global = true, value_name = "URL")]
     pub log: Option<String>,
@@ -66,6 +70,12 @@ pub enum Command {
     /// Add, list and remove the websites that take events
     #[command(subcommand)]
     Website(WebsiteCommand),
+    /// Add, list and remove links: /q/SLUG counts a visit and leads to an address
+    #[command(subcommand)]
+    Link(LinkCommand),
+    /// Add, list and remove pixels: /p/SLUG counts a visit and is an invisible picture
+    #[command(subcommand)]
+    Pixel(PixelCommand),
     /// Show partitions, checkpoints, lag and the last error
     Status(StatusArgs),
     /// Fold the whole log into an empty store; run it again to go on after an interruption
@@ -113,6 +123,77 @@ pub enum WebsiteCommand {
         json: bool,
     },
     /// Remove a website: it takes no more events; its rows stay
+    Remove {
+        /// Its id
+        id: Uuid,
+    },
+    /// Say whether a website takes session recordings (/api/record)
+    Recordings {
+        /// Its id
+        id: Uuid,
+        /// Take them or not
+        #[arg(value_enum)]
+        taken: Switch,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LinkCommand {
+    /// Add a link; prints its id and path
+    Add {
+        /// Where it leads
+        #[arg(long)]
+        url: String,
+        /// What people call it
+        #[arg(long)]
+        name: String,
+        /// The last part of its path; made up if not given
+        #[arg(long)]
+        slug: Option<String>,
+        /// The id that its events are filed under; made anew if not given
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+    },
+    /// List the links
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a link: it leads nowhere any more; its rows stay, and its slug stays taken
+    Remove {
+        /// Its id
+        id: Uuid,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PixelCommand {
+    /// Add a pixel; prints its id and path
+    Add {
+        /// What people call it
+        #[arg(long)]
+        name: String,
+        /// The last part of its path; made up if not given
+        #[arg(long)]
+        slug: Option<String>,
+        /// The id that its events are filed under; made anew if not given
+        #[arg(long, value_name = "UUID")]
+        id: Option<Uuid>,
+    },
+    /// List the pixels
+    List {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a pixel; its rows stay, and its slug stays taken
     Remove {
         /// Its id
         id: Uuid,

@@ -11,6 +11,7 @@ mod ops;
 mod replay;
 mod serve;
 mod status;
+mod tracked;
 mod website;
 
 use std::process::ExitCode;
@@ -81,6 +82,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Collect(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Collect, args)),
         Command::Project(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Project, args)),
         Command::Website(command) => runtime()?.block_on(website::run(&loaded, command)),
+        Command::Link(command) => runtime()?.block_on(tracked::link(&loaded, command)),
+        Command::Pixel(command) => runtime()?.block_on(tracked::pixel(&loaded, command)),
         Command::Status(args) => runtime()?.block_on(status::run(&loaded, &args)),
         Command::Replay(args) => runtime()?.block_on(replay::run(&loaded, args)),
         Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
@@ -98,7 +101,12 @@ fn load(cli: &Cli) -> Result<Loaded, config::ConfigError> {
         .collect();
     let from_env = std::env::var("DASHI_CONFIG").ok().filter(|path| !path.is_empty());
     let file = cli.config.clone().or(from_env.map(Into::into));
-    config::load(Sources { file: file.as_deref(), env, flags: cli.flags() })
+    config::load(Sources {
+        file: file.as_deref(),
+        env_file: cli.env_file.as_deref(),
+        env,
+        flags: cli.flags(),
+    })
 }
 
 /// Refuses settings that must not run together; tells of those that somebody should know about.
@@ -108,6 +116,9 @@ pub fn checked(loaded: &Loaded) -> anyhow::Result<()> {
         Ok(warnings) => {
             for warning in warnings {
                 eprintln!("dashi: note: {warning}");
+            }
+            for (name, reason) in loaded.unused_umami_env() {
+                eprintln!("dashi: note: {name} has no effect here: {reason}");
             }
             Ok(())
         }

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use dashi_event_log::EventLog;
-use dashi_ingest::Websites;
+use dashi_ingest::Sources;
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -28,7 +28,7 @@ pub struct Ops {
     pub log: EventLog,
     pub store: Store,
     /// Those of a collector.
-    pub websites: Option<Websites>,
+    pub sources: Option<Sources>,
     /// What the projector is doing, if there is one here.
     pub projector: Option<Arc<Mutex<ProjectorState>>>,
     pub draining: tokio_util::sync::CancellationToken,
@@ -77,15 +77,14 @@ impl Ops {
             return readiness.clone();
         }
         let mut readiness = Readiness { ready: true, checks: serde_json::Map::new() };
-        let needs_store = self.websites.is_none();
+        let needs_store = self.sources.is_none();
         let (log, store) = tokio::join!(
             bounded(CHECK, self.log.probe()),
             bounded(if needs_store { CHECK } else { ASIDE }, self.store.ping()),
         );
         readiness.note("event_log", log, true);
-        if let Some(websites) = &self.websites {
-            let loaded =
-                if websites.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
+        if let Some(sources) = &self.sources {
+            let loaded = if sources.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
             readiness.note("websites", loaded, true);
         }
         readiness.note("store", store, needs_store);

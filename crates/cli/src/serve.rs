@@ -8,7 +8,9 @@ use axum::Router;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, serve};
-use dashi_ingest::{Collector, CollectorSettings, GeoDatabase, IngestMetrics, Websites, WebsitesSettings};
+use dashi_ingest::{
+    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, Sources, SourcesSettings,
+};
 use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
 use dashi_store::{NewWebsite, Store};
 use prometheus_client::registry::Registry;
@@ -97,6 +99,7 @@ struct Process {
     stop_projector: CancellationToken,
     stop_helpers: CancellationToken,
     server: JoinHandle<()>,
+    collector: Option<Collector>,
     projector: Option<JoinHandle<()>>,
     projector_state: Arc<Mutex<ProjectorState>>,
     projector_failed: CancellationToken,
@@ -140,16 +143,16 @@ impl Process {
             }));
         }
 
-        let websites = roles.collects().then(|| {
-            let websites = Websites::new(
+        let sources = roles.collects().then(|| {
+            let sources = Sources::new(
                 store.clone(),
-                WebsitesSettings {
+                SourcesSettings {
                     refresh: Duration::from_millis(settings.ingest.website_refresh_ms),
                     recheck: Duration::from_millis(settings.ingest.website_recheck_ms),
                 },
             );
-            helpers.push(tokio::spawn(websites.clone().keep(stop_helpers.clone())));
-            websites
+            helpers.push(tokio::spawn(sources.clone().keep(stop_helpers.clone())));
+            sources
         });
         let mut geo = GeoDatabase::default();
         if roles.collects() && !settings.geo.database.is_empty() {
@@ -157,10 +160,10 @@ impl Process {
             helpers.push(tokio::spawn(keeper.keep(stop_helpers.clone())));
             geo = database;
         }
-        let collector = match (&websites, id_rules) {
-            (Some(websites), Some(ids)) => Some(Collector::new(
+        let collector = match (&sources, id_rules) {
+            (Some(sources), Some(ids)) => Some(Collector::new(
                 log.clone(),
-                websites.clone(),
+                sources.clone(),
                 collector_settings(settings, ids, geo)?,
                 IngestMetrics::new(&mut registry),
             )),
@@ -190,13 +193,13 @@ impl Process {
         let ops = Ops {
             log: log.clone(),
             store: store.clone(),
-            websites,
+            sources,
             projector: roles.projects().then(|| Arc::clone(&projector_state)),
             draining: draining.clone(),
             registry,
             checked: Default::default(),
         };
-        let router = collector.map_or_else(Router::new, |collector| collector.router()).merge(ops.router());
+        let router = collector.as_ref().map_or_else(Router::new, Collector::router).merge(ops.router());
         let limits = ServerLimits {
             connections_max: settings.ingest.connections_max,
             idle_timeout: Duration::from_millis(settings.ingest.idle_timeout_ms),
@@ -212,6 +215,7 @@ impl Process {
             stop_projector,
             stop_helpers,
             server,
+            collector,
             projector,
             projector_state,
             projector_failed,
@@ -232,6 +236,9 @@ impl Process {
     async fn drain(self) {
         self.draining.cancel();
         ended("the server", self.server.await);
+        if let Some(collector) = self.collector {
+            collector.drain().await;
+        }
         self.stop_projector.cancel();
         if let Some(projector) = self.projector {
             ended("the projector", projector.await);
@@ -279,7 +286,7 @@ fn collector_settings(
         trusted_proxies,
         geo,
         bots_welcome: ingest.disable_bot_check,
-        address_header: Some(ingest.client_ip_header.clone()).filter(|header| !header.is_empty()),
+        address_header: not_empty(&ingest.client_ip_header),
         skip_location_headers: ingest.skip_location_headers,
         body_bytes_max: ingest.body_bytes_max,
         bodies_bytes_max: ingest.bodies_bytes_max,
@@ -287,7 +294,29 @@ fn collector_settings(
         request_timeout: Duration::from_millis(ingest.request_timeout_ms),
         retry_after_s: ingest.retry_after_s,
         cors_max_age_s: ingest.cors_max_age_s,
+        redirect_wait: Duration::from_millis(ingest.redirect_wait_ms),
+        base_path: ingest.base_path.clone(),
+        send_path: not_empty(&ingest.send_path),
+        script_paths: settings.script_paths(),
+        script: ScriptSettings {
+            send_path: not_empty(&ingest.send_path),
+            collect_host: not_empty(&settings.script.collect_host),
+            url: not_empty(&settings.script.url),
+            modified: made_at(),
+        },
+        force_ssl: ingest.force_ssl,
     })
+}
+
+fn not_empty(text: &str) -> Option<String> {
+    Some(text.to_owned()).filter(|text| !text.is_empty())
+}
+
+/// When this program was made: the time of its file, the same after a restart.
+#[expect(clippy::disallowed_methods, reason = "the cli is an edge at which time enters")]
+fn made_at() -> SystemTime {
+    let modified = || std::env::current_exe().ok()?.metadata().ok()?.modified().ok();
+    modified().unwrap_or_else(SystemTime::now)
 }
 
 /// Makes the tables, however long the database is away. Says what it waits for whenever that changes.

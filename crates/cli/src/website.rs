@@ -4,13 +4,13 @@ use dashi_store::NewWebsite;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::args::WebsiteCommand;
+use crate::args::{Switch, WebsiteCommand};
 use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::{Exit, Misuse, open, print};
 
 /// The columns' widths in Umami's table.
-const NAME_CHARS_MAX: usize = 100;
+pub const NAME_CHARS_MAX: usize = 100;
 const DOMAIN_CHARS_MAX: usize = 500;
 
 /// Runs one of the commands against the configured store.
@@ -31,7 +31,7 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             if json {
                 let websites: Vec<_> = websites
                     .iter()
-                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms }))
+                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms, "recordings": website.takes_recordings }))
                     .collect();
                 print(&format!("{}\n", json!(websites)));
             } else {
@@ -47,12 +47,20 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             }
             print(&format!("removed {id}; its rows stay\n"));
         }
+        WebsiteCommand::Recordings { id, taken } => {
+            if !store.set_recording(id, taken == Switch::On).await? {
+                anyhow::bail!("there is no website with the id {id}");
+            }
+            let says = if taken == Switch::On { "takes recordings" } else { "takes no recordings" };
+            print(&format!("{id} {says}\n"));
+        }
     }
     store.close().await;
     Ok(Exit::Done)
 }
 
-fn fits(flag: &str, text: Option<&str>, chars_max: usize) -> anyhow::Result<()> {
+/// Refuses a text that is empty or does not fit its column.
+pub fn fits(flag: &str, text: Option<&str>, chars_max: usize) -> anyhow::Result<()> {
     let chars = text.map_or(0, |text| text.chars().count());
     if chars > chars_max {
         return Err(Misuse(format!("{flag} has {chars} characters, at most {chars_max} fit")).into());

@@ -114,6 +114,11 @@ pub fn performance_path(url: Option<&str>, hostname: Option<&str>) -> String {
     }
 }
 
+/// An absolute URL as a WHATWG parser writes it, or `None` if the text is none.
+pub fn serialise(text: &str) -> Option<String> {
+    Url::parse(text).ok().map(String::from)
+}
+
 /// Whether `text` is what Umami 3.1 accepts as `url` or `referrer`: a URL, absolute or relative to
 /// `https://localhost`.
 pub fn is_url(text: &str) -> bool {

@@ -14,6 +14,10 @@ pub enum Rejection {
     Schema(SchemaError),
     /// There is no such website.
     UnknownWebsite,
+    /// A recording came without a token.
+    NoToken,
+    /// A recording's token is not ours, or names no session and visit.
+    BadToken,
     /// The client's address is blocked.
     Blocked,
     /// The body, or the record it makes, is larger than we take.
@@ -28,7 +32,9 @@ impl Rejection {
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Schema(_) | Self::UnknownWebsite => StatusCode::BAD_REQUEST,
+            Self::Schema(_) | Self::UnknownWebsite | Self::NoToken | Self::BadToken => {
+                StatusCode::BAD_REQUEST
+            }
             Self::Blocked => StatusCode::FORBIDDEN,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
@@ -41,6 +47,8 @@ impl Rejection {
         let (message, code) = match self {
             Self::Schema(error) => return error.to_json(),
             Self::UnknownWebsite => ("Website not found.", "bad-request"),
+            Self::NoToken => ("Missing session token.", "bad-request"),
+            Self::BadToken => ("Invalid session token.", "bad-request"),
             Self::Blocked => ("Forbidden", "forbidden"),
             Self::TooLarge => ("Payload too large", "payload-too-large"),
             Self::TooSlow => ("Request timeout", "request-timeout"),

@@ -1,12 +1,13 @@
 //! The collector's endpoints: read, decide, append, answer.
 
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{OriginalUri, State};
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
@@ -15,8 +16,9 @@ use dashi_domain::ids::IdRules;
 use dashi_domain::submission::{Submission, parse_batch};
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
-use http::{HeaderValue, Request, StatusCode, Uri, header};
-use tokio::sync::Semaphore;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
 
 use crate::answer::{Accepted, Rejection, batch_json, json_response};
 use crate::body::{BodyBudget, BudgetedBody};
@@ -24,8 +26,11 @@ use crate::client::{Client, ClientRules};
 use crate::decide::{Decision, Rules, decide, website_to_look_up};
 use crate::geo::GeoDatabase;
 use crate::metrics::IngestMetrics;
+use crate::recording::record;
+use crate::script::{Script, ScriptSettings};
 use crate::server::Peer;
-use crate::websites::{Known, Websites};
+use crate::sources::{Found, Sources};
+use crate::visit;
 
 /// Settings of a collector.
 #[derive(Clone)]
@@ -56,6 +61,18 @@ pub struct CollectorSettings {
     pub retry_after_s: u64,
     /// What `Access-Control-Max-Age` says.
     pub cors_max_age_s: u64,
+    /// How long who follows a link waits for its visit to be recorded.
+    pub redirect_wait: Duration,
+    /// What every path begins with, such as `/umami`; empty for nothing.
+    pub base_path: String,
+    /// Another path that takes what `/api/send` takes.
+    pub send_path: Option<String>,
+    /// Other paths of the tracker script.
+    pub script_paths: Vec<String>,
+    /// The tracker script.
+    pub script: ScriptSettings,
+    /// Whether browsers are told to come by HTTPS only.
+    pub force_ssl: bool,
 }
 
 /// Bodies above this are parsed where they do not hold up other requests.
@@ -67,28 +84,39 @@ pub struct Collector(Arc<Shared>);
 
 struct Shared {
     log: EventLog,
-    websites: Websites,
+    sources: Sources,
     rules: Rules,
     client_rules: ClientRules,
     bodies: BodyBudget,
-    in_flight: Semaphore,
+    in_flight: Arc<Semaphore>,
     request_timeout: Duration,
+    redirect_wait: Duration,
     retry_after_s: u64,
     cors_max_age_s: u64,
+    base_path: String,
+    aliases: HashMap<String, Alias>,
+    script: Script,
+    force_ssl: bool,
+    /// Visits that are still being recorded behind their answer.
+    background: TaskTracker,
     metrics: IngestMetrics,
+}
+
+/// What else a path may be.
+#[derive(Debug, Clone, Copy)]
+enum Alias {
+    Send,
+    Script,
 }
 
 impl Collector {
     /// A collector that appends to `log`.
-    pub fn new(
-        log: EventLog,
-        websites: Websites,
-        settings: CollectorSettings,
-        metrics: IngestMetrics,
-    ) -> Self {
+    pub fn new(log: EventLog, sources: Sources, settings: CollectorSettings, metrics: IngestMetrics) -> Self {
+        let scripts = settings.script_paths.into_iter().map(|path| (path, Alias::Script));
+        let sends = settings.send_path.into_iter().map(|path| (path, Alias::Send));
         Self(Arc::new(Shared {
             log,
-            websites,
+            sources,
             rules: Rules {
                 tokens: Tokens::new(&settings.ids.secret),
                 ids: settings.ids,
@@ -102,10 +130,16 @@ impl Collector {
                 trusted_proxies: settings.trusted_proxies,
             },
             bodies: BodyBudget::new(settings.body_bytes_max, settings.bodies_bytes_max),
-            in_flight: Semaphore::new(settings.in_flight_max),
+            in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
             request_timeout: settings.request_timeout,
+            redirect_wait: settings.redirect_wait,
             retry_after_s: settings.retry_after_s,
             cors_max_age_s: settings.cors_max_age_s,
+            base_path: settings.base_path,
+            aliases: scripts.chain(sends).collect(),
+            script: Script::new(&settings.script),
+            force_ssl: settings.force_ssl,
+            background: TaskTracker::new(),
             metrics,
         }))
     }
@@ -113,22 +147,57 @@ impl Collector {
     /// The collector's routes. They need [`Peer`] among a request's extensions, as [`crate::server`] puts it.
     pub fn router(&self) -> Router {
         let posted = |route: MethodRouter<Self>| route.options(|| preflight("OPTIONS, POST"));
-        let cors_max_age = HeaderValue::from(self.0.cors_max_age_s);
-        Router::new()
+        let got = |route: MethodRouter<Self>| route.options(|| preflight("GET, HEAD, OPTIONS"));
+        let cors = self.cross_origin();
+        let mut router = Router::new()
             .route("/api/send", posted(post(send)))
             .route("/api/batch", posted(post(batch)))
-            .route("/api/heartbeat", get(heartbeat).options(|| preflight("GET, HEAD, OPTIONS")))
+            .route("/api/record", posted(post(record)))
+            .route("/api/heartbeat", got(get(heartbeat)))
             .fallback(elsewhere)
-            .layer(map_response(move |response| cross_origin(response, cors_max_age.clone())))
-            .with_state(self.clone())
+            .layer(map_response(move |response| with_headers(response, cors.clone())))
+            .route("/p/{slug}", got(get(visit::pixel)))
+            .route("/q/{slug}", got(get(visit::link)))
+            .route("/script.js", got(get(script)));
+        if self.0.force_ssl {
+            let hsts = HeaderValue::from_static("max-age=63072000; includeSubDomains; preload");
+            let headers = HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]);
+            router = router.layer(map_response(move |response| with_headers(response, headers.clone())));
+        }
+        if !self.0.base_path.is_empty() {
+            router = Router::new().nest(&self.0.base_path, router);
+        }
+        router.with_state(self.clone())
+    }
+
+    /// Waits until every visit that was answered is recorded or given up. To be called when no request can come any
+    /// more.
+    pub async fn drain(&self) {
+        self.0.background.close();
+        self.0.background.wait().await;
+    }
+
+    /// The headers that every answer of `/api/*` has, whatever its status. Others that have them do no harm.
+    fn cross_origin(&self) -> HeaderMap {
+        let constant = HeaderValue::from_static;
+        let pairs: [(HeaderName, HeaderValue); 6] = [
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, constant("*")),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, constant("*")),
+            (header::ACCESS_CONTROL_ALLOW_METHODS, constant("GET, DELETE, POST, PUT")),
+            (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(self.0.cors_max_age_s)),
+            // Ours, not Umami's: the tracker keeps what it could not send, and comes back when it is told to.
+            (header::ACCESS_CONTROL_EXPOSE_HEADERS, constant("Retry-After")),
+            (header::CACHE_CONTROL, constant("no-cache")),
+        ];
+        HeaderMap::from_iter(pairs)
     }
 
     /// Runs one request's work within the bounds of all: in flight, and in time.
-    async fn bounded(&self, work: impl Future<Output = Result<Response, Rejection>>) -> Response {
+    pub(crate) async fn bounded(&self, work: impl Future<Output = Result<Response, Rejection>>) -> Response {
         let shared = &self.0;
-        let outcome = match shared.in_flight.try_acquire() {
-            Err(_) => Err(Rejection::Unavailable),
-            Ok(_permit) => {
+        let outcome = match self.in_flight_permit() {
+            None => Err(Rejection::Unavailable),
+            Some(_permit) => {
                 shared.metrics.in_flight.inc();
                 let outcome = tokio::time::timeout(shared.request_timeout, work).await;
                 shared.metrics.in_flight.dec();
@@ -141,12 +210,55 @@ impl Collector {
         })
     }
 
-    fn client(&self, request: &Request<Body>) -> Client {
-        let peer = request.extensions().get::<Peer>().map_or(UNKNOWN_PEER, |peer| peer.0);
-        Client::read(request.headers(), peer.ip(), &self.0.client_rules)
+    /// One place among the requests worked on at once, if there is one left.
+    pub(crate) fn in_flight_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.in_flight).try_acquire_owned().ok()
     }
 
-    fn claims(&self, client: &Client, now_ms: i64) -> Option<Claims> {
+    pub(crate) async fn read(&self, body: Body) -> Result<BudgetedBody, Rejection> {
+        self.0.bodies.read(body).await
+    }
+
+    /// The answer to a request that is refused as a whole.
+    pub(crate) fn refuse(&self, rejection: Rejection) -> Response {
+        rejection.into_response(self.0.retry_after_s)
+    }
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.0.sources
+    }
+
+    pub(crate) fn rules(&self) -> &Rules {
+        &self.0.rules
+    }
+
+    pub(crate) fn client_rules(&self) -> &ClientRules {
+        &self.0.client_rules
+    }
+
+    pub(crate) fn metrics(&self) -> &IngestMetrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn redirect_wait(&self) -> Duration {
+        self.0.redirect_wait
+    }
+
+    pub(crate) fn background(&self) -> &TaskTracker {
+        &self.0.background
+    }
+
+    /// The address of the connection's other end.
+    pub(crate) fn peer(&self, request: &Request<Body>) -> IpAddr {
+        // The server names it with every request.
+        request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip())
+    }
+
+    pub(crate) fn client(&self, request: &Request<Body>) -> Client {
+        Client::read(request.headers(), self.peer(request), &self.0.client_rules)
+    }
+
+    pub(crate) fn claims(&self, client: &Client, now_ms: i64) -> Option<Claims> {
         let token = client.token.as_deref()?;
         self.0.rules.tokens.verify(token, now_ms.div_euclid(1_000))
     }
@@ -161,17 +273,17 @@ impl Collector {
         now_ms: i64,
     ) -> Decision {
         if let Some(website) = website_to_look_up(&submission, claims) {
-            match self.0.websites.knows(website).await {
-                Known::Yes => {}
-                Known::No => return Decision::Answer(Err(Rejection::UnknownWebsite)),
-                Known::Unsure => return Decision::Answer(Err(Rejection::Unavailable)),
+            match self.0.sources.website(website).await {
+                Found::Yes(_) => {}
+                Found::No => return Decision::Answer(Err(Rejection::UnknownWebsite)),
+                Found::Unsure => return Decision::Answer(Err(Rejection::Unavailable)),
             }
         }
         decide(&self.0.rules, client, claims, submission, index, now_ms)
     }
 
     /// Appends the records of all decisions at once and gives each its outcome.
-    async fn carry_out(&self, decisions: Vec<Decision>) -> Vec<Result<Accepted, Rejection>> {
+    pub(crate) async fn carry_out(&self, decisions: Vec<Decision>) -> Vec<Result<Accepted, Rejection>> {
         let mut entries: Vec<Entry> = Vec::with_capacity(decisions.len());
         let outcomes: Vec<_> = decisions
             .into_iter()
@@ -183,21 +295,13 @@ impl Collector {
                 }
             })
             .collect();
-        let mut appended = Vec::new().into_iter();
-        if !entries.is_empty() {
-            let began = Instant::now();
-            appended = self.0.log.append(entries).await.into_iter();
-            self.0.metrics.append_seconds.observe(began.elapsed().as_secs_f64());
-        }
+        let mut appended = self.append(entries).await.into_iter();
         let outcomes = outcomes
             .into_iter()
             .map(|outcome| match outcome {
-                Ok(Accepted::Event { .. }) => match appended.next() {
-                    Some(Ok(_)) => outcome,
-                    Some(Err(AppendError::TooLarge { .. })) => Err(Rejection::TooLarge),
-                    Some(Err(AppendError::Full | AppendError::Unconfirmed(_) | AppendError::Closed))
-                    | None => Err(Rejection::Unavailable),
-                },
+                Ok(Accepted::Event { .. }) => {
+                    appended.next().unwrap_or(Err(Rejection::Unavailable)).and(outcome)
+                }
                 other => other,
             })
             .collect::<Vec<_>>();
@@ -206,16 +310,31 @@ impl Collector {
         }
         outcomes
     }
-}
 
-/// Stands for a peer that the server did not name; it never happens behind [`crate::server`].
-const UNKNOWN_PEER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+    /// Appends records; what returns `Ok` is durable.
+    pub(crate) async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(), Rejection>> {
+        if entries.is_empty() {
+            return Vec::new();
+        }
+        let began = Instant::now();
+        let appended = self.0.log.append(entries).await;
+        self.0.metrics.append_seconds.observe(began.elapsed().as_secs_f64());
+        let outcome = |appended: Result<_, AppendError>| match appended {
+            Ok(_) => Ok(()),
+            Err(AppendError::TooLarge { .. }) => Err(Rejection::TooLarge),
+            Err(AppendError::Full | AppendError::Unconfirmed(_) | AppendError::Closed) => {
+                Err(Rejection::Unavailable)
+            }
+        };
+        appended.into_iter().map(outcome).collect()
+    }
+}
 
 async fn send(State(collector): State<Collector>, request: Request<Body>) -> Response {
     collector
         .bounded(async {
             let client = collector.client(&request);
-            let body = collector.0.bodies.read(request.into_body()).await?;
+            let body = collector.read(request.into_body()).await?;
             let now_ms = now_ms();
             let claims = collector.claims(&client, now_ms);
             let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
@@ -224,7 +343,7 @@ async fn send(State(collector): State<Collector>, request: Request<Body>) -> Res
             match collector.carry_out(vec![decision]).await.pop() {
                 Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
                 // Counted where it was carried out.
-                Some(Err(rejection)) => Ok(rejection.into_response(collector.0.retry_after_s)),
+                Some(Err(rejection)) => Ok(collector.refuse(rejection)),
                 None => Err(Rejection::Unavailable),
             }
         })
@@ -235,7 +354,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
     collector
         .bounded(async {
             let client = collector.client(&request);
-            let body = collector.0.bodies.read(request.into_body()).await?;
+            let body = collector.read(request.into_body()).await?;
             let now_ms = now_ms();
             let claims = collector.claims(&client, now_ms);
             let elements = parsing(&body, || parse_batch(&body.bytes)).map_err(Rejection::Schema)?;
@@ -254,7 +373,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
             // element has its own answer, and the client learns which ones to send again.
             let is_away = |outcome: &Result<_, _>| matches!(outcome, Err(Rejection::Unavailable));
             if outcomes.iter().any(is_away) && !outcomes.iter().any(Result::is_ok) {
-                return Ok(Rejection::Unavailable.into_response(collector.0.retry_after_s));
+                return Ok(collector.refuse(Rejection::Unavailable));
             }
             Ok(json_response(StatusCode::OK, batch_json(&outcomes)))
         })
@@ -262,7 +381,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
 }
 
 /// Parses; a large body on a thread that other requests do not wait for.
-fn parsing<T>(body: &BudgetedBody, parse: impl FnOnce() -> T) -> T {
+pub(crate) fn parsing<T>(body: &BudgetedBody, parse: impl FnOnce() -> T) -> T {
     if body.bytes.len() > LARGE_BODY_BYTES { tokio::task::block_in_place(parse) } else { parse() }
 }
 
@@ -277,15 +396,42 @@ async fn preflight(allow: &'static str) -> Response {
     response
 }
 
-/// A path that is none of ours: without its trailing slash it may be one.
-async fn elsewhere(uri: Uri) -> Response {
-    let path = uri.path();
-    let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
+async fn script(State(collector): State<Collector>, headers: HeaderMap) -> Response {
+    collector.0.script.respond(&headers)
+}
+
+/// A path that is not among the routes: an alias of one, or one with a slash too many at its end.
+async fn elsewhere(
+    State(collector): State<Collector>,
+    OriginalUri(whole): OriginalUri,
+    request: Request<Body>,
+) -> Response {
+    let path = request.uri().path();
+    if let Some(alias) = collector.0.aliases.get(path).copied() {
+        return match (alias, request.method()) {
+            (Alias::Send, &Method::POST) => send(State(collector), request).await,
+            (Alias::Send, &Method::OPTIONS) => preflight("OPTIONS, POST").await,
+            (Alias::Script, &Method::GET | &Method::HEAD) => {
+                let mut response = collector.0.script.respond(request.headers());
+                if request.method() == Method::HEAD {
+                    *response.body_mut() = Body::empty();
+                }
+                response
+            }
+            (Alias::Script, &Method::OPTIONS) => preflight("GET, HEAD, OPTIONS").await,
+            _ => {
+                let mut response = Response::new(Body::empty());
+                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+                response
+            }
+        };
+    }
+    let Some(shorter) = whole.path().strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
         return not_found();
     };
     // Two slashes, or a slash and a backslash, begin the name of another host.
     let mut location = format!("/{}", shorter.trim_matches(['/', '\\']));
-    if let Some(query) = uri.query() {
+    if let Some(query) = whole.query() {
         location.push('?');
         location.push_str(query);
     }
@@ -296,24 +442,21 @@ async fn elsewhere(uri: Uri) -> Response {
     response
 }
 
-fn not_found() -> Response {
+pub(crate) fn not_found() -> Response {
     let body = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
     json_response(StatusCode::NOT_FOUND, body.to_owned())
 }
 
-/// The headers that every answer of `/api/*` has, whatever its status. Others that have them do no harm.
-async fn cross_origin(mut response: Response, max_age: HeaderValue) -> Response {
-    let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, DELETE, POST, PUT"));
-    headers.insert(header::ACCESS_CONTROL_MAX_AGE, max_age);
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+/// Adds headers where the answer has none of the name.
+async fn with_headers(mut response: Response, headers: HeaderMap) -> Response {
+    for (name, value) in &headers {
+        response.headers_mut().entry(name).or_insert_with(|| value.clone());
+    }
     response
 }
 
 /// When the whole request was there.
 #[expect(clippy::disallowed_methods, reason = "the collector is the edge at which time enters")]
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }

@@ -60,11 +60,8 @@ pub fn decide(
     let address = own_address.unwrap_or(&client.address);
     let user_agent = effective(payload.user_agent.as_deref(), client.user_agent.as_deref());
     let agent_text = user_agent.as_deref().unwrap_or_default();
-    if !rules.bots_welcome && agent::is_bot(agent_text) {
-        return Decision::Answer(Ok(Accepted::Bot));
-    }
-    if rules.blocked.contains(address) {
-        return Decision::Answer(Err(Rejection::Blocked));
+    if let Some(answer) = turned_away(rules, address, agent_text) {
+        return Decision::Answer(answer);
     }
     let visitor =
         Visitor { source: &source.text, address, user_agent: agent_text, distinct_id: payload.id.as_deref() };
@@ -96,6 +93,14 @@ pub fn decide(
         submission: submission.clone(),
     };
     Decision::Append(Entry { session_id, value: event.encode() }, accepted)
+}
+
+/// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere.
+pub fn turned_away(rules: &Rules, address: &str, user_agent: &str) -> Option<Result<Accepted, Rejection>> {
+    if !rules.bots_welcome && agent::is_bot(user_agent) {
+        return Some(Ok(Accepted::Bot));
+    }
+    rules.blocked.contains(address).then_some(Err(Rejection::Blocked))
 }
 
 /// Where the client is: by a proxy's headers, unless the payload names the address, else by the location database.

@@ -1,8 +1,9 @@
 //! The collector: HTTP in, event log out. It decides nothing that needs another request's outcome, and answers
-//! 2xx with a token only when the record is durable (I1). It knows of the store only the list of websites.
+//! 2xx with a token only when the record is durable (I1). It knows of the store only what collects: websites, links
+//! and pixels.
 //!
 //! * [`server`]: connections, their limits, and draining them
-//! * [`Collector::router`]: `/api/send`, `/api/batch`, `/api/heartbeat`
+//! * [`Collector::router`]: the endpoints; `visit`, `recording` and `script` hold those beside `/api/send`
 //! * `decide`: one submission and its circumstances in, an outcome out; no I/O
 
 mod answer;
@@ -12,10 +13,14 @@ mod collector;
 mod decide;
 mod geo;
 mod metrics;
+mod recording;
+mod script;
 pub mod server;
-mod websites;
+mod sources;
+mod visit;
 
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
-pub use websites::{Websites, WebsitesSettings};
+pub use script::ScriptSettings;
+pub use sources::{Sources, SourcesSettings};

@@ -43,6 +43,14 @@ pub enum StoreError {
         /// The id.
         id: Uuid,
     },
+    /// A link or a pixel has this slug or id, maybe a removed one.
+    #[error("there is a {kind} with the slug {slug:?} or with this id already: choose another one")]
+    SlugTaken {
+        /// "link" or "pixel".
+        kind: &'static str,
+        /// The slug.
+        slug: String,
+    },
 }
 
 impl StoreError {

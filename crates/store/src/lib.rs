@@ -8,16 +8,17 @@ mod claim;
 mod compare;
 mod error;
 mod postgres;
+mod recording;
+mod source;
 mod sqlite;
 mod tables;
-mod website;
 
 pub use claim::{Claim, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use postgres::{PostgresSettings, PostgresStore};
+pub use source::{Link, NewWebsite, Pixel, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
-pub use website::{NewWebsite, Website};
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
@@ -154,6 +155,64 @@ impl Store {
     /// The store does not answer.
     pub async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
         either!(self, store => store.remove_website(id, now_ms).await)
+    }
+
+    /// Says whether a website takes recordings. Says whether there was one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn set_recording(&self, id: Uuid, records: bool) -> Result<bool, StoreError> {
+        either!(self, store => store.set_recording(id, records).await)
+    }
+
+    /// The links that are not removed. None in a database of an Umami that had no links yet.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>, StoreError> {
+        either!(self, store => store.links().await)
+    }
+
+    /// Adds a link.
+    ///
+    /// # Errors
+    /// [`StoreError::SlugTaken`]: choose another slug. Any other: the store does not answer.
+    pub async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
+        either!(self, store => store.add_link(link, now_ms).await)
+    }
+
+    /// Marks a link removed: it leads nowhere any more. Its rows stay, and its slug stays taken. Says whether there
+    /// was one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn remove_link(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        either!(self, store => store.remove_link(id, now_ms).await)
+    }
+
+    /// The pixels that are not removed. None in a database of an Umami that had no pixels yet.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
+        either!(self, store => store.pixels().await)
+    }
+
+    /// Adds a pixel.
+    ///
+    /// # Errors
+    /// [`StoreError::SlugTaken`]: choose another slug. Any other: the store does not answer.
+    pub async fn add_pixel(&self, pixel: &Pixel, now_ms: i64) -> Result<(), StoreError> {
+        either!(self, store => store.add_pixel(pixel, now_ms).await)
+    }
+
+    /// Marks a pixel removed: it is not found any more. Its rows stay, and its slug stays taken. Says whether there
+    /// was one.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn remove_pixel(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        either!(self, store => store.remove_pixel(id, now_ms).await)
     }
 
     /// Lets go of the connections.

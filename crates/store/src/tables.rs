@@ -33,8 +33,16 @@ pub enum Kind {
 use Kind::{Bytes, Decimal, Integer, Text, Time, Uuid};
 
 /// Every table of the projection.
-pub const ALL: &[&Table] =
-    &[&SESSION, &WEBSITE_EVENT, &EVENT_DATA, &SESSION_DATA, &REVENUE, &IDENTIFY, &DEAD_LETTER];
+pub const ALL: &[&Table] = &[
+    &SESSION,
+    &WEBSITE_EVENT,
+    &EVENT_DATA,
+    &SESSION_DATA,
+    &REVENUE,
+    &SESSION_REPLAY,
+    &IDENTIFY,
+    &DEAD_LETTER,
+];
 
 static SESSION: Table = Table {
     name: "session",
@@ -142,6 +150,24 @@ static REVENUE: Table = Table {
         ("event_name", Text),
         ("currency", Text),
         ("revenue", Decimal(4)),
+        ("created_at", Time),
+    ],
+};
+
+static SESSION_REPLAY: Table = Table {
+    name: "session_replay",
+    own: false,
+    key: 1,
+    columns: &[
+        ("replay_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("visit_id", Uuid),
+        ("chunk_index", Integer),
+        ("events", Bytes),
+        ("event_count", Integer),
+        ("started_at", Time),
+        ("ended_at", Time),
         ("created_at", Time),
     ],
 };

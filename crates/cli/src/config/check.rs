@@ -62,6 +62,7 @@ pub fn check(
             remedy: "give each a file of its own",
         });
     }
+    errors.extend(paths(settings));
     let on_kafka = matches!(log, Some(LogUrl::Kafka { .. }));
     if on_kafka {
         errors.extend(times_on_kafka(settings));
@@ -108,6 +109,40 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
     errors
 }
 
+/// Paths that no request could have, and addresses that no header could hold.
+fn paths(settings: &Settings) -> Vec<ConfigError> {
+    let (ingest, script) = (&settings.ingest, &settings.script);
+    let mut errors = Vec::new();
+    let mut refuse = |key, got: &str, reason, remedy| {
+        errors.push(ConfigError::OutOfRange { key, got: format!("{got:?}"), reason, remedy });
+    };
+    let is_path = |path: &str| {
+        path.len() > 1
+            && path.starts_with('/')
+            && !path.ends_with('/')
+            && !path.contains("//")
+            && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~%@:!$&+=".contains(&byte))
+    };
+    const SHAPE: &str =
+        "a path begins with a slash, does not end with one, and has no spaces, queries or braces";
+    if !ingest.base_path.is_empty() && !is_path(&ingest.base_path) {
+        refuse("ingest.base_path", &ingest.base_path, SHAPE, "set something like \"/umami\"");
+    }
+    if !ingest.send_path.is_empty() && !is_path(&ingest.send_path) {
+        refuse("ingest.send_path", &ingest.send_path, SHAPE, "set something like \"/collect\"");
+    }
+    for path in settings.script_paths().iter().filter(|path| !is_path(path)) {
+        refuse("script.names", path, SHAPE, "set something like \"stats.js\"");
+    }
+    for (key, url) in [("script.url", &script.url), ("script.collect_host", &script.collect_host)] {
+        let is_address = url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
+        if !url.is_empty() && !(is_address && url.bytes().all(|byte| byte.is_ascii_graphic())) {
+            refuse(key, url, "browsers need an address to go to", "set something like \"https://c.example\"");
+        }
+    }
+    errors
+}
+
 fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     if kafka.replication_factor != -1 && !(1..=i32::from(i16::MAX)).contains(&kafka.replication_factor) {
@@ -142,7 +177,7 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 
 /// The limits that mean nothing at 0. Those that mean something there: `event_log.retention_h`,
 /// `kafka.linger_ms`, `ingest.cors_max_age_s`.
-fn limits(settings: &Settings) -> [(&'static str, u64); 22] {
+fn limits(settings: &Settings) -> [(&'static str, u64); 23] {
     let Settings { ingest, event_log, kafka, projector, database, shutdown, .. } = settings;
     [
         ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
@@ -154,6 +189,7 @@ fn limits(settings: &Settings) -> [(&'static str, u64); 22] {
         ("ingest.website_refresh_ms", ingest.website_refresh_ms),
         ("ingest.website_recheck_ms", ingest.website_recheck_ms),
         ("ingest.retry_after_s", ingest.retry_after_s),
+        ("ingest.redirect_wait_ms", ingest.redirect_wait_ms),
         ("event_log.partitions", u64::from(event_log.partitions)),
         ("event_log.append_queue_max", event_log.append_queue_max as u64),
         ("event_log.append_batch_max", event_log.append_batch_max as u64),
@@ -399,6 +435,32 @@ mod tests {
         }
         let free = ("kafka.properties", "security.protocol=sasl_ssl,client.id=a");
         assert!(check(&settings(&[free]), |_| true).is_ok());
+    }
+
+    #[test]
+    fn paths_and_addresses_are_ones_that_a_request_can_have() {
+        for (key, value) in [
+            ("ingest.base_path", "umami"),
+            ("ingest.base_path", "/"),
+            ("ingest.send_path", "/a b"),
+            ("ingest.send_path", "/{x}"),
+            ("ingest.send_path", "//h.example/x"),
+            ("script.names", "a.js,b?c"),
+            ("script.url", "javascript:alert(1)"),
+            ("script.collect_host", "https://a\u{e9}.example"),
+        ] {
+            let error = refusal(&[(key, value)]);
+            assert!(error.starts_with(&format!("{key} = \"")), "{error}");
+        }
+        let good = [
+            ("ingest.base_path", "/umami"),
+            ("ingest.send_path", "/api/collect"),
+            ("script.names", " stats.js, /x/y ,"),
+            ("script.url", "https://cdn.example/x.js?v=1"),
+            ("script.collect_host", "https://c.example"),
+        ];
+        assert!(check(&settings(&good), |_| true).is_ok());
+        assert_eq!(settings(&good).script_paths(), ["/stats.js", "/x/y"]);
     }
 
     #[test]

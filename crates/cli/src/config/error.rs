@@ -16,6 +16,15 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
+    /// The file of environment variables could not be read. A line itself is not repeated, since it may hold a
+    /// secret.
+    #[error("cannot read the variables in {}, given with --env-file: {reason}", path.display())]
+    EnvFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The settings file is not TOML. The line itself is not repeated, since it may hold a secret.
     #[error("{}, line {line}, column {column} is not valid TOML: {message}", path.display())]
     FileSyntax {

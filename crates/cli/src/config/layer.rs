@@ -12,7 +12,7 @@ use super::{
     error::ConfigError,
     schema::{Place, Schema, join},
     settings::Settings,
-    umami_env::{ALIASES, SECRET_FALLBACK},
+    umami_env::{ALIASES, SECRET_FALLBACK, UNUSED},
 };
 
 /// Prefix of our environment variables.
@@ -23,6 +23,8 @@ const PREFIX: &str = "DASHI_";
 pub struct Sources<'a> {
     /// The file of `--config`.
     pub file: Option<&'a Path>,
+    /// The file of `--env-file`.
+    pub env_file: Option<&'a Path>,
     /// The environment: names and values (those that are UTF-8).
     pub env: Vec<(String, String)>,
     /// Flags that were given.
@@ -48,6 +50,8 @@ pub enum Origin {
     File(PathBuf),
     /// An environment variable, ours or Umami's.
     Env(String),
+    /// A variable in the file of `--env-file`.
+    EnvFile(String, PathBuf),
     /// A flag.
     Flag(&'static str),
 }
@@ -58,6 +62,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "file {}", path.display()),
             Self::Env(name) => write!(f, "env {name}"),
+            Self::EnvFile(name, path) => write!(f, "env {name} in {}", path.display()),
             Self::Flag(flag) => write!(f, "flag {flag}"),
         }
     }
@@ -68,9 +73,15 @@ pub struct Loaded {
     /// The settings.
     pub settings: Settings,
     pub(super) entries: Entries,
+    unused: Vec<&'static (&'static str, &'static str)>,
 }
 
 impl Loaded {
+    /// Umami's variables that are set and have no effect here, each with the reason.
+    pub fn unused_umami_env(&self) -> &[&'static (&'static str, &'static str)] {
+        &self.unused
+    }
+
     /// Where the value of `key` came from; `None` if there is no such setting. A property of librdkafka goes
     /// by `kafka.properties.` and its name.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
@@ -109,8 +120,7 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
     if let Some(path) = sources.file {
         entries.extend(from_file(&schema, path)?);
     }
-    let env: BTreeMap<String, String> =
-        sources.env.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+    let env = Environment::read(sources.env_file, sources.env)?;
     entries.extend(from_umami_env(&schema, &env)?);
     entries.extend(from_env(&schema, &env)?);
     for FlagValue { key, value, flag } in sources.flags {
@@ -119,7 +129,52 @@ pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
     }
     fall_back_for_the_secret(&mut entries, &env);
     let settings = schema.assemble(entries.iter().map(|(key, entry)| (key, &entry.value)));
-    Ok(Loaded { settings, entries })
+    let unused = UNUSED.iter().filter(|(name, _)| env.get(name).is_some()).collect();
+    Ok(Loaded { settings, entries, unused })
+}
+
+/// Variables by name, each with the file it comes from if it comes from one. Empty ones are as good as none.
+struct Environment(BTreeMap<String, (String, Option<PathBuf>)>);
+
+impl Environment {
+    /// The process's own variables over those of the file.
+    fn read(file: Option<&Path>, own: Vec<(String, String)>) -> Result<Self, ConfigError> {
+        let mut variables = BTreeMap::new();
+        if let Some(path) = file {
+            for (name, value) in env_file(path)? {
+                variables.insert(name, (value, Some(path.to_owned())));
+            }
+        }
+        variables.extend(
+            own.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name, (value, None))),
+        );
+        variables.retain(|_, (value, _)| !value.is_empty());
+        Ok(Self(variables))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(|(value, _)| value.as_str())
+    }
+
+    fn origin(&self, name: &str) -> Origin {
+        match self.0.get(name) {
+            Some((_, Some(path))) => Origin::EnvFile(name.to_owned(), path.clone()),
+            _ => Origin::Env(name.to_owned()),
+        }
+    }
+}
+
+fn env_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    let failed = |error: dotenvy::Error| ConfigError::EnvFile {
+        path: path.to_owned(),
+        reason: match error {
+            dotenvy::Error::LineParse(_, place) => {
+                format!("a line is not of the form NAME=VALUE (at its character {place})")
+            }
+            other => other.to_string(),
+        },
+    };
+    dotenvy::from_path_iter(path).map_err(failed)?.map(|line| line.map_err(failed)).collect()
 }
 
 fn from_file(schema: &Schema, path: &Path) -> Result<Entries, ConfigError> {
@@ -193,24 +248,24 @@ fn walk_open(
     Ok(())
 }
 
-fn from_umami_env(schema: &Schema, env: &BTreeMap<String, String>) -> Result<Entries, ConfigError> {
+fn from_umami_env(schema: &Schema, env: &Environment) -> Result<Entries, ConfigError> {
     let mut entries = Entries::new();
-    let ours = |key: &str| env.contains_key(&super::schema::variable(key));
+    let ours = |key: &str| env.get(&super::schema::variable(key)).is_some();
     for alias in ALIASES.iter().filter(|alias| !ours(alias.key)) {
         if let Some(text) = env.get(alias.name).and_then(|value| (alias.read)(value)) {
-            let origin = Origin::Env(alias.name.to_owned());
+            let origin = env.origin(alias.name);
             entries.extend(with_origin(schema.parse(alias.key, &text, &origin)?, &origin));
         }
     }
     Ok(entries)
 }
 
-fn from_env(schema: &Schema, env: &BTreeMap<String, String>) -> Result<Entries, ConfigError> {
+fn from_env(schema: &Schema, env: &Environment) -> Result<Entries, ConfigError> {
     let variables = schema.variables();
     let mut entries = Entries::new();
-    for (name, value) in env.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+    for (name, (value, _)) in env.0.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
         if let Some(key) = variables.get(name) {
-            let origin = Origin::Env(name.clone());
+            let origin = env.origin(name);
             entries.extend(with_origin(schema.parse(key, value, &origin)?, &origin));
         } else if !is_read_elsewhere(name) && !is_service_link(name, value) {
             return Err(schema.unknown_variable(name));
@@ -240,11 +295,11 @@ fn with_origin(values: Vec<(String, Value)>, origin: &Origin) -> Entries {
 }
 
 /// As Umami does where `APP_SECRET` is missing; so a switch from such an Umami keeps ids and tokens.
-fn fall_back_for_the_secret(entries: &mut Entries, env: &BTreeMap<String, String>) {
+fn fall_back_for_the_secret(entries: &mut Entries, env: &Environment) {
     let is_empty = entries.get("secret").is_none_or(|entry| entry.value.as_str() == Some(""));
     if let Some(text) = env.get(SECRET_FALLBACK).filter(|_| is_empty) {
-        let origin = Origin::Env(SECRET_FALLBACK.to_owned());
-        entries.insert("secret".to_owned(), Entry { value: Value::String(text.clone()), origin });
+        let origin = env.origin(SECRET_FALLBACK);
+        entries.insert("secret".to_owned(), Entry { value: Value::String(text.to_owned()), origin });
     }
 }
 
@@ -293,6 +348,37 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_variables_lies_below_the_environment() {
+        let file = Scratch::holding(
+            "# Umami\nAPP_SECRET='from the file'\nDATABASE_URL=postgres://u:p@h/d\nTZ=\nREDIS_URL=redis://h\n\
+             export IGNORE_IP=\"192.0.2.0/24\" # comment\n",
+        );
+        let loaded = load(Sources {
+            env_file: Some(&file.0),
+            env: env(&[("APP_SECRET", "own"), ("IGNORE_IP", "")]),
+            ..Sources::default()
+        })
+        .unwrap();
+        assert_eq!(loaded.settings.secret_text(), Some("own"));
+        assert_eq!(loaded.settings.ingest.ignore_ip, "192.0.2.0/24");
+        assert_eq!(loaded.settings.store, "postgres://u:p@h/d");
+        assert_eq!(origin(&loaded, "store"), format!("env DATABASE_URL in {}", file.0.display()));
+        assert_eq!(origin(&loaded, "timezone"), "default");
+        let unused: Vec<_> = loaded.unused_umami_env().iter().map(|(name, _)| *name).collect();
+        assert_eq!(unused, ["REDIS_URL"]);
+    }
+
+    #[test]
+    fn a_bad_file_of_variables_is_refused_without_its_secrets() {
+        let file = Scratch::holding("APP_SECRET=\"hunter2\nX\n");
+        let error = load(Sources { env_file: Some(&file.0), ..Sources::default() }).unwrap_err().to_string();
+        assert!(error.contains("--env-file") && !error.contains("hunter2"), "{error}");
+        let error =
+            load(Sources { env_file: Some(Path::new("/nowhere")), ..Sources::default() }).unwrap_err();
+        assert!(error.to_string().contains("/nowhere"), "{error}");
+    }
+
+    #[test]
     fn without_sources_everything_is_the_default() {
         let loaded = load(Sources::default()).unwrap();
         assert_eq!(loaded.settings.log, "sqlite:data/log.db");
@@ -311,6 +397,7 @@ mod tests {
         );
         let loaded = load(Sources {
             file: Some(&file.0),
+            env_file: None,
             env: env(&[("DASHI_LISTEN", "127.0.0.1:2"), ("DASHI_INGEST_IN_FLIGHT_MAX", "2")]),
             flags: vec![FlagValue { key: "listen", value: "127.0.0.1:3".into(), flag: "--listen" }],
         })
@@ -479,6 +566,12 @@ mod tests {
             ("GEOLITE_DB_PATH", "geo/city.mmdb"),
             ("CORS_MAX_AGE", "60"),
             ("REMOVE_TRAILING_SLASH", "1"),
+            ("BASE_PATH", "umami/"),
+            ("COLLECT_API_ENDPOINT", "/collect"),
+            ("FORCE_SSL", "1"),
+            ("TRACKER_SCRIPT_NAME", "stats.js,/s"),
+            ("TRACKER_SCRIPT_URL", "https://cdn.example/s.js"),
+            ("COLLECT_API_HOST", "https://c.example"),
         ];
         let loaded = with_env(&umami).unwrap();
         let settings = &loaded.settings;
@@ -492,6 +585,12 @@ mod tests {
         assert_eq!(settings.ingest.salt_rotation, SaltRotation::Week);
         assert_eq!(settings.ingest.cors_max_age_s, 60);
         assert_eq!(settings.geo.database, "geo/city.mmdb");
+        assert_eq!(settings.ingest.base_path, "/umami");
+        assert_eq!(settings.ingest.send_path, "/collect");
+        assert!(settings.ingest.force_ssl);
+        assert_eq!(settings.script_paths(), ["/stats.js", "/s"]);
+        assert_eq!(settings.script.url, "https://cdn.example/s.js");
+        assert_eq!(settings.script.collect_host, "https://c.example");
         for alias in ALIASES {
             assert_eq!(origin(&loaded, alias.key), format!("env {}", alias.name));
         }

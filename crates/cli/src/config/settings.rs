@@ -23,6 +23,8 @@ pub struct Settings {
     pub timezone: String,
     /// The HTTP side.
     pub ingest: Ingest,
+    /// The tracker script.
+    pub script: Script,
     /// Where addresses are.
     pub geo: Geo,
     /// The event log on either backend.
@@ -49,6 +51,14 @@ impl Settings {
     /// With none, an embedded Dashi makes a secret of its own. Source: Umami contract, section 5.
     pub fn secret_text(&self) -> Option<&str> {
         Some(self.secret.expose().as_str()).filter(|text| !text.is_empty())
+    }
+}
+
+impl Settings {
+    /// The further paths of the tracker script, each with its slash.
+    pub fn script_paths(&self) -> Vec<String> {
+        let names = self.script.names.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(|name| format!("/{}", name.trim_start_matches('/'))).collect()
     }
 }
 
@@ -95,6 +105,26 @@ pub struct Ingest {
     pub website_recheck_ms: u64,
     /// What `Retry-After` says with a 503.
     pub retry_after_s: u64,
+    /// Longest wait of a link's or pixel's visitor for storage.
+    pub redirect_wait_ms: u64,
+    /// What every path begins with; empty for nothing.
+    pub base_path: String,
+    /// Another path of `/api/send`; empty for none.
+    pub send_path: String,
+    /// Whether browsers are told to come by HTTPS only.
+    pub force_ssl: bool,
+}
+
+/// The tracker script.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Script {
+    /// Comma list of further paths; empty for none.
+    pub names: String,
+    /// Where the script is instead; empty for here.
+    pub url: String,
+    /// The host that it posts to; empty for its own.
+    pub collect_host: String,
 }
 
 /// Where addresses are.

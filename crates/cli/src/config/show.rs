@@ -42,6 +42,12 @@ impl Loaded {
                 let _ = writeln!(text, "{setting:width$}  # {origin}");
             }
         }
+        if !self.unused_umami_env().is_empty() {
+            let _ = writeln!(text, "\n# Umami's variables that are set and have no effect here:");
+        }
+        for (name, reason) in self.unused_umami_env() {
+            let _ = writeln!(text, "#   {name}: {reason}");
+        }
         text
     }
 

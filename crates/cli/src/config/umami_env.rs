@@ -26,6 +26,29 @@ pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "GEOLITE_DB_PATH", key: "geo.database", read: as_it_is },
     Alias { name: "CORS_MAX_AGE", key: "ingest.cors_max_age_s", read: as_it_is },
     Alias { name: "REMOVE_TRAILING_SLASH", key: "fold.remove_trailing_slash", read: set },
+    Alias { name: "BASE_PATH", key: "ingest.base_path", read: path },
+    Alias { name: "COLLECT_API_ENDPOINT", key: "ingest.send_path", read: path },
+    Alias { name: "FORCE_SSL", key: "ingest.force_ssl", read: set },
+    Alias { name: "TRACKER_SCRIPT_NAME", key: "script.names", read: as_it_is },
+    Alias { name: "TRACKER_SCRIPT_URL", key: "script.url", read: as_it_is },
+    Alias { name: "COLLECT_API_HOST", key: "script.collect_host", read: as_it_is },
+];
+
+/// The others of section 20 and what becomes of them here, for those who bring an Umami's environment along.
+pub(super) const UNUSED: &[(&str, &str)] = &[
+    ("DATABASE_REPLICA_URL", "Dashi writes, and reads nothing that a replica could answer"),
+    ("REDIS_URL", "websites, links and pixels are kept in memory"),
+    ("CLICKHOUSE_URL", "rows go to PostgreSQL or SQLite"),
+    ("KAFKA_URL", "the event log is named by the setting log"),
+    ("KAFKA_BROKER", "the event log is named by the setting log"),
+    ("KAFKA_SASL_MECHANISM", "librdkafka's settings are in kafka.properties"),
+    ("USE_UUIDV7", "event ids are version 7 in any case"),
+    ("COLLECT_REPLAY_ENDPOINT", "recordings are taken at /api/record; Umami has no route for it either"),
+    ("ALLOWED_FRAME_URLS", "it concerns the dashboard"),
+    ("LINKS_URL", "it concerns the dashboard"),
+    ("PIXELS_URL", "it concerns the dashboard"),
+    ("CLOUD_MODE", "it concerns the hosted service"),
+    ("CLOUD_URL", "it concerns the hosted service"),
 ];
 
 fn as_it_is(text: &str) -> Option<String> {
@@ -40,6 +63,11 @@ fn set(_text: &str) -> Option<String> {
 /// Umami turns monthly for every text it does not know.
 fn rotation(text: &str) -> Option<String> {
     Some(if matches!(text, "day" | "week") { text } else { "month" }.to_owned())
+}
+
+/// With the slash that a path begins with, and without one at its end.
+fn path(text: &str) -> Option<String> {
+    Some(format!("/{}", text.trim_matches('/')))
 }
 
 /// POSIX allows a colon before a zone's name.

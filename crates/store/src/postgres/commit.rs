@@ -5,12 +5,14 @@ use std::sync::Arc;
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
-    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RevenueRow, SessionDataRow, SessionRow,
+    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionDataRow,
+    SessionRow,
 };
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{PostgresStore, checkpoint_of};
+use crate::recording::placed;
 use crate::{Claim, CommitError};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -32,8 +34,10 @@ impl PostgresStore {
             return Err(self.refusal(claim, from).await);
         }
         let inserted = insert_events(&mut tx, &changes.events).await.map_err(failed)?
-            + insert_identifies(&mut tx, &changes.identifies).await.map_err(failed)?;
-        if inserted < (changes.events.len() + changes.identifies.len()) as u64 {
+            + insert_identifies(&mut tx, &changes.identifies).await.map_err(failed)?
+            + insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
+        let to_insert = changes.events.len() + changes.identifies.len() + changes.recordings.len();
+        if inserted < to_insert as u64 {
             tx.rollback().await.map_err(failed)?;
             return Err(CommitError::Duplicates(self.applied(changes).await.map_err(failed)?));
         }
@@ -77,14 +81,24 @@ impl PostgresStore {
     async fn applied(&self, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
         let events = changes.events.iter().map(|row| row.event_id);
         let ids: Vec<Uuid> = events.chain(changes.identifies.iter().map(|row| row.event_id)).collect();
-        sqlx::query_scalar(
+        let mut applied: Vec<Uuid> = sqlx::query_scalar(
             "/* applied */
              SELECT event_id FROM website_event WHERE event_id = ANY($1)
              UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)",
         )
         .bind(ids)
         .fetch_all(&self.pool)
-        .await
+        .await?;
+        if !changes.recordings.is_empty() {
+            let chunks: Vec<Uuid> = changes.recordings.iter().map(|row| row.replay_id).collect();
+            let stored: Vec<Uuid> =
+                sqlx::query_scalar("SELECT replay_id FROM session_replay WHERE replay_id = ANY($1)")
+                    .bind(chunks)
+                    .fetch_all(&self.pool)
+                    .await?;
+            applied.extend(stored);
+        }
+        Ok(applied)
     }
 }
 
@@ -233,6 +247,47 @@ async fn insert_identifies(connection: &mut PgConnection, rows: &[IdentifyRow]) 
     .bind(column!(rows, row => row.session_id))
     .bind(column!(rows, row => row.distinct_id.as_deref()))
     .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+async fn insert_recordings(connection: &mut PgConnection, rows: &[RecordingRow]) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let taken: Vec<(Uuid, Uuid, i32)> = sqlx::query_as(
+        "/* taken */
+         SELECT website_id, visit_id, chunk_index FROM session_replay
+         WHERE website_id = ANY($1) AND visit_id = ANY($2)",
+    )
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.visit_id))
+    .fetch_all(&mut *connection)
+    .await?;
+    let rows = placed(rows, taken.into_iter().collect());
+    let inserted = sqlx::query(
+        "/* insert_recordings */
+         INSERT INTO session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events,
+             event_count, started_at, ended_at, created_at)
+         SELECT replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
+             dashi.at_ms(started_at), dashi.at_ms(ended_at), dashi.at_ms(created_at)
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::bytea[], $7::int[],
+             $8::bigint[], $9::bigint[], $10::bigint[])
+         AS t (replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
+             started_at, ended_at, created_at)
+         ON CONFLICT (replay_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.1.replay_id))
+    .bind(column!(rows, row => row.1.website_id))
+    .bind(column!(rows, row => row.1.session_id))
+    .bind(column!(rows, row => row.1.visit_id))
+    .bind(column!(rows, row => row.0))
+    .bind(column!(rows, row => row.1.events.as_slice()))
+    .bind(column!(rows, row => row.1.event_count))
+    .bind(column!(rows, row => row.1.started_at_ms))
+    .bind(column!(rows, row => row.1.ended_at_ms))
+    .bind(column!(rows, row => row.1.created_at_ms))
     .execute(connection)
     .await?;
     Ok(inserted.rows_affected())

@@ -3,7 +3,7 @@
 mod commit;
 mod rows;
 mod schema;
-mod websites;
+mod sources;
 
 use std::str::FromStr as _;
 use std::sync::Arc;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::DataValue;
+use dashi_domain::rows::{DataValue, RecordingRow};
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
 use super::{NOW_MS, SqliteStore, stored, text};
+use crate::recording::placed;
 use crate::{Claim, CommitError};
 
 /// Values of one statement, at most; SQLite's own limit is 32,766. More rows than fit in it go in several.
@@ -56,8 +57,10 @@ async fn write(
     }
     let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
     let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
-        + insert_identifies(&mut tx, changes).await.map_err(failed)?;
-    if elsewhere || inserted < (changes.events.len() + changes.identifies.len()) as u64 {
+        + insert_identifies(&mut tx, changes).await.map_err(failed)?
+        + insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
+    let to_insert = changes.events.len() + changes.identifies.len() + changes.recordings.len();
+    if elsewhere || inserted < to_insert as u64 {
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
     }
@@ -118,8 +121,10 @@ async fn move_checkpoint(
 /// Which of the events the tables hold already.
 async fn applied(connection: &mut SqliteConnection, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
     let ids = || event_ids(changes).chain(identify_ids(changes));
-    let mut found = held(connection, "website_event", ids()).await?;
-    found.extend(held(connection, "dashi_identify", ids()).await?);
+    let mut found = held(connection, "website_event", "event_id", ids()).await?;
+    found.extend(held(connection, "dashi_identify", "event_id", ids()).await?);
+    let chunks = changes.recordings.iter().map(|row| row.replay_id);
+    found.extend(held(connection, "session_replay", "replay_id", chunks).await?);
     Ok(found)
 }
 
@@ -129,8 +134,8 @@ async fn applied_as_another_type(
     connection: &mut SqliteConnection,
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
-    Ok(!held(connection, "dashi_identify", event_ids(changes)).await?.is_empty()
-        || !held(connection, "website_event", identify_ids(changes)).await?.is_empty())
+    Ok(!held(connection, "dashi_identify", "event_id", event_ids(changes)).await?.is_empty()
+        || !held(connection, "website_event", "event_id", identify_ids(changes)).await?.is_empty())
 }
 
 fn event_ids(changes: &Changes) -> impl Iterator<Item = Uuid> {
@@ -145,18 +150,23 @@ fn identify_ids(changes: &Changes) -> impl Iterator<Item = Uuid> {
 async fn held(
     connection: &mut SqliteConnection,
     table: &str,
+    key: &str,
     ids: impl Iterator<Item = Uuid>,
 ) -> Result<Vec<Uuid>, sqlx::Error> {
+    let Some(ids) = json_list(ids) else { return Ok(Vec::new()) };
+    let sql = format!("SELECT {key} FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))");
+    let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?;
+    found.iter().map(|id| parse(id)).collect()
+}
+
+/// Ids as a parameter of `json_each`; `None` if there are none.
+fn json_list(ids: impl Iterator<Item = Uuid>) -> Option<String> {
     let ids: Vec<String> = ids.map(|id| format!("\"{}\"", text(id))).collect();
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let sql = format!("SELECT event_id FROM {table} WHERE event_id IN (SELECT value FROM json_each(?))");
-    let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql))
-        .bind(format!("[{}]", ids.join(",")))
-        .fetch_all(connection)
-        .await?;
-    found.iter().map(|id| id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))).collect()
+    (!ids.is_empty()).then(|| format!("[{}]", ids.join(",")))
+}
+
+fn parse(id: &str) -> Result<Uuid, sqlx::Error> {
+    id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
@@ -251,6 +261,45 @@ async fn insert_identifies(connection: &mut SqliteConnection, changes: &Changes)
                 .bind(text(row.website_id))
                 .bind(text(row.session_id))
                 .bind(row.distinct_id.clone())
+                .bind(row.created_at_ms)
+        },
+    )
+    .await
+}
+
+async fn insert_recordings(
+    connection: &mut SqliteConnection,
+    rows: &[RecordingRow],
+) -> Result<u64, sqlx::Error> {
+    let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(0) };
+    let stored: Vec<(String, String, i32)> = sqlx::query_as(
+        "SELECT website_id, visit_id, chunk_index FROM session_replay
+         WHERE visit_id IN (SELECT value FROM json_each(?1))
+           AND website_id IN (SELECT value FROM json_each(?2))",
+    )
+    .bind(visits)
+    .bind(json_list(rows.iter().map(|row| row.website_id)))
+    .fetch_all(&mut *connection)
+    .await?;
+    let taken: Result<_, sqlx::Error> =
+        stored.iter().map(|(website, visit, index)| Ok((parse(website)?, parse(visit)?, *index))).collect();
+    insert(
+        connection,
+        &placed(rows, taken?),
+        "session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
+             started_at, ended_at, created_at)",
+        "ON CONFLICT (replay_id) DO NOTHING",
+        |statement, (chunk_index, row)| {
+            statement
+                .bind(text(row.replay_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(text(row.visit_id))
+                .bind(*chunk_index)
+                .bind(row.events.clone())
+                .bind(row.event_count)
+                .bind(row.started_at_ms)
+                .bind(row.ended_at_ms)
                 .bind(row.created_at_ms)
         },
     )

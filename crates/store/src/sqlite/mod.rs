@@ -5,6 +5,7 @@
 
 mod commit;
 mod rows;
+mod sources;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use sqlx::{Connection as _, Row as _};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::{Claim, ClaimError, NewWebsite, PartitionState, StoreError, Website};
+use crate::{Claim, ClaimError, PartitionState, StoreError};
 
 /// Settings of a store in a SQLite file.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ pub struct SqliteSettings {
 }
 
 /// Tables by version (`PRAGMA user_version`); a released step is never edited.
-const STEPS: &[&str] = &[include_str!("dashi_1.sql")];
+const STEPS: &[&str] = &[include_str!("dashi_1.sql"), include_str!("dashi_2.sql")];
 
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -180,61 +181,6 @@ impl SqliteStore {
         .await
         .map_err(StoreError::away(doing))?;
         rows.iter().map(partition_state).collect::<Result<_, _>>().map_err(StoreError::away(doing))
-    }
-
-    pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
-        let doing = "listing websites";
-        let rows = sqlx::query(
-            "SELECT website_id, name, domain, created_at FROM website WHERE deleted_at IS NULL
-             ORDER BY created_at, website_id",
-        )
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(StoreError::away(doing))?;
-        rows.iter()
-            .map(|row| {
-                let id: &str = row.try_get("website_id")?;
-                Ok(Website {
-                    id: id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
-                    name: row.try_get("name")?,
-                    domain: row.try_get("domain")?,
-                    created_at_ms: row.try_get("created_at")?,
-                })
-            })
-            .collect::<Result<_, sqlx::Error>>()
-            .map_err(StoreError::away(doing))
-    }
-
-    pub(crate) async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
-        let added = sqlx::query(
-            "INSERT INTO website (website_id, name, domain, created_at) VALUES (?, ?, ?, ?)
-             ON CONFLICT (website_id) DO UPDATE
-             SET name = excluded.name, domain = excluded.domain, deleted_at = NULL
-             WHERE deleted_at IS NOT NULL",
-        )
-        .bind(text(website.id))
-        .bind(&website.name)
-        .bind(&website.domain)
-        .bind(now_ms)
-        .execute(&mut *writer)
-        .await
-        .map_err(StoreError::away("adding a website"))?
-        .rows_affected();
-        if added == 0 { Err(StoreError::WebsiteExists { id: website.id }) } else { Ok(()) }
-    }
-
-    pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        let mut writer = self.0.writer.lock().await;
-        let removed =
-            sqlx::query("UPDATE website SET deleted_at = ? WHERE website_id = ? AND deleted_at IS NULL")
-                .bind(now_ms)
-                .bind(text(id))
-                .execute(&mut *writer)
-                .await
-                .map_err(StoreError::away("removing a website"))?
-                .rows_affected();
-        Ok(removed > 0)
     }
 
     pub(crate) async fn close(&self) {

@@ -1,0 +1,88 @@
+//! `/api/record`: chunks of recordings. Source of the rules: Umami contract, section 14.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use dashi_domain::ids::named_event_id;
+use dashi_domain::recording::{Chunk, ChunkSubmission};
+use dashi_event_log::Entry;
+use http::{Request, StatusCode};
+use uuid::Uuid;
+
+use crate::answer::{Accepted, Rejection, json_response};
+use crate::collector::{Collector, now_ms, parsing};
+use crate::decide::turned_away;
+use crate::sources::Found;
+
+/// What became of a chunk that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Durable in the log.
+    Stored,
+    /// It held no event.
+    Empty,
+    /// The website takes no recordings.
+    Disabled,
+    /// A bot's, which is not wanted.
+    Bot,
+}
+
+impl Taken {
+    fn to_json(self) -> &'static str {
+        match self {
+            Self::Stored | Self::Empty => r#"{"ok":true}"#,
+            Self::Disabled => r#"{"ok":false,"reason":"replay_disabled"}"#,
+            Self::Bot => r#"{"beep":"boop"}"#,
+        }
+    }
+}
+
+/// `POST /api/record`.
+pub async fn record(State(collector): State<Collector>, request: Request<Body>) -> Response {
+    collector
+        .bounded(async {
+            let taken = take(&collector, request).await;
+            collector.metrics().count_chunk(taken.as_ref());
+            match taken {
+                Ok(taken) => Ok(json_response(StatusCode::OK, taken.to_json().to_owned())),
+                Err(rejection) => Ok(collector.refuse(rejection)),
+            }
+        })
+        .await
+}
+
+async fn take(collector: &Collector, request: Request<Body>) -> Result<Taken, Rejection> {
+    let client = collector.client(&request);
+    let body = collector.read(request.into_body()).await?;
+    let now_ms = now_ms();
+    let submission = parsing(&body, || ChunkSubmission::parse(&body.bytes)).map_err(Rejection::Schema)?;
+    if submission.events.is_empty() {
+        return Ok(Taken::Empty);
+    }
+    if client.token.is_none() {
+        return Err(Rejection::NoToken);
+    }
+    let claims = collector.claims(&client, now_ms).and_then(|claims| claims.session_id.zip(claims.visit_id));
+    let Some((session_id, visit_id)) = claims else { return Err(Rejection::BadToken) };
+    match collector.sources().website(submission.website_id).await {
+        Found::Yes(website) if website.takes_recordings => {}
+        Found::Yes(_) => return Ok(Taken::Disabled),
+        Found::No => return Err(Rejection::UnknownWebsite),
+        Found::Unsure => return Err(Rejection::Unavailable),
+    }
+    let agent = client.user_agent.as_deref().unwrap_or_default();
+    match turned_away(collector.rules(), &client.address, agent) {
+        None => {}
+        Some(Ok(Accepted::Bot | Accepted::Event { .. })) => return Ok(Taken::Bot),
+        Some(Err(rejection)) => return Err(rejection),
+    }
+    let chunk_id = match &client.idempotency_key {
+        Some(key) => named_event_id(submission.website_id, &format!("recording:{key}")),
+        None => Uuid::now_v7(),
+    };
+    let value = parsing(&body, || Chunk::new(&submission, chunk_id, session_id, visit_id, now_ms).encode());
+    drop(submission);
+    let _share = body.into_share();
+    collector.append(vec![Entry { session_id, value }]).await.pop().unwrap_or(Err(Rejection::Unavailable))?;
+    Ok(Taken::Stored)
+}

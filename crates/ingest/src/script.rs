@@ -1,0 +1,202 @@
+//! The tracker script, as `/script.js` and under the names that the operator gives it. Source of the headers: Umami
+//! contract, section 20.
+
+use std::io::Write as _;
+use std::time::SystemTime;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use dashi_domain::json;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use sha2::{Digest as _, Sha256};
+
+/// Built from `tracker/src`; a test of the tracker proves it current.
+const SCRIPT: &str = include_str!("../../../tracker/dist/script.js");
+
+/// The path in it that events are posted to.
+const SEND_PATH: &str = "/api/send";
+
+/// What is served as the tracker script.
+#[derive(Debug, Clone)]
+pub struct ScriptSettings {
+    /// Where events are posted, in place of `/api/send`.
+    pub send_path: Option<String>,
+    /// The host that events are posted to where the page's tag names none; without it, the script's own.
+    pub collect_host: Option<String>,
+    /// Another address to load the script from: requests are sent there.
+    pub url: Option<String>,
+    /// When the script was made, for `Last-Modified`.
+    pub modified: SystemTime,
+}
+
+/// The script, ready to be served.
+#[derive(Debug)]
+pub struct Script {
+    elsewhere: Option<HeaderValue>,
+    plain: Bytes,
+    compressed: Bytes,
+    etag: HeaderValue,
+    modified: SystemTime,
+}
+
+impl Script {
+    /// Prepares the script. `url`, if there is one, must fit a header, or the script itself is served.
+    pub fn new(settings: &ScriptSettings) -> Self {
+        let mut text = String::new();
+        if let Some(host) = &settings.collect_host {
+            text.push_str("document.currentScript.dataset.hostUrl||=");
+            json::write_string(host, &mut text);
+            text.push_str(";\n");
+        }
+        text.push_str(&SCRIPT.replace(SEND_PATH, settings.send_path.as_deref().unwrap_or(SEND_PATH)));
+        let hash: String = Sha256::digest(&text).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        // Writing into memory cannot fail, and hexadecimal digits fit a header.
+        #[expect(clippy::expect_used, reason = "proved by the line above")]
+        let (compressed, etag) = {
+            encoder.write_all(text.as_bytes()).expect("a Vec takes all");
+            let compressed = encoder.finish().expect("a Vec takes all");
+            (compressed, HeaderValue::try_from(format!("W/\"{hash}\"")).expect("visible ASCII"))
+        };
+        Self {
+            elsewhere: settings.url.as_deref().and_then(|url| HeaderValue::try_from(url).ok()),
+            plain: text.into(),
+            compressed: compressed.into(),
+            etag,
+            modified: settings.modified,
+        }
+    }
+
+    /// The answer to a GET or HEAD with these headers.
+    pub fn respond(&self, request: &HeaderMap) -> Response {
+        let mut response = Response::new(Body::empty());
+        let headers = response.headers_mut();
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        if let Some(url) = &self.elsewhere {
+            headers.insert(header::LOCATION, url.clone());
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            return response;
+        }
+        headers.insert(
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("public, max-age=86400, must-revalidate"),
+        );
+        headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+        headers.insert(header::ETAG, self.etag.clone());
+        if let Ok(modified) = HeaderValue::try_from(httpdate::fmt_http_date(self.modified)) {
+            headers.insert(header::LAST_MODIFIED, modified);
+        }
+        if self.is_known(request) {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+            return response;
+        }
+        headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/javascript; charset=UTF-8"));
+        *response.body_mut() = if takes_gzip(request) {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            Body::from(self.compressed.clone())
+        } else {
+            Body::from(self.plain.clone())
+        };
+        response
+    }
+
+    /// Whether the client has this version. A tag that it names decides alone (RFC 9110 §13.1.3).
+    fn is_known(&self, request: &HeaderMap) -> bool {
+        let text = |name| request.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        if let Some(tags) = text(header::IF_NONE_MATCH) {
+            let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+            let ours = self.etag.to_str().map(opaque).unwrap_or_default();
+            return tags.split(',').any(|tag| tag.trim() == "*" || opaque(tag) == ours);
+        }
+        let since = text(header::IF_MODIFIED_SINCE).and_then(|date| httpdate::parse_http_date(date).ok());
+        since.is_some_and(|since| httpdate::HttpDate::from(self.modified) <= httpdate::HttpDate::from(since))
+    }
+}
+
+fn takes_gzip(request: &HeaderMap) -> bool {
+    request.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.split(',').any(|coding| {
+            let (name, quality) = coding.split_once(';').unwrap_or((coding, ""));
+            let quality = quality.trim().trim_start_matches("q=").trim();
+            name.trim().eq_ignore_ascii_case("gzip") && !quality.parse::<f32>().is_ok_and(|q| q <= 0.0)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn settings() -> ScriptSettings {
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_millis(1_777_623_630_500);
+        ScriptSettings { send_path: None, collect_host: None, url: None, modified }
+    }
+
+    fn request(pairs: &[(header::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_script_names_its_endpoint_once() {
+        assert_eq!(SCRIPT.matches(SEND_PATH).count(), 1);
+    }
+
+    #[test]
+    fn the_endpoint_and_the_host_are_the_operators() {
+        let script = Script::new(&ScriptSettings {
+            send_path: Some("/take".to_owned()),
+            collect_host: Some("https://c.example/\"x".to_owned()),
+            ..settings()
+        });
+        let text = String::from_utf8(script.plain.to_vec()).expect("UTF-8");
+        assert!(text.starts_with("document.currentScript.dataset.hostUrl||=\"https://c.example/\\\"x\";\n"));
+        assert!(text.contains("\"/take\"") && !text.contains(SEND_PATH));
+        assert_ne!(script.etag, Script::new(&settings()).etag);
+    }
+
+    #[test]
+    fn a_client_that_has_it_is_told_so() {
+        let script = Script::new(&settings());
+        let etag: &'static str = script.etag.to_str().expect("ASCII").to_owned().leak();
+        let strong: &'static str = etag.trim_start_matches("W/");
+        let list: &'static str = format!("\"x\", {strong}").leak();
+        for (pairs, status) in [
+            (vec![], 200),
+            (vec![(header::IF_NONE_MATCH, etag)], 304),
+            (vec![(header::IF_NONE_MATCH, list)], 304),
+            (vec![(header::IF_NONE_MATCH, "*")], 304),
+            (vec![(header::IF_NONE_MATCH, "\"x\"")], 200),
+            (vec![(header::IF_MODIFIED_SINCE, "Fri, 01 May 2026 08:20:30 GMT")], 304),
+            (vec![(header::IF_MODIFIED_SINCE, "Fri, 01 May 2026 08:20:29 GMT")], 200),
+            (vec![(header::IF_MODIFIED_SINCE, "yesterday")], 200),
+            (
+                vec![
+                    (header::IF_NONE_MATCH, "\"x\""),
+                    (header::IF_MODIFIED_SINCE, "Fri, 01 May 2026 08:20:30 GMT"),
+                ],
+                200,
+            ),
+        ] {
+            assert_eq!(script.respond(&request(&pairs)).status(), status, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_compressed_for_those_who_take_that() {
+        let script = Script::new(&settings());
+        for (encoding, compressed) in
+            [("gzip", true), ("br, GZIP;q=0.5", true), ("gzip;q=0", false), ("br", false), ("", false)]
+        {
+            let answer = script.respond(&request(&[(header::ACCEPT_ENCODING, encoding)]));
+            assert_eq!(answer.headers().contains_key(header::CONTENT_ENCODING), compressed, "{encoding}");
+        }
+        // 3 KB is what a page is asked to load; the figure is the tracker's own promise.
+        assert!(script.compressed.len() <= 3_072, "{}", script.compressed.len());
+    }
+}

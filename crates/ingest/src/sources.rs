@@ -1,0 +1,223 @@
+//! What takes events: websites, links and pixels, kept in memory, so that they outlive the database's outages.
+//!
+//! The lists are read again at intervals, and once more (for all who ask together) when a request names something
+//! that is not on them. So a new website is found at once, and a flood of unknown ids costs a few reads a second.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use dashi_domain::page_url::serialise;
+use dashi_store::{Store, StoreError};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// How the lists are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct SourcesSettings {
+    /// How often they are read again when nobody asks.
+    pub refresh: Duration,
+    /// How long something that was not on them is taken to be absent without reading them again.
+    pub recheck: Duration,
+}
+
+/// Least time between two reads of the lists.
+const SPACING: Duration = Duration::from_millis(100);
+
+/// How long a request waits for a read.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Names remembered as absent; past that the memory starts anew.
+const ABSENT_MAX: usize = 10_000;
+
+/// No slug is longer: the width of its column.
+const SLUG_CHARS_MAX: usize = 100;
+
+/// What is known of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Found<T> {
+    /// It takes events.
+    Yes(T),
+    /// There is none of this name.
+    No,
+    /// The store could not be asked.
+    Unsure,
+}
+
+/// A website that takes events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Website {
+    /// Whether it takes recordings.
+    pub takes_recordings: bool,
+}
+
+/// A link that leads somewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// What its events are filed under.
+    pub id: Uuid,
+    /// Where it leads, as a URL parser writes it; `None` if that is no URL.
+    pub location: Option<String>,
+}
+
+/// What a request names.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Name {
+    Website(Uuid),
+    Link(String),
+    Pixel(String),
+}
+
+#[derive(Default)]
+struct Lists {
+    websites: HashMap<Uuid, Website>,
+    links: HashMap<String, Arc<Link>>,
+    pixels: HashMap<String, Uuid>,
+}
+
+impl Lists {
+    async fn read(store: &Store) -> Result<Self, StoreError> {
+        let websites = store.websites().await?;
+        let links = store.links().await?;
+        let pixels = store.pixels().await?;
+        let website = |website: dashi_store::Website| {
+            (website.id, Website { takes_recordings: website.takes_recordings })
+        };
+        let link = |link: dashi_store::Link| {
+            (link.slug, Arc::new(Link { id: link.id, location: serialise(&link.url) }))
+        };
+        Ok(Self {
+            websites: websites.into_iter().map(website).collect(),
+            links: links.into_iter().map(link).collect(),
+            pixels: pixels.into_iter().map(|pixel| (pixel.slug, pixel.id)).collect(),
+        })
+    }
+}
+
+/// See the module's text. Cheap to clone.
+#[derive(Clone)]
+pub struct Sources(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    settings: SourcesSettings,
+    lists: RwLock<Arc<Lists>>,
+    absent: Mutex<HashMap<Name, Instant>>,
+    wanted: Notify,
+    /// The last read: when it began, and whether it succeeded.
+    read: watch::Sender<Option<(Instant, bool)>>,
+}
+
+impl Sources {
+    /// Empty lists that [`Sources::keep`] fills.
+    pub fn new(store: Store, settings: SourcesSettings) -> Self {
+        Self(Arc::new(Shared {
+            store,
+            settings,
+            lists: RwLock::default(),
+            absent: Mutex::default(),
+            wanted: Notify::new(),
+            read: watch::Sender::new(None),
+        }))
+    }
+
+    /// Keeps the lists until `stop`. One task of this must run.
+    pub async fn keep(self, stop: CancellationToken) {
+        let mut failing = false;
+        loop {
+            let began = Instant::now();
+            let lists = tokio::select! {
+                () = stop.cancelled() => return,
+                lists = Lists::read(&self.0.store) => lists,
+            };
+            let succeeded = lists.is_ok();
+            match lists {
+                Ok(lists) => {
+                    *self.0.lists.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
+                }
+                Err(error) if !failing => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(
+                        error = %error, cause,
+                        "the list of websites cannot be read; events of those on it are taken all the same"
+                    );
+                }
+                Err(_) => {}
+            }
+            failing = !succeeded;
+            self.0.read.send_replace(Some((began, succeeded)));
+            let pause = if succeeded { self.0.settings.refresh } else { Duration::from_secs(1) };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = self.0.wanted.notified() => tokio::time::sleep(SPACING).await,
+            }
+        }
+    }
+
+    /// Whether the lists were ever read: before that, nothing unknown can be told from something new.
+    pub fn is_loaded(&self) -> bool {
+        self.0.read.borrow().is_some_and(|(_, succeeded)| succeeded) || !self.lists().websites.is_empty()
+    }
+
+    /// A website. Waits for a read of the lists if it is not on them, for a bounded time, as the others do.
+    pub async fn website(&self, id: Uuid) -> Found<Website> {
+        self.find(Name::Website(id), |lists| lists.websites.get(&id).copied()).await
+    }
+
+    /// The link of a slug.
+    pub async fn link(&self, slug: &str) -> Found<Arc<Link>> {
+        if slug.chars().count() > SLUG_CHARS_MAX {
+            return Found::No;
+        }
+        self.find(Name::Link(slug.to_owned()), |lists| lists.links.get(slug).cloned()).await
+    }
+
+    /// The id of a slug's pixel.
+    pub async fn pixel(&self, slug: &str) -> Found<Uuid> {
+        if slug.chars().count() > SLUG_CHARS_MAX {
+            return Found::No;
+        }
+        self.find(Name::Pixel(slug.to_owned()), |lists| lists.pixels.get(slug).copied()).await
+    }
+
+    async fn find<T>(&self, name: Name, get: impl Fn(&Lists) -> Option<T>) -> Found<T> {
+        if let Some(found) = get(&self.lists()) {
+            return Found::Yes(found);
+        }
+        let asked = Instant::now();
+        if self.lock_absent().get(&name).is_some_and(|since| since.elapsed() < self.0.settings.recheck) {
+            return Found::No;
+        }
+        let mut read = self.0.read.subscribe();
+        self.0.wanted.notify_one();
+        let waited = tokio::time::timeout(
+            WAIT,
+            // A read that began before this request may have missed what was added since.
+            read.wait_for(|read| read.is_some_and(|(began, succeeded)| began >= asked || !succeeded)),
+        )
+        .await;
+        match waited {
+            Ok(Ok(read)) if read.is_some_and(|(_, succeeded)| succeeded) => {}
+            _ => return Found::Unsure,
+        }
+        if let Some(found) = get(&self.lists()) {
+            return Found::Yes(found);
+        }
+        let mut absent = self.lock_absent();
+        if absent.len() >= ABSENT_MAX {
+            absent.clear();
+        }
+        absent.insert(name, asked);
+        Found::No
+    }
+
+    fn lists(&self) -> Arc<Lists> {
+        Arc::clone(&self.0.lists.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock_absent(&self) -> std::sync::MutexGuard<'_, HashMap<Name, Instant>> {
+        self.0.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

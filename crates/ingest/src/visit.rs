@@ -1,0 +1,139 @@
+//! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): recorded as an event, answered whatever becomes of it. Source
+//! of the rules: Umami contract, section 13.
+
+use axum::body::Body;
+use axum::extract::{OriginalUri, Path, State};
+use axum::response::Response;
+use dashi_domain::json::{Object, Value};
+use dashi_domain::page_url::is_url;
+use dashi_domain::submission::{SourceKind, Submission};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use uuid::Uuid;
+
+use crate::answer::Rejection;
+use crate::client::{Client, public_host};
+use crate::collector::{Collector, not_found, now_ms};
+use crate::decide::{Decision, decide};
+use crate::sources::Found;
+
+/// One transparent pixel.
+const GIF: [u8; 43] = [
+    0x47, 0x49, 0x46, 0x38, 0x39, 0x61, 0x01, 0x00, 0x01, 0x00, 0x80, 0x00, 0x00, 0xff, 0xff, 0xff, 0x00,
+    0x00, 0x00, 0x21, 0xf9, 0x04, 0x01, 0x00, 0x00, 0x00, 0x00, 0x2c, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00,
+    0x01, 0x00, 0x00, 0x02, 0x02, 0x44, 0x01, 0x00, 0x3b,
+];
+
+/// `GET /q/{slug}`: where the link leads.
+pub async fn link(
+    State(collector): State<Collector>,
+    Path(slug): Path<String>,
+    OriginalUri(uri): OriginalUri,
+    request: Request<Body>,
+) -> Response {
+    let visit = Visit::read(&collector, &uri, &request);
+    let found = bounded(&collector, collector.sources().link(&slug)).await;
+    let link = match found {
+        Found::Yes(link) => link,
+        Found::No => return not_found(),
+        Found::Unsure => return collector.refuse(Rejection::Unavailable),
+    };
+    record(&collector, SourceKind::Link, link.id, visit).await;
+    let mut response = Response::new(Body::empty());
+    match link.location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
+        Some(location) => {
+            *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
+            response.headers_mut().insert(header::LOCATION, location);
+        }
+        // What its owner entered is no URL.
+        None => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
+    }
+    response
+}
+
+/// `GET /p/{slug}`: a picture of one pixel.
+pub async fn pixel(
+    State(collector): State<Collector>,
+    Path(slug): Path<String>,
+    OriginalUri(uri): OriginalUri,
+    request: Request<Body>,
+) -> Response {
+    let visit = Visit::read(&collector, &uri, &request);
+    let found = bounded(&collector, collector.sources().pixel(&slug)).await;
+    let id = match found {
+        Found::Yes(id) => id,
+        Found::No => return not_found(),
+        Found::Unsure => return collector.refuse(Rejection::Unavailable),
+    };
+    record(&collector, SourceKind::Pixel, id, visit).await;
+    let mut response = Response::new(Body::from(&GIF[..]));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/gif"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+    headers.insert(header::EXPIRES, HeaderValue::from_static("0"));
+    response
+}
+
+/// Nobody who follows a link waits longer for a slug to be looked up than for its visit to be stored.
+async fn bounded<T>(collector: &Collector, found: impl Future<Output = Found<T>>) -> Found<T> {
+    tokio::time::timeout(collector.redirect_wait(), found).await.unwrap_or(Found::Unsure)
+}
+
+/// Who asked for what. A HEAD only asks where a link leads and is no visit.
+struct Visit {
+    client: Client,
+    url: String,
+    referrer: Option<String>,
+    counts: bool,
+}
+
+impl Visit {
+    /// Reads a request's head. The URL is the public one, as far as the client or a believed proxy tells it.
+    fn read(collector: &Collector, uri: &Uri, request: &Request<Body>) -> Self {
+        let host = public_host(request.headers(), collector.peer(request), collector.client_rules());
+        let url = host.map(|host| format!("https://{host}{uri}")).filter(|url| is_url(url));
+        let referrer = request.headers().get(header::REFERER).and_then(|value| value.to_str().ok());
+        Self {
+            client: collector.client(request),
+            url: url.unwrap_or_else(|| uri.to_string()),
+            referrer: referrer.filter(|referrer| is_url(referrer)).map(str::to_owned),
+            counts: request.method() != Method::HEAD,
+        }
+    }
+}
+
+/// Records the visit, and waits until that is durable or the bound is over; it goes on behind the answer then.
+async fn record(collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit) {
+    if !visit.counts {
+        return;
+    }
+    let payload = [
+        (kind.as_str(), Some(id.hyphenated().to_string())),
+        ("url", Some(visit.url)),
+        ("referrer", visit.referrer),
+    ];
+    let payload =
+        payload.into_iter().filter_map(|(key, value)| Some((key.into(), Value::String(value?.into()))));
+    let body =
+        [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_entries(payload)))];
+    let body = Value::Object(Object::from_entries(body.map(|(key, value)| (key.into(), value))));
+    let decision = match Submission::from_value(body) {
+        Ok(submission) => decide(collector.rules(), &visit.client, None, submission, None, now_ms()),
+        Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
+    };
+    let Some(permit) = collector.in_flight_permit() else {
+        collector.metrics().unrecorded_visits.inc();
+        return;
+    };
+    let appending = collector.clone();
+    let recording = collector.background().spawn(async move {
+        let outcomes = appending.carry_out(vec![decision]).await;
+        if let Some(Err(error @ (Rejection::Unavailable | Rejection::TooLarge))) = outcomes.first() {
+            appending.metrics().unrecorded_visits.inc();
+            tracing::warn!(status = error.status().as_u16(), source = %id, "a visit was answered and not recorded");
+        }
+        drop(permit);
+    });
+    // Past the bound it goes on by itself; a panic in it was reported where it happened.
+    let _ = tokio::time::timeout(collector.redirect_wait(), recording).await;
+}

@@ -1,0 +1,170 @@
+//! Websites, links and pixels in a SQLite file.
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+use uuid::Uuid;
+
+use super::{SqliteStore, text};
+use crate::{Link, NewWebsite, Pixel, StoreError, Website};
+
+impl SqliteStore {
+    pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
+        let doing = "listing websites";
+        let rows = sqlx::query(
+            "SELECT website_id, name, domain, created_at, replay_enabled FROM website WHERE deleted_at IS NULL
+             ORDER BY created_at, website_id",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        rows.iter()
+            .map(|row| {
+                Ok(Website {
+                    id: id(row, "website_id")?,
+                    name: row.try_get("name")?,
+                    domain: row.try_get("domain")?,
+                    created_at_ms: row.try_get("created_at")?,
+                    takes_recordings: row.try_get("replay_enabled")?,
+                })
+            })
+            .collect::<Result<_, sqlx::Error>>()
+            .map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let added = sqlx::query(
+            "INSERT INTO website (website_id, name, domain, created_at) VALUES (?, ?, ?, ?)
+             ON CONFLICT (website_id) DO UPDATE
+             SET name = excluded.name, domain = excluded.domain, deleted_at = NULL
+             WHERE deleted_at IS NOT NULL",
+        )
+        .bind(text(website.id))
+        .bind(&website.name)
+        .bind(&website.domain)
+        .bind(now_ms)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("adding a website"))?
+        .rows_affected();
+        if added == 0 { Err(StoreError::WebsiteExists { id: website.id }) } else { Ok(()) }
+    }
+
+    pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        self.remove_source(
+            "UPDATE website SET deleted_at = ? WHERE website_id = ? AND deleted_at IS NULL",
+            id,
+            now_ms,
+        )
+        .await
+    }
+
+    pub(crate) async fn set_recording(&self, id: Uuid, records: bool) -> Result<bool, StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let set =
+            sqlx::query("UPDATE website SET replay_enabled = ? WHERE website_id = ? AND deleted_at IS NULL")
+                .bind(records)
+                .bind(text(id))
+                .execute(&mut *writer)
+                .await
+                .map_err(StoreError::away("changing a website"))?
+                .rows_affected();
+        Ok(set > 0)
+    }
+
+    pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
+        let sql = "SELECT link_id, name, slug, url FROM link WHERE deleted_at IS NULL ORDER BY slug";
+        let link = |row: &SqliteRow| {
+            Ok(Link {
+                id: id(row, "link_id")?,
+                name: row.try_get("name")?,
+                slug: row.try_get("slug")?,
+                url: row.try_get("url")?,
+            })
+        };
+        let rows = sqlx::query(sql).fetch_all(&self.0.readers).await;
+        rows.and_then(|rows| rows.iter().map(link).collect()).map_err(StoreError::away("listing links"))
+    }
+
+    pub(crate) async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let added = sqlx::query(
+            "INSERT INTO link (link_id, name, slug, url, created_at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(text(link.id))
+        .bind(&link.name)
+        .bind(&link.slug)
+        .bind(&link.url)
+        .bind(now_ms)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("adding a link"))?
+        .rows_affected();
+        if added == 0 { Err(StoreError::SlugTaken { kind: "link", slug: link.slug.clone() }) } else { Ok(()) }
+    }
+
+    pub(crate) async fn remove_link(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        self.remove_source(
+            "UPDATE link SET deleted_at = ? WHERE link_id = ? AND deleted_at IS NULL",
+            id,
+            now_ms,
+        )
+        .await
+    }
+
+    pub(crate) async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
+        let sql = "SELECT pixel_id, name, slug FROM pixel WHERE deleted_at IS NULL ORDER BY slug";
+        let pixel = |row: &SqliteRow| {
+            Ok(Pixel { id: id(row, "pixel_id")?, name: row.try_get("name")?, slug: row.try_get("slug")? })
+        };
+        let rows = sqlx::query(sql).fetch_all(&self.0.readers).await;
+        rows.and_then(|rows| rows.iter().map(pixel).collect()).map_err(StoreError::away("listing pixels"))
+    }
+
+    pub(crate) async fn add_pixel(&self, pixel: &Pixel, now_ms: i64) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let added = sqlx::query(
+            "INSERT INTO pixel (pixel_id, name, slug, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+        )
+        .bind(text(pixel.id))
+        .bind(&pixel.name)
+        .bind(&pixel.slug)
+        .bind(now_ms)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("adding a pixel"))?
+        .rows_affected();
+        if added == 0 {
+            Err(StoreError::SlugTaken { kind: "pixel", slug: pixel.slug.clone() })
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(crate) async fn remove_pixel(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        self.remove_source(
+            "UPDATE pixel SET deleted_at = ? WHERE pixel_id = ? AND deleted_at IS NULL",
+            id,
+            now_ms,
+        )
+        .await
+    }
+
+    async fn remove_source(&self, sql: &'static str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let removed = sqlx::query(sql)
+            .bind(now_ms)
+            .bind(text(id))
+            .execute(&mut *writer)
+            .await
+            .map_err(StoreError::away("removing a website, link or pixel"))?
+            .rows_affected();
+        Ok(removed > 0)
+    }
+}
+
+fn id(row: &SqliteRow, column: &str) -> Result<Uuid, sqlx::Error> {
+    let text: &str = row.try_get(column)?;
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
