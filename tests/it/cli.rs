@@ -57,9 +57,9 @@ async fn websites_are_added_listed_and_removed(setup: Setup) {
         website.as_object_mut().unwrap().remove("created_at_ms");
     }
     let expected = [
-        json!({ "id": WEBSITE, "name": "test", "domain": null }),
-        json!({ "id": OTHER, "name": "Zwei", "domain": "zwei.example" }),
-        json!({ "id": id, "name": "Drei", "domain": null }),
+        json!({ "id": WEBSITE, "name": "test", "domain": null, "recordings": false }),
+        json!({ "id": OTHER, "name": "Zwei", "domain": "zwei.example", "recordings": false }),
+        json!({ "id": id, "name": "Drei", "domain": null, "recordings": false }),
     ];
     assert_eq!(websites, expected);
     let listed = running.run(&["website", "list"]).await;

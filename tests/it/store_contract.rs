@@ -8,8 +8,8 @@ use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::record::Record;
 use dashi_domain::rows::{
-    Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RevenueRow,
-    SessionAttributes, SessionDataRow, SessionRow, Vitals,
+    Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow,
+    RevenueRow, SessionAttributes, SessionDataRow, SessionRow, Vitals,
 };
 use dashi_store::{
     Claim, ClaimError, CommitError, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore,
@@ -238,7 +238,7 @@ impl Raw {
     /// A column of one of Umami's tables in the form in which [`Cells`] has it.
     async fn column(&mut self, table: &str, column: &str, key: &str) -> Vec<Option<String>> {
         let own = table == "identify";
-        let time = matches!(column, "created_at" | "date_value");
+        let time = matches!(column, "created_at" | "date_value" | "started_at" | "ended_at");
         let digits = match column {
             "lcp" | "inp" | "fcp" | "ttfb" => Some(1),
             "cls" | "number_value" | "revenue" => Some(4),
@@ -249,6 +249,8 @@ impl Raw {
                 let value = if time {
                     // Microseconds: what the column can tell apart.
                     format!("(extract(epoch FROM {column}) * 1000000)::bigint::text")
+                } else if column == "events" {
+                    format!("encode({column}, 'hex')")
                 } else {
                     format!("{column}::text")
                 };
@@ -259,6 +261,7 @@ impl Raw {
                     // As the number is, not as SQLite rounds it to 15 digits.
                     Some(_) => format!("printf('%!.17g', {column})"),
                     None if time => format!("CAST({column} * 1000 AS TEXT)"),
+                    None if column == "events" => format!("lower(hex({column}))"),
                     None => format!("CAST({column} AS TEXT)"),
                 };
                 let value = format!("iif({column} IS NULL, NULL, {value})");
@@ -677,12 +680,28 @@ fn full_changes() -> Changes {
                 created_at_ms: NOON_MS,
             })
             .collect(),
+        // Two of one second of one visit, in the order of the log, and one of another visit.
+        recordings: [(500, 13), (501, 13), (502, 14)]
+            .into_iter()
+            .map(|(n, visit)| RecordingRow {
+                replay_id: id(n),
+                website_id: id(WEBSITE),
+                session_id: id(11),
+                visit_id: id(visit),
+                chunk_index_min: 1_777_623_630,
+                events: vec![0x1f, 0x8b, 0, 255],
+                event_count: 200,
+                started_at_ms: 0,
+                ended_at_ms: 253_402_300_799_999,
+                created_at_ms: NOON_MS,
+            })
+            .collect(),
         dead_letters: vec![DeadLetter {
             offset: Offset::new(7),
             reason: "it is \0 no é".to_owned(),
             value: vec![0, 255, b'{', 10],
         }],
-        outcomes: Outcomes { applied: events.len() as u64 + 2, duplicate: 3, dead: 1 },
+        outcomes: Outcomes { applied: events.len() as u64 + 5, duplicate: 3, dead: 1 },
         events,
     }
 }
@@ -811,6 +830,22 @@ async fn every_column_is_written_as_it_is(place: Place) {
             ("created_at", Some((row.created_at_ms * 1_000).to_string())),
         ]
     };
+    let of_recording = |(place, row): (usize, &RecordingRow)| {
+        vec![
+            ("replay_id", Some(row.replay_id.to_string())),
+            ("website_id", Some(row.website_id.to_string())),
+            ("session_id", Some(row.session_id.to_string())),
+            ("visit_id", Some(row.visit_id.to_string())),
+            ("chunk_index", Some((row.chunk_index_min + i32::from(place == 1)).to_string())),
+            ("events", Some("1f8b00ff".to_owned())),
+            ("event_count", Some(row.event_count.to_string())),
+            ("started_at", Some((row.started_at_ms * 1_000).to_string())),
+            ("ended_at", Some((row.ended_at_ms * 1_000).to_string())),
+            ("created_at", Some((row.created_at_ms * 1_000).to_string())),
+        ]
+    };
+    let recordings: Vec<_> = changes.recordings.iter().enumerate().map(of_recording).collect();
+    assert_rows(&mut raw, "session_replay", &recordings).await;
     assert_rows(&mut raw, "website_event", &changes.events.iter().map(event_cells).collect::<Vec<_>>()).await;
     assert_rows(&mut raw, "session", &changes.sessions.iter().map(session_cells).collect::<Vec<_>>()).await;
     assert_rows(&mut raw, "event_data", &changes.event_data.iter().map(of).collect::<Vec<_>>()).await;

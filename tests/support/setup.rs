@@ -264,8 +264,14 @@ impl Running {
 
     /// Rows of one of Umami's tables, oldest first. `condition` is SQL that every store understands.
     pub async fn rows(&self, table: &str, condition: &str) -> Vec<Row> {
+        self.rows_without(table, &[], condition).await
+    }
+
+    /// Rows as [`Running::rows`] gives them, less these columns: SQLite writes no blob as JSON.
+    pub async fn rows_without(&self, table: &str, left_out: &[&str], condition: &str) -> Vec<Row> {
         let mut store = self.connect().await;
-        let columns = store.columns(table).await;
+        let mut columns = store.columns(table).await;
+        columns.retain(|(name, _)| !left_out.contains(&name.as_str()));
         let members: Vec<_> = columns
             .iter()
             .map(|(name, kind)| format!("'{name}', {}", store.expression(name, *kind)))
@@ -294,6 +300,16 @@ impl Running {
     pub async fn number(&self, query: &str) -> i64 {
         let texts = self.connect().await.texts(format!("SELECT CAST(({query}) AS TEXT)")).await;
         texts.first().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{query} gives {texts:?}"))
+    }
+
+    /// The texts that a query gives, of a single column. It is SQL of the store at hand: see [`Running::is_sqlite`].
+    pub async fn texts(&self, query: &str) -> Vec<String> {
+        self.connect().await.texts(query.to_owned()).await
+    }
+
+    /// Whether the store is SQLite.
+    pub fn is_sqlite(&self) -> bool {
+        self.database.is_none()
     }
 
     async fn connect(&self) -> Connection {
