@@ -471,6 +471,16 @@ impl<'a> Object<'a> {
 
     /// Appends the object as [`Value::write`] does.
     pub fn write(&self, out: &mut String) {
+        self.write_with(["null", "null"], out);
+    }
+
+    /// Appends the object so that it parses to the same one: as [`Object::write`], but with infinite numbers as
+    /// `1e999` and `-1e999`, which every reader of doubles takes for infinite.
+    pub fn write_exact(&self, out: &mut String) {
+        self.write_with(["1e999", "-1e999"], out);
+    }
+
+    fn write_with(&self, infinities: [&str; 2], out: &mut String) {
         out.push('{');
         for (place, (key, value)) in self.0.iter().enumerate() {
             if place > 0 {
@@ -478,7 +488,7 @@ impl<'a> Object<'a> {
             }
             write_string(key, out);
             out.push(':');
-            value.write(out);
+            value.write_with(infinities, out);
         }
         out.push('}');
     }
@@ -497,12 +507,18 @@ impl<'a> IntoIterator for Object<'a> {
 impl<'a> Value<'a> {
     /// Appends the value as `JSON.stringify` writes it: compact, infinity and NaN as `null`, `-0` as `0`.
     pub fn write(&self, out: &mut String) {
+        self.write_with(["null", "null"], out);
+    }
+
+    /// `infinities` are the texts of the positive and the negative one.
+    fn write_with(&self, infinities: [&str; 2], out: &mut String) {
         match self {
             Value::Null => out.push_str("null"),
             Value::Bool(true) => out.push_str("true"),
             Value::Bool(false) => out.push_str("false"),
             Value::Number(number) if number.is_finite() => write_number(*number, out),
-            Value::Number(_) => out.push_str("null"),
+            Value::Number(number) if number.is_nan() => out.push_str("null"),
+            Value::Number(number) => out.push_str(infinities[usize::from(*number < 0.0)]),
             Value::String(text) => write_string(text, out),
             Value::Array(items) => {
                 out.push('[');
@@ -510,11 +526,11 @@ impl<'a> Value<'a> {
                     if place > 0 {
                         out.push(',');
                     }
-                    item.write(out);
+                    item.write_with(infinities, out);
                 }
                 out.push(']');
             }
-            Value::Object(object) => object.write(out),
+            Value::Object(object) => object.write_with(infinities, out),
         }
     }
 
