@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helper functions too")]
 
 mod answers;
+mod any_body;
 mod architecture;
 mod cli;
 mod compose;

@@ -4,6 +4,7 @@
 //! topics; a test that stops or kills a server starts its own. With the servers of `scripts/servers up` running,
 //! plain `cargo test` works too. A missing server is a failure, never a skip.
 
+pub mod any_body;
 pub mod dashi;
 pub mod deployment;
 pub mod http;

@@ -302,7 +302,7 @@ impl Running {
         texts.first().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{query} gives {texts:?}"))
     }
 
-    /// The texts that a query gives, of a single column. It is SQL of the store at hand: see [`Running::is_sqlite`].
+    /// The texts that a query with one column gives. It is SQL that the store at hand understands.
     pub async fn texts(&self, query: &str) -> Vec<String> {
         self.connect().await.texts(query.to_owned()).await
     }
@@ -310,6 +310,14 @@ impl Running {
     /// Whether the store is SQLite.
     pub fn is_sqlite(&self) -> bool {
         self.database.is_none()
+    }
+
+    /// The name of one of Dashi's own tables, such as `identify`, in this store.
+    pub fn own(&self, table: &str) -> String {
+        match self.database {
+            Some(_) => format!("dashi.{table}"),
+            None => format!("dashi_{table}"),
+        }
     }
 
     async fn connect(&self) -> Connection {

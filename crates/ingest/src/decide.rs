@@ -140,3 +140,94 @@ pub enum Decision {
     /// Answer at once; nothing is appended.
     Answer(Result<Accepted, Rejection>),
 }
+
+#[cfg(test)]
+mod tests {
+    use dashi_domain::calendar::SaltRotation;
+    use dashi_domain::client_address::BlockedAddresses;
+    use dashi_domain::ids::Secret;
+    use dashi_domain::submission::Kind;
+    use http::{HeaderMap, HeaderValue, StatusCode};
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::any_body::any_body;
+    use crate::client::ClientRules;
+    use crate::whole::{MOMENTS_MS, RECEIVED_MS, assert_refusal, assert_whole};
+
+    const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
+    fn rules() -> Rules {
+        let ids = IdRules {
+            secret: Secret::from_text("a secret of the tests"),
+            rotation: SaltRotation::Month,
+            zone: TimeZone::UTC,
+        };
+        Rules {
+            tokens: Tokens::new(&ids.secret),
+            ids,
+            blocked: BlockedAddresses::parse("198.51.100.0/24, 127.0.0.1"),
+            bots_welcome: false,
+            geo: GeoDatabase::default(),
+        }
+    }
+
+    /// A request's head with these values of the headers that count.
+    fn client(agent: &[u8], country: &[u8], city: &[u8], key: &[u8]) -> Client {
+        let mut headers = HeaderMap::new();
+        headers.insert("cf-connecting-ip", HeaderValue::from_static("203.0.113.9"));
+        let names = ["user-agent", "cf-ipcountry", "cf-ipcity", "idempotency-key"];
+        for (name, value) in names.into_iter().zip([agent, country, city, key]) {
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.insert(name, value);
+            }
+        }
+        Client::read(&headers, [127, 0, 0, 1].into(), &ClientRules::default())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        /// 200 with a whole event, 200 for a bot, 403, or the documented 400: there is nothing else.
+        #[test]
+        fn any_body_is_refused_as_documented_or_makes_a_whole_event(
+            body in any_body(),
+            agent in prop_oneof![Just(AGENT.as_bytes().to_vec()), prop::collection::vec(any::<u8>(), 0..40)],
+            country in prop_oneof![Just(b"GB".to_vec()), prop::collection::vec(any::<u8>(), 0..6)],
+            city in prop_oneof![Just(b"L%C3%B3ndon".to_vec()), prop::collection::vec(any::<u8>(), 0..80)],
+            key in prop::collection::vec(any::<u8>(), 0..3),
+        ) {
+            let submission = match Submission::parse(&body) {
+                Ok(submission) => submission,
+                Err(error) => {
+                    let rejection = Rejection::Schema(error);
+                    assert_eq!(rejection.status(), StatusCode::BAD_REQUEST);
+                    assert_refusal(&rejection.to_json());
+                    return Ok(());
+                }
+            };
+            let client = client(&agent, &country, &city, &key);
+            match decide(&rules(), &client, None, submission.clone(), None, RECEIVED_MS) {
+                Decision::Answer(Ok(Accepted::Bot)) => {
+                    let agent = effective(submission.payload.user_agent.as_deref(), client.user_agent.as_deref());
+                    assert!(agent::is_bot(&agent.unwrap_or_default()));
+                }
+                Decision::Answer(Err(Rejection::Blocked)) => {
+                    let address = submission.payload.ip.as_deref().unwrap_or_default();
+                    assert!(address.starts_with("198.51.100.") || address == "127.0.0.1", "{address}");
+                }
+                Decision::Append(entry, Accepted::Event { cache, session_id, visit_id }) => {
+                    let changes = assert_whole(&entry.value);
+                    assert_eq!((entry.session_id, changes.sessions[0].session_id), (session_id, session_id));
+                    assert_eq!(changes.events.len(), usize::from(submission.kind != Kind::Identify));
+                    assert!(changes.events.iter().all(|event| event.visit_id == visit_id));
+                    assert!(MOMENTS_MS.contains(&changes.sessions[0].created_at_ms), "{changes:?}");
+                    let claims = rules().tokens.verify(&cache, RECEIVED_MS / 1_000).expect("our own token");
+                    assert_eq!((claims.session_id, claims.visit_id), (Some(session_id), Some(visit_id)));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -19,6 +19,14 @@ pub mod server;
 mod sources;
 mod visit;
 
+// Shared with the fuzz target and with the tests on real servers.
+#[cfg(test)]
+#[path = "../../../tests/support/any_body.rs"]
+mod any_body;
+#[cfg(test)]
+#[path = "../../domain/fuzz/src/whole.rs"]
+mod whole;
+
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
