@@ -1,12 +1,14 @@
 //! A session is made by its first event, whatever that is, and is there for every event, however many arrive at once.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use dashi_domain::record::Event;
 use integration_tests::http::Connection;
 use integration_tests::setup::{AGENT, WEBSITE, submission};
 use integration_tests::{Running, Setup, on_both_setups};
 use serde_json::{Value, json};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 on_both_setups!(
@@ -17,6 +19,7 @@ on_both_setups!(
     every_type_of_event_alone_makes_the_session,
     a_property_has_its_last_value_and_the_others_stay,
     of_conflicting_identifies_the_last_in_the_log_stays,
+    ten_thousand_identifies_at_once_leave_one_row_per_key,
     a_copy_of_a_named_event_is_answered_and_changes_nothing,
 );
 
@@ -311,6 +314,21 @@ async fn a_property_has_its_last_value_and_the_others_stay(setup: Setup) {
     assert_eq!(running.complaints(), [""; 0]);
 }
 
+/// The properties that each session has by the order of its identifies in the log.
+async fn last_in_the_log(running: &Running) -> BTreeMap<String, BTreeMap<String, String>> {
+    // A session lies in one partition, so the order of its records there is the order of its identifies.
+    let mut expected: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    for record in running.records().await {
+        let event = Event::decode(&record.value).expect("an event");
+        let of_session = expected.entry(event.session_id.to_string()).or_default();
+        for (key, value) in event.submission.payload.data.expect("every identify has data") {
+            let text = value.as_str().map_or_else(|| format!("{}.0000", value.to_json()), str::to_owned);
+            of_session.insert(key.into_owned(), text);
+        }
+    }
+    expected
+}
+
 async fn of_conflicting_identifies_the_last_in_the_log_stays(setup: Setup) {
     const CONNECTIONS: usize = 20;
     const REQUESTS: usize = 100;
@@ -334,22 +352,59 @@ async fn of_conflicting_identifies_the_last_in_the_log_stays(setup: Setup) {
     posts.join_all().await;
     let sent = (CONNECTIONS * REQUESTS) as u64;
     assert_eq!(running.applied(sent).await.in_log, sent);
-    // A session lies in one partition, so the order of its records there is the order of its identifies.
-    let mut expected: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for record in running.records().await {
-        let event = Event::decode(&record.value).expect("an event");
-        let of_session = expected.entry(event.session_id.to_string()).or_default();
-        for (key, value) in event.submission.payload.data.expect("every identify has data") {
-            let text = value.as_str().map_or_else(|| format!("{}.0000", value.to_json()), str::to_owned);
-            of_session.insert(key.into_owned(), text);
-        }
-    }
+    let expected = last_in_the_log(&running).await;
     assert_eq!(expected.len(), VISITORS);
     assert_eq!(running.number("SELECT count(*) FROM session").await, VISITORS as i64);
     for (session, last) in &expected {
         assert_eq!(properties(&running, session).await, *last, "{session}");
     }
     assert_eq!(running.number("SELECT count(*) FROM session_data").await, (VISITORS * 4) as i64);
+    assert_eq!(running.complaints(), [""; 0]);
+}
+
+/// Where Umami fails: two inserts of one key, and from then on every identify of that session (its #4183 and #4430).
+async fn ten_thousand_identifies_at_once_leave_one_row_per_key(setup: Setup) {
+    const CONNECTIONS: usize = 200;
+    const REQUESTS: usize = 50;
+    const VISITORS: usize = 4;
+    const KEYS: usize = 5;
+    let running = setup.start(&[]).await;
+    let began = Arc::new(Barrier::new(CONNECTIONS));
+    let mut posts = JoinSet::new();
+    for connection in 0..CONNECTIONS {
+        let mut open = Connection::open(running.authority()).await.unwrap();
+        let began = Arc::clone(&began);
+        posts.spawn(async move {
+            began.wait().await;
+            for request in 0..REQUESTS {
+                let value = format!("{connection}-{request}");
+                let (first, second) = (request % KEYS, (request + connection) % KEYS);
+                let data = json!({
+                    "shared": value, (format!("key-{first}")): value, (format!("key-{second}")): value,
+                });
+                let visitor = format!("visitor-{}", (connection + request) % VISITORS);
+                let body = submission("identify", &json!({ "id": visitor, "data": data }));
+                let answer = open.post_json("/api/send", &body, &[]).await.unwrap();
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                assert!(answer.json()["cache"].is_string(), "{}", answer.text());
+            }
+        });
+    }
+    posts.join_all().await;
+    let sent = (CONNECTIONS * REQUESTS) as u64;
+    let totals = running.applied(sent).await;
+    assert_eq!((totals.in_log, totals.applied, totals.duplicate), (sent, sent, 0));
+    let expected = last_in_the_log(&running).await;
+    assert_eq!(expected.len(), VISITORS);
+    for (session, last) in &expected {
+        assert_eq!(last.len(), KEYS + 1);
+        assert_eq!(properties(&running, session).await, *last, "{session}");
+    }
+    let rows = (VISITORS * (KEYS + 1)) as i64;
+    assert_eq!(running.number("SELECT count(*) FROM session_data").await, rows);
+    assert_eq!(running.number("SELECT count(*) FROM session").await, VISITORS as i64);
+    let identifies = format!("SELECT count(*) FROM {}", running.own("identify"));
+    assert_eq!(running.number(&identifies).await, sent as i64);
     assert_eq!(running.complaints(), [""; 0]);
 }
 
