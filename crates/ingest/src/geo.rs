@@ -10,8 +10,8 @@ use maxminddb::Reader;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the file is looked at: its length and time of change, unless they differ.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Looks addresses up. Without a file, or with one that cannot be read, nobody is anywhere. Cheap to clone.
 #[derive(Clone, Default)]
@@ -91,6 +91,7 @@ impl GeoDatabase {
 /// Keeps a [`GeoDatabase`] current. One task of [`GeoKeeper::keep`] must run.
 pub struct GeoKeeper {
     shared: Arc<Shared>,
+    /// The version that was read last, well or not.
     seen: Version,
     told: bool,
 }
@@ -124,20 +125,23 @@ impl GeoKeeper {
         if version.is_some() && version == self.seen {
             return;
         }
+        self.seen = version;
         match Reader::open_readfile(path) {
             Ok(reader) => {
                 tracing::info!(
                     path = %path.display(), kind = reader.metadata().database_type, "loaded the location database"
                 );
                 *self.shared.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(reader);
-                self.seen = version;
                 self.told = false;
             }
             Err(error) if !self.told => {
                 self.told = true;
+                let instead = match *self.shared.reader.read().unwrap_or_else(PoisonError::into_inner) {
+                    Some(_) => "its last good version stays in use",
+                    None => "events get a location from proxies' headers only",
+                };
                 tracing::warn!(
-                    path = %path.display(), error = %error,
-                    "the location database cannot be read; events get a location from proxies' headers only"
+                    path = %path.display(), error = %error, "the location database cannot be read; {instead}"
                 );
             }
             Err(_) => {}
