@@ -10,6 +10,7 @@ pub mod deployment;
 pub mod http;
 pub mod kafka;
 pub mod ledger;
+pub mod location_database;
 pub mod postgres;
 mod process;
 mod settings;
