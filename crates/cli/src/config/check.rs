@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use dashi_domain::client_address::TrustedProxies;
+
 use super::{
     error::ConfigError,
     secret::redact_url,
@@ -63,6 +65,14 @@ pub fn check(
         });
     }
     errors.extend(paths(settings));
+    if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
+        errors.push(ConfigError::OutOfRange {
+            key: "ingest.trusted_proxies",
+            got: format!("{entry:?}"),
+            reason: "this is neither an address nor a CIDR block",
+            remedy: "name each proxy as 192.0.2.1 or a network as 10.0.0.0/8, with commas between",
+        });
+    }
     let on_kafka = matches!(log, Some(LogUrl::Kafka { .. }));
     if on_kafka {
         errors.extend(times_on_kafka(settings));
