@@ -12,6 +12,7 @@ mod harness;
 mod log_contract;
 mod outage;
 mod ownership;
+mod proxies;
 mod recordings;
 mod replay;
 mod script;

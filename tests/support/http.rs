@@ -1,5 +1,6 @@
 //! A small HTTP/1.1 client. It does not retry and follows nothing: tests look at what the server sends.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -10,7 +11,7 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The longest time for one request with its answer. Past it, the request has failed: a server that hangs breaks
 /// invariant I7.
@@ -63,6 +64,24 @@ impl Connection {
     pub async fn open(authority: &str) -> anyhow::Result<Self> {
         let stream =
             TcpStream::connect(authority).await.with_context(|| format!("no connection to {authority}"))?;
+        Self::over(stream, authority).await
+    }
+
+    /// Connects to an address from this one. On Linux all of 127.0.0.0/8 is there without being set up.
+    ///
+    /// # Errors
+    /// If nobody listens there, or this machine has no such address.
+    pub async fn open_from(from: Ipv4Addr, authority: &str) -> anyhow::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((from, 0).into())?;
+        let stream = socket
+            .connect(authority.parse()?)
+            .await
+            .with_context(|| format!("no connection from {from} to {authority}"))?;
+        Self::over(stream, authority).await
+    }
+
+    async fn over(stream: TcpStream, authority: &str) -> anyhow::Result<Self> {
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // Its errors reach the sender too.
