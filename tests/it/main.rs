@@ -7,6 +7,7 @@ mod architecture;
 mod cli;
 mod compose;
 mod crash;
+mod dashboard;
 mod geography;
 mod harness;
 mod log_contract;

@@ -320,6 +320,14 @@ impl Running {
         }
     }
 
+    /// SQL for a moment in milliseconds since 1970, of a column that holds one.
+    pub fn milliseconds(&self, column: &str) -> String {
+        match self.database {
+            Some(_) => format!("(extract(epoch FROM {column}) * 1000)::bigint"),
+            None => column.to_owned(),
+        }
+    }
+
     async fn connect(&self) -> Connection {
         match &self.database {
             Some(database) => Connection::Postgres(database.connect().await),
