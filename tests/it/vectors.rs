@@ -1,6 +1,6 @@
 //! The vectors recorded from Umami, sent to the real process and read back from its tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dashi_domain::calendar::SaltRotation;
@@ -17,6 +17,7 @@ on_both_setups!(
     every_recorded_data_gives_its_rows,
     every_kind_of_leaf_is_stored_in_its_columns,
     what_umami_fails_on_is_stored_within_the_columns_bounds,
+    every_line_of_umamis_failures_is_answered_and_stored,
     every_recorded_agent_is_detected_or_refused_as_a_bot,
 );
 
@@ -408,6 +409,199 @@ async fn what_umami_fails_on_is_stored_within_the_columns_bounds(setup: Setup) {
     let of_link = running.rows("session", &format!("website_id = '{link}'")).await;
     assert_eq!(of_link.len(), 1, "the session of the link");
     assert_eq!(running.number("SELECT count(*) FROM session_data").await, 0);
+}
+
+/// A request that Umami answers 500, by its line in the table of contract §3.4, and what is stored instead: a table,
+/// one of its columns, and its value in the rows of that request.
+struct Failure {
+    line: usize,
+    kind: &'static str,
+    payload: Value,
+    headers: Vec<(&'static str, String)>,
+    stored: Vec<(&'static str, &'static str, Vec<Value>)>,
+}
+
+/// Every line of the table but the one about a moment that is refused.
+fn failures() -> Vec<Failure> {
+    let x = |times: usize| "x".repeat(times);
+    let mut all = Vec::new();
+    let mut add = |line, kind, payload, stored| {
+        all.push(Failure { line, kind, payload, headers: Vec::new(), stored });
+    };
+    for (kind, end) in [("event", "1"), ("identify", "2"), ("performance", "3"), ("event", "4")] {
+        let stored = vec![("session", "distinct_id", vec![json!(x(50))])];
+        add(1, kind, json!({ "id": format!("{}{end}", x(50)), "url": "/" }), stored);
+    }
+    for name in ["utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term"] {
+        let stored = vec![("website_event", name, vec![json!(x(255))])];
+        add(2, "event", json!({ "url": format!("/?{name}={}", x(256)) }), stored);
+    }
+    for name in ["gclid", "fbclid", "msclkid", "ttclid", "li_fat_id", "twclid"] {
+        let stored = vec![("website_event", name, vec![json!(x(255))])];
+        add(2, "event", json!({ "url": format!("/?{name}={}", x(300)) }), stored);
+    }
+    for (kind, table) in [("event", "event_data"), ("identify", "session_data")] {
+        let data = |data: Value| json!({ "name": "ev", "data": data });
+        let value = |value: Value| vec![(table, "string_value", vec![value])];
+        add(3, kind, data(json!({ "s": x(501) })), value(json!(x(500))));
+        add(3, kind, data(json!({ "l": [x(600), 1] })), value(json!(format!("[\"{}", x(498)))));
+        add(3, kind, data(json!({ (x(501)): "v" })), vec![(table, "data_key", vec![json!(x(500))])]);
+        add(
+            3,
+            kind,
+            data(json!({ "o": { (x(600)): "v" } })),
+            vec![(table, "data_key", vec![json!(format!("o.{}", x(498)))])],
+        );
+        for (number, text) in [
+            (json!(1e15), "1000000000000000.0000"),
+            (json!(-1e15), "-1000000000000000.0000"),
+            (json!(1e21), "1e+21"),
+        ] {
+            let stored = vec![
+                (table, "string_value", vec![json!(text)]),
+                (table, "data_type", vec![json!(2)]),
+                (table, "number_value", vec![Value::Null]),
+            ];
+            add(4, kind, data(json!({ "n": number })), stored);
+        }
+        for text in ["2026-13-45T99:99:99", "2026-05-01T25:00:00.000Z", "9999-99-99T00:00:00"] {
+            let stored = vec![
+                (table, "string_value", vec![json!(text)]),
+                (table, "data_type", vec![json!(1)]),
+                (table, "date_value", vec![Value::Null]),
+            ];
+            add(5, kind, data(json!({ "d": text })), stored);
+        }
+        let stored = vec![(table, "data_key", vec![json!("k")]), (table, "string_value", vec![json!("ab")])];
+        add(6, kind, data(json!({ "k\0": "a\0b" })), stored);
+    }
+    let columns = ["url_path", "page_title", "event_name", "tag", "hostname", "utm_source"];
+    let stored = columns.into_iter().zip(["/ab", "xyz", "n", "t", "a.example", "u"]);
+    let stored = stored.map(|(column, text)| ("website_event", column, vec![json!(text)])).collect();
+    let payload = json!({
+        "url": "/a%00b?utm_source=u%00", "title": "x%00y\0z", "name": "n\0", "tag": "\0t", "hostname": "a.\0example",
+    });
+    add(6, "event", payload, stored);
+    let columns = ["distinct_id", "screen", "language", "browser"];
+    let stored = columns.into_iter().map(|column| ("session", column, vec![json!("ab")])).collect();
+    let payload =
+        json!({ "id": "a\0b", "screen": "a\0b", "language": "a\0b", "browser": "a\0b", "url": "/" });
+    add(6, "event", payload, stored);
+    let stored = vec![("revenue", "event_name", vec![json!("")]), ("revenue", "revenue", vec![json!(7.0)])];
+    add(7, "event", json!({ "data": { "revenue": 7, "currency": "EUR" } }), stored);
+    for data in [
+        json!({ "revenue": 7, "currency": "EUROEUROEUR" }),
+        json!({ "revenue": 7, "currency": 978 }),
+        json!({ "revenue": true, "currency": "EUR" }),
+        json!({ "revenue": [7], "currency": "EUR" }),
+        json!({ "revenue": "0x10", "currency": "EUR" }),
+    ] {
+        let leaves = vec![json!("ev")];
+        let stored = vec![("website_event", "event_name", leaves), ("revenue", "revenue", vec![])];
+        add(7, "event", json!({ "name": "ev", "data": data }), stored);
+    }
+    for column in ["browser", "os", "device"] {
+        add(8, "event", json!({ (column): x(21) }), vec![("session", column, vec![json!(x(20))])]);
+    }
+    for hostname in ["foo bar", "a b:c", "[::1", "%"] {
+        let stored = vec![
+            ("website_event", "url_path", vec![json!("/p")]),
+            ("website_event", "hostname", vec![json!(hostname)]),
+        ];
+        add(9, "event", json!({ "hostname": hostname, "url": "/p" }), stored);
+    }
+    let link = "33333333-3333-4333-8333-333333333333";
+    for source in ["link", "pixel"] {
+        let stored = vec![("session", "website_id", vec![json!(link)]), ("session_data", "data_key", vec![])];
+        add(11, "identify", json!({ (source): link, "data": { "a": 1 } }), stored);
+    }
+    for ip in ["unknown", "[2001:db8::1]:443", "198.51.100.7:80", "some text"] {
+        add(
+            12,
+            "event",
+            json!({ "ip": ip, "url": "/" }),
+            vec![("website_event", "url_path", vec![json!("/")])],
+        );
+    }
+    let nowhere = ["country", "region", "city"].map(|column| ("session", column, vec![Value::Null]));
+    add(13, "event", json!({ "ip": "203.0.113.9", "url": "/" }), nowhere.to_vec());
+    for ip in ["unknown", "[2001:db8::1]:443"] {
+        all.push(Failure {
+            line: 12,
+            kind: "event",
+            payload: json!({ "url": "/" }),
+            headers: vec![("x-forwarded-for", ip.to_owned())],
+            stored: vec![("website_event", "url_path", vec![json!("/")])],
+        });
+    }
+    all.push(Failure {
+        line: 8,
+        kind: "event",
+        payload: json!({ "url": "/" }),
+        headers: vec![
+            ("x-real-ip", "203.0.113.9".to_owned()),
+            ("cf-ipcountry", "GBR".to_owned()),
+            ("cf-region-code", x(30)),
+            ("cf-ipcity", x(60)),
+        ],
+        stored: vec![
+            ("session", "country", vec![Value::Null]),
+            ("session", "region", vec![json!(format!("GBR-{}", x(16)))]),
+            ("session", "city", vec![json!(x(50))]),
+        ],
+    });
+    all
+}
+
+async fn every_line_of_umamis_failures_is_answered_and_stored(setup: Setup) {
+    let env = [("IGNORE_IP", "198.51.100.0/24"), ("GEOLITE_DB_PATH", "no-such-file.mmdb")];
+    let running = setup.start(&env).await;
+    let failures = failures();
+    let mut sessions = BTreeSet::new();
+    for (place, Failure { line, kind, payload, headers, .. }) in failures.iter().enumerate() {
+        let mut payload = object(payload);
+        payload.insert("timestamp".to_owned(), json!(moment(place)));
+        // A visitor of its own for each, whose session can be told by it.
+        payload.entry("id").or_insert_with(|| json!(format!("visitor-{place}")));
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let body = submission(kind, &Value::Object(payload)).to_string();
+        let answer = running.post("/api/send", body, &headers).await;
+        assert_eq!(answer.status, 200, "line {line}: {}", answer.text());
+        sessions.insert(answer.json()["sessionId"].to_string());
+    }
+    assert_eq!(sessions.len(), failures.len(), "an id that is too long counts whole");
+    for at in [8_640_000_000_001_i64, 9_007_199_254_740_991] {
+        let late = submission("event", &json!({ "url": "/", "timestamp": at }));
+        let answer = running.send(&late).await;
+        assert_eq!(answer.status, 400, "line 10: {}", answer.text());
+        assert_eq!(answer.json()["error"]["code"], "bad-request");
+    }
+    let lines: BTreeSet<_> = failures.iter().map(|failure| failure.line).chain([10]).collect();
+    assert_eq!(lines, (1..=13).collect(), "every line of the table");
+    let totals = running.applied(failures.len() as u64).await;
+    assert_eq!(totals.in_log, failures.len() as u64);
+
+    let mut tables = BTreeMap::new();
+    for table in ["session", "website_event", "event_data", "session_data", "revenue"] {
+        tables.insert(table, running.rows(table, "1 = 1").await);
+    }
+    for (place, failure) in failures.iter().enumerate() {
+        let at = json!(moment(place) * 1_000);
+        let of = |table: &str| tables[table].iter().filter(|row| row["created_at"] == at).collect::<Vec<_>>();
+        assert_eq!(of("session").len(), 1, "line {}", failure.line);
+        assert_eq!(
+            of("website_event").len(),
+            usize::from(failure.kind != "identify"),
+            "line {}",
+            failure.line
+        );
+        for (table, column, expected) in &failure.stored {
+            let found: Vec<_> = of(table).iter().map(|row| row[*column].clone()).collect();
+            assert_eq!(found, *expected, "line {}: {table}.{column} of {}", failure.line, failure.payload);
+        }
+    }
+    let told = running.complaints();
+    assert!(told.len() == 1 && told[0].contains("no-such-file.mmdb"), "{told:?}");
 }
 
 async fn every_recorded_agent_is_detected_or_refused_as_a_bot(setup: Setup) {
