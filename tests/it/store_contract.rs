@@ -9,21 +9,18 @@ use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::record::Record;
 use dashi_domain::rows::{
     Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow,
-    RevenueRow, SessionAttributes, SessionDataRow, SessionRow, Vitals,
+    RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
 use dashi_store::{
     Claim, ClaimError, CommitError, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore,
     Store, StoreError, compare,
 };
-use integration_tests::{PostgresServer, TestDatabase, TestDirectory, eventually};
+use integration_tests::{PostgresServer, TestDatabase, TestDirectory, UmamiVersion, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use uuid::Uuid;
 
 /// How long anything may take on a busy machine before it counts as never.
 const SOON: Duration = Duration::from_secs(30);
-
-/// Umami's tables, as they are before Dashi comes.
-const UMAMI: &str = include_str!("../../crates/store/src/postgres/umami_3_1.sql");
 
 /// Runs each function of the suite against a fresh place of the given kind.
 macro_rules! store_contract {
@@ -83,7 +80,17 @@ mod umamis_own_postgres {
     whole_contract!(super::Place::umami);
     store_contract!(super::Place::umami:
         nothing_but_the_schema_dashi_is_made,
+        an_upgrade_is_noticed_with_the_next_claim,
+        tables_that_changed_are_written_as_they_are_now,
         doubled_properties_of_a_session_are_updated_alike,
+    );
+}
+
+mod umamis_3_3_postgres {
+    whole_contract!(super::Place::umami_3_3);
+    store_contract!(super::Place::umami_3_3:
+        nothing_but_the_schema_dashi_is_made,
+        identifies_link_sessions_and_name_them,
     );
 }
 
@@ -103,21 +110,16 @@ impl Place {
     }
 
     async fn umami() -> Self {
+        Self::made_by(UmamiVersion::V3_1).await
+    }
+
+    async fn umami_3_3() -> Self {
+        Self::made_by(UmamiVersion::V3_3).await
+    }
+
+    async fn made_by(version: UmamiVersion) -> Self {
         let database = TestDatabase::create().await;
-        let mut connection = database.connect().await;
-        sqlx::raw_sql(UMAMI).execute(&mut connection).await.unwrap();
-        sqlx::raw_sql(
-            r#"CREATE TABLE _prisma_migrations (
-                   id varchar(36) PRIMARY KEY, checksum varchar(64) NOT NULL, finished_at timestamptz,
-                   migration_name varchar(255) NOT NULL, logs text, rolled_back_at timestamptz,
-                   started_at timestamptz NOT NULL DEFAULT now(), applied_steps_count integer NOT NULL DEFAULT 0
-               );
-               INSERT INTO _prisma_migrations (id, checksum, migration_name) VALUES ('1', 'c', '19_last');
-               CREATE TABLE "user" (user_id uuid PRIMARY KEY, username varchar(255) UNIQUE NOT NULL);"#,
-        )
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        version.install(&mut database.connect().await).await;
         Self::Postgres(database)
     }
 
@@ -648,6 +650,7 @@ fn full_changes() -> Changes {
                 created_at_ms: NOON_MS,
             })
             .collect(),
+        session_links: Vec::new(),
         session_data: (0..values.len())
             .map(|place| SessionDataRow {
                 session_data_id: id(200 + place as u128),
@@ -1026,6 +1029,100 @@ async fn doubled_properties_of_a_session_are_updated_alike(place: Place) {
         let of = |n| property_cells(&SessionDataRow { session_data_id: id(n), ..property(1, 7, "a", round) });
         assert_rows(&mut raw, "session_data", &[of(900), of(901)]).await;
     }
+}
+
+async fn an_upgrade_is_noticed_with_the_next_claim(place: Place) {
+    let store = place.migrated().await;
+    let mut raw = place.raw().await;
+    let with = |n| Changes {
+        session_links: vec![SessionLinkRow {
+            website_id: id(WEBSITE),
+            session_id: id(500_000),
+            distinct_id: format!("{n}"),
+            created_at_ms: NOON_MS,
+        }],
+        ..page_views([n])
+    };
+    commit(&store, &with(1)).await;
+    raw.execute(UmamiVersion::V3_3.migrations()).await;
+    commit(&store, &with(2)).await;
+    assert_eq!(raw.strings("SELECT distinct_id FROM session_link").await, ["2"]);
+    assert_eq!(raw.strings("SELECT distinct_id FROM session").await, ["2"]);
+}
+
+/// Rows that the tables refuse because they changed a moment ago are no dead letters: the store says that the outcome
+/// is unknown, and the next attempt fits.
+async fn tables_that_changed_are_written_as_they_are_now(place: Place) {
+    let store = place.migrated().await;
+    let mut raw = place.raw().await;
+    raw.execute(UmamiVersion::V3_3.migrations()).await;
+    let claim = claim(&store, P0).await;
+    let changes = |n: u64| {
+        let mut changes = page_views([u128::from(n)]);
+        changes.events[0].page_title = Some("title".to_owned());
+        changes.session_data = vec![property(u128::from(n), 7, &format!("key {n}"), "ours")];
+        changes
+    };
+    store.commit(&claim, at(0), at(1), &changes(1)).await.unwrap();
+    let mut done = 1;
+    for (change, becomes) in [
+        ("ALTER TABLE website_event ALTER page_title TYPE varchar(5)", "title"),
+        ("DROP INDEX session_data_session_id_data_key_key", "title"),
+        ("ALTER TABLE website_event DROP COLUMN cls", "title"),
+        (
+            "UPDATE website_event SET page_title = 'ti'; ALTER TABLE website_event ALTER page_title TYPE varchar(2)",
+            "ti",
+        ),
+        ("ALTER TABLE website_event ALTER page_title TYPE varchar(500)", "ti"),
+    ] {
+        raw.execute(change).await;
+        match store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await {
+            Err(CommitError::Unknown { .. }) => {
+                assert_eq!(store.resume(&claim).await.unwrap(), at(done), "{change}");
+                store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await.unwrap();
+            }
+            outcome => outcome.unwrap(),
+        }
+        done += 1;
+        let titles = "SELECT page_title::text FROM website_event ORDER BY event_id DESC LIMIT 1";
+        assert_eq!(raw.strings(titles).await, [becomes], "{change}");
+    }
+    raw.execute("DROP TABLE link").await;
+    raw.execute("ALTER TABLE website_event DROP COLUMN tag").await;
+    let error = store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await.unwrap_err();
+    let CommitError::Unknown { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("website_event.tag, the table link missing"), "{source}");
+}
+
+/// The first identify makes the link, the last names the session; a session of another website is left alone.
+async fn identifies_link_sessions_and_name_them(place: Place) {
+    let store = place.migrated().await;
+    let mut raw = place.raw().await;
+    let link = |session, distinct_id: &str, created_at_ms| SessionLinkRow {
+        website_id: id(WEBSITE),
+        session_id: id(session),
+        distinct_id: distinct_id.to_owned(),
+        created_at_ms,
+    };
+    let mut changes = page_views([1]);
+    changes.sessions = vec![session(7), session(8), session(9)];
+    changes.session_links = vec![link(7, "b", 20), link(7, "a", 10), link(8, "a", 5), link(7, "b", 1)];
+    changes.session_links.push(SessionLinkRow { website_id: id(404), ..link(9, "x", 1) });
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(1), &changes).await.unwrap();
+    let again = Changes { session_links: vec![link(7, "a", 30), link(8, "c", 30)], ..page_views([2]) };
+    store.commit(&claim, at(1), at(2), &again).await.unwrap();
+    let last = "right(session_id::text, 1)";
+    let links = format!(
+        "SELECT concat_ws(' ', {last}, distinct_id, (extract(epoch FROM created_at) * 1000)::bigint)
+         FROM session_link ORDER BY 1"
+    );
+    let expected = ["7 a 10", "7 b 20", "8 a 5", "8 c 30", "9 x 1"];
+    assert_eq!(raw.strings(&links).await, expected, "the first in log order stays");
+    let names = format!(
+        "SELECT concat_ws(' ', {last}, distinct_id) FROM session WHERE {last} IN ('7', '8', '9') ORDER BY 1"
+    );
+    assert_eq!(raw.strings(&names).await, ["7 a", "8 c", "9"]);
 }
 
 fn record(offset: u64, event: u128, session: u128, kind: &str, payload: &str) -> Record {

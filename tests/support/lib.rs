@@ -15,6 +15,7 @@ pub mod postgres;
 mod process;
 mod settings;
 pub mod setup;
+pub mod umami;
 pub mod vectors;
 mod wait;
 
@@ -25,4 +26,5 @@ pub use ledger::{Database, Ledger};
 pub use postgres::{PostgresServer, TestDatabase};
 pub use settings::{TestDirectory, free_port, repository};
 pub use setup::{Running, Setup};
+pub use umami::UmamiVersion;
 pub use wait::{Outcome, eventually};

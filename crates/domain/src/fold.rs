@@ -15,7 +15,7 @@ use crate::record::{Event, Record, Recorded};
 use crate::recording::Chunk;
 use crate::rows::{
     DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow, RevenueRow,
-    SessionAttributes, SessionDataRow, SessionRow, Vitals,
+    SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
 use crate::submission::{Kind, Payload, SourceKind};
 use crate::text::{cut, decode_uri_component};
@@ -80,6 +80,9 @@ pub struct Changes {
     pub session_data: Vec<SessionDataRow>,
     /// One per chunk of a recording, in the order of the log.
     pub recordings: Vec<RecordingRow>,
+    /// One per identify of a website with a distinct id, in log order: the first makes the link, the last names the
+    /// session. For stores that have a table of links.
+    pub session_links: Vec<SessionLinkRow>,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
     /// What became of the records; sums up to their number.
@@ -331,6 +334,16 @@ impl Folding<'_> {
             distinct_id: distinct_id.clone(),
             created_at_ms,
         });
+        if let (Some(distinct_id), SourceKind::Website) =
+            (distinct_id.clone().filter(|id| !id.is_empty()), payload.source.kind)
+        {
+            self.changes.session_links.push(SessionLinkRow {
+                website_id: payload.source.id,
+                session_id: event.session_id,
+                distinct_id,
+                created_at_ms,
+            });
+        }
         // Links and pixels have no properties; Umami fails here, we ignore the data.
         let (Some(data), SourceKind::Website) = (&payload.data, payload.source.kind) else { return };
         for leaf in flatten::flatten(data, &self.rules.zone) {

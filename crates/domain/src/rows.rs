@@ -245,7 +245,8 @@ pub struct RecordingRow {
 }
 
 /// A row of Dashi's own `identify`: an identify leaves no row in `website_event`, so that it was applied is
-/// written here, once per event id.
+/// written here, once per event id. On a database of Umami 3.0, which has no web vitals, the same holds for performance
+/// events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdentifyRow {
     /// Primary key.
@@ -256,6 +257,19 @@ pub struct IdentifyRow {
     pub session_id: Uuid,
     /// The distinct id, if the event brought one; at most 50 characters.
     pub distinct_id: Option<String>,
+    /// Milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// A row of `session_link`, which Umami has from 3.3 on: an identify said this distinct id in this session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLinkRow {
+    /// The website.
+    pub website_id: Uuid,
+    /// The session that was identified.
+    pub session_id: Uuid,
+    /// Never empty; at most 50 characters.
+    pub distinct_id: String,
     /// Milliseconds since 1970.
     pub created_at_ms: i64,
 }

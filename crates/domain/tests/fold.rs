@@ -393,6 +393,24 @@ fn fold_request(kind: &str, mut payload: Value, location: Location) -> Changes {
     changes
 }
 
+#[test]
+fn an_identify_of_a_website_with_a_distinct_id_links_its_session() {
+    let links = |kind, payload| fold_request(kind, payload, nowhere()).session_links;
+    let linked = links("identify", json!({ "id": "user-1" }));
+    assert_eq!(linked.len(), 1);
+    assert_eq!((linked[0].session_id, linked[0].distinct_id.as_str()), (uuid(2), "user-1"));
+    assert_eq!((linked[0].website_id, linked[0].created_at_ms), (WEBSITE.parse().unwrap(), RECEIVED_MS));
+    assert_eq!(links("identify", json!({ "id": "x".repeat(51) }))[0].distinct_id, "x".repeat(50));
+    for (kind, payload) in [
+        ("identify", json!({ "id": "", "data": { "plan": "pro" } })),
+        ("identify", json!({ "data": { "plan": "pro" } })),
+        ("identify", json!({ "id": "user-1", "link": WEBSITE })),
+        ("event", json!({ "id": "user-1" })),
+    ] {
+        assert_eq!(links(kind, payload.clone()), [], "{kind} {payload}");
+    }
+}
+
 fn nowhere() -> Location {
     Location { country: None, region: None, city: None }
 }

@@ -37,6 +37,15 @@ pub enum StoreError {
         /// The newest version known here.
         known: i64,
     },
+    /// Umami's tables lack what those of its release 3.0 have.
+    #[error(
+        "the database's tables are older than those of Umami 3.0: {missing} missing; start Umami 3.0 or newer on this \
+         database once, which brings its tables up to date, or give Dashi an empty database"
+    )]
+    TablesTooOld {
+        /// What is missing, in words.
+        missing: String,
+    },
     /// There is a website with this id.
     #[error("there is a website with the id {id} already")]
     WebsiteExists {

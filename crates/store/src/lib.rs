@@ -12,6 +12,7 @@ mod recording;
 mod source;
 mod sqlite;
 mod tables;
+mod umami;
 
 pub use claim::{Claim, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
@@ -19,6 +20,7 @@ pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use postgres::{PostgresSettings, PostgresStore};
 pub use source::{Link, NewWebsite, Pixel, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
+pub use umami::{UmamiRelease, UmamiTables};
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
@@ -48,9 +50,21 @@ impl Store {
     /// run twice, and from two processes at once.
     ///
     /// # Errors
-    /// The store does not answer, or a newer program made its tables.
+    /// The store does not answer, a newer program made its tables, or an Umami older than 3.0 did.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         either!(self, store => store.migrate().await)
+    }
+
+    /// Which of Umami's versions made the tables, read anew. None if there is none: in a file, and in a database that
+    /// is empty yet, where [`Store::migrate`] makes those of 3.1.
+    ///
+    /// # Errors
+    /// The store does not answer, or its tables are older than those of 3.0.
+    pub async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.umami().await,
+            Self::Sqlite(_) => Ok(None),
+        }
     }
 
     /// Proves that the store answers.

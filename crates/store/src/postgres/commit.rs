@@ -6,11 +6,12 @@ use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
     DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionDataRow,
-    SessionRow,
+    SessionLinkRow, SessionRow,
 };
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
+use super::catalogue::Catalogue;
 use super::{PostgresStore, checkpoint_of};
 use crate::recording::placed;
 use crate::{Claim, CommitError};
@@ -27,16 +28,47 @@ impl PostgresStore {
         to: Checkpoint,
         changes: &Changes,
     ) -> Result<(), CommitError> {
+        let unknown = |source| CommitError::Unknown { partition: claim.partition, source };
+        let catalogue = self.catalogue().await.map_err(|error| unknown(Arc::new(error)))?;
+        let outcome = self.transact(claim, from, to, &catalogue.fit(changes), &catalogue).await;
+        let Err(error @ (CommitError::Refused { .. } | CommitError::Unknown { .. })) = outcome else {
+            return outcome;
+        };
+        if !may_blame_the_tables(&error) {
+            return Err(error);
+        }
+        // Perhaps Umami was upgraded a moment ago: then the rows were written for tables that are no more.
+        match self.read_catalogue().await {
+            Ok(read) if read == catalogue => Err(error),
+            Ok(_) => match error {
+                CommitError::Refused { source, .. } => Err(unknown(source)),
+                error => Err(error),
+            },
+            Err(error) => Err(unknown(Arc::new(error))),
+        }
+    }
+
+    /// One transaction, with rows that fit the tables.
+    async fn transact(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+        catalogue: &Catalogue,
+    ) -> Result<(), CommitError> {
         let failed = |error: sqlx::Error| failure(claim, error);
         let mut tx = self.pool.begin().await.map_err(failed)?;
         if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
             tx.rollback().await.map_err(failed)?;
             return Err(self.refusal(claim, from).await);
         }
-        let inserted = insert_events(&mut tx, &changes.events).await.map_err(failed)?
+        let recordings: &[RecordingRow] =
+            if catalogue.has_table("session_replay") { &changes.recordings } else { &[] };
+        let inserted = insert_events(&mut tx, &changes.events, catalogue).await.map_err(failed)?
             + insert_identifies(&mut tx, &changes.identifies).await.map_err(failed)?
-            + insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
-        let to_insert = changes.events.len() + changes.identifies.len() + changes.recordings.len();
+            + insert_recordings(&mut tx, recordings).await.map_err(failed)?;
+        let to_insert = changes.events.len() + changes.identifies.len() + recordings.len();
         if inserted < to_insert as u64 {
             tx.rollback().await.map_err(failed)?;
             return Err(CommitError::Duplicates(self.applied(changes).await.map_err(failed)?));
@@ -45,11 +77,14 @@ impl PostgresStore {
         {
             fill_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
         }
+        if catalogue.has_session_link() {
+            link_sessions(&mut tx, &changes.session_links).await.map_err(failed)?;
+        }
         for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
             insert_event_data(&mut tx, rows).await.map_err(failed)?;
         }
         for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
-            upsert_session_data(&mut tx, rows).await.map_err(failed)?;
+            upsert_session_data(&mut tx, rows, catalogue).await.map_err(failed)?;
         }
         insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
         insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
@@ -121,6 +156,22 @@ fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
     }
 }
 
+/// Whether tables that are others than the catalogue said may be why: rows that are refused, a table or a column that
+/// is not there, an `ON CONFLICT` without its index.
+fn may_blame_the_tables(error: &CommitError) -> bool {
+    match error {
+        CommitError::Refused { .. } => true,
+        CommitError::Unknown { source, .. } => match source.downcast_ref::<sqlx::Error>() {
+            // 42: undefined table, undefined column and the like.
+            Some(sqlx::Error::Database(database)) => {
+                database.code().is_some_and(|code| code.starts_with("42"))
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
 /// The guard. It comes first: its row lock keeps a second writer of this partition waiting until this transaction
 /// has ended, and then that one finds another epoch or checkpoint.
 async fn move_checkpoint(
@@ -159,25 +210,30 @@ macro_rules! column {
 }
 
 /// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type.
-async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Result<u64, sqlx::Error> {
+async fn insert_events(
+    connection: &mut PgConnection,
+    rows: &[EventRow],
+    catalogue: &Catalogue,
+) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
     }
+    let vitals = if catalogue.has_vitals() { ", lcp, inp, cls, fcp, ttfb" } else { "" };
     let vital = |value: Option<dashi_domain::flatten::Decimal>| value.map(|value| value.to_f64());
-    let inserted = sqlx::query(
+    let inserted = sqlx::query(AssertSqlSafe(format!(
         "/* insert_events */
          INSERT INTO website_event
             (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
              utm_source, utm_medium, utm_campaign, utm_content, utm_term,
              gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
              referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
+             event_type, event_name, tag{vitals})
          SELECT event_id, website_id, session_id, visit_id,
              dashi.at_ms(created_at), url_path, url_query,
              utm_source, utm_medium, utm_campaign, utm_content, utm_term,
              gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
              referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb
+             event_type, event_name, tag{vitals}
          FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[],
              $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
              $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
@@ -191,7 +247,7 @@ async fn insert_events(connection: &mut PgConnection, rows: &[EventRow]) -> Resu
              event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
          WHERE NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.event_id = t.event_id)
          ON CONFLICT (event_id) DO NOTHING",
-    )
+    )))
     .bind(column!(rows, row => row.event_id))
     .bind(column!(rows, row => row.website_id))
     .bind(column!(rows, row => row.session_id))
@@ -364,6 +420,40 @@ async fn fill_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> Re
     Ok(())
 }
 
+/// Umami 3.3 and newer: what distinct ids were said in a session, and the last of them in the session itself.
+async fn link_sessions(connection: &mut PgConnection, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    for statement in [
+        "/* insert_session_links */
+         INSERT INTO session_link (website_id, session_id, distinct_id, created_at)
+         SELECT DISTINCT ON (website_id, session_id, distinct_id)
+             website_id, session_id, distinct_id, dashi.at_ms(created_at)
+         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) WITH ORDINALITY
+         AS t (website_id, session_id, distinct_id, created_at, place)
+         ORDER BY website_id, session_id, distinct_id, place
+         ON CONFLICT DO NOTHING",
+        "/* name_sessions */
+         UPDATE session AS s SET distinct_id = t.distinct_id
+         FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id
+               FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) WITH ORDINALITY
+               AS t (website_id, session_id, distinct_id, created_at, place)
+               ORDER BY session_id, place DESC) AS t
+         WHERE s.session_id = t.session_id AND s.website_id = t.website_id
+             AND s.distinct_id IS DISTINCT FROM t.distinct_id",
+    ] {
+        sqlx::query(statement)
+            .bind(column!(rows, row => row.website_id))
+            .bind(column!(rows, row => row.session_id))
+            .bind(column!(rows, row => row.distinct_id.as_str()))
+            .bind(column!(rows, row => row.created_at_ms))
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
 /// Numbers go as text: the exact decimal, which a float of that many digits is not.
 fn number(value: &DataValue) -> Option<String> {
     value.number_value.map(|number| number.to_string())
@@ -398,14 +488,36 @@ async fn insert_event_data(connection: &mut PgConnection, rows: &[EventDataRow])
     Ok(())
 }
 
-/// Umami 3.1 has no unique key on (session, key), and may have left rows of its own with other ids: so the row of
-/// that session and key is updated, and inserted where there is none. The session's one writer is this one.
+/// A row of that session and key keeps its id, which may be one that Umami gave it.
+///
+/// Up to 3.2 Umami has no unique key on (session, key), so the row is updated, and inserted where there is none. The
+/// session's one writer is this one.
 async fn upsert_session_data(
     connection: &mut PgConnection,
     rows: &[SessionDataRow],
+    catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
-    for statement in [
-        "/* update_session_data */
+    let statements: &[&str] = if catalogue.has_unique_properties() {
+        &["/* upsert_session_data */
+         INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
+             string_value, number_value, date_value, distinct_id, created_at)
+         SELECT session_data_id, website_id, session_id, data_key, data_type,
+             string_value, number_value::numeric,
+             dashi.at_ms(date_value),
+             distinct_id,
+             dashi.at_ms(created_at)
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
+             $8::bigint[], $9::text[], $10::bigint[])
+         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
+             date_value, distinct_id, created_at)
+         ON CONFLICT (session_id, data_key) DO UPDATE
+         SET website_id = excluded.website_id, data_type = excluded.data_type,
+             string_value = excluded.string_value, number_value = excluded.number_value,
+             date_value = excluded.date_value, distinct_id = excluded.distinct_id,
+             created_at = excluded.created_at"]
+    } else {
+        &[
+            "/* update_session_data */
          UPDATE session_data AS s
          SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
              number_value = t.number_value::numeric,
@@ -417,7 +529,7 @@ async fn upsert_session_data(
          AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
              date_value, distinct_id, created_at)
          WHERE s.session_id = t.session_id AND s.data_key = t.data_key",
-        "/* insert_session_data */
+            "/* insert_session_data */
          INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
              string_value, number_value, date_value, distinct_id, created_at)
          SELECT session_data_id, website_id, session_id, data_key, data_type,
@@ -431,8 +543,10 @@ async fn upsert_session_data(
              date_value, distinct_id, created_at)
          WHERE NOT EXISTS (SELECT 1 FROM session_data AS s
              WHERE s.session_id = t.session_id AND s.data_key = t.data_key)",
-    ] {
-        sqlx::query(statement)
+        ]
+    };
+    for statement in statements {
+        sqlx::query(*statement)
             .bind(column!(rows, row => row.session_data_id))
             .bind(column!(rows, row => row.website_id))
             .bind(column!(rows, row => row.session_id))

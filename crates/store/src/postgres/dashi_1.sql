@@ -1,5 +1,3 @@
-CREATE SCHEMA IF NOT EXISTS dashi;
-
 CREATE TABLE dashi.migration (
     version bigint PRIMARY KEY,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()

@@ -1,12 +1,13 @@
 //! The store on PostgreSQL.
 
+mod catalogue;
 mod commit;
 mod rows;
 mod schema;
 mod sources;
 
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
@@ -53,6 +54,7 @@ const PRISMA_PARAMETERS: &[&str] = &[
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: PgPool,
+    catalogue: Arc<Mutex<catalogue::Read>>,
 }
 
 impl PostgresStore {
@@ -89,7 +91,7 @@ impl PostgresStore {
                 })
             })
             .connect_lazy_with(options.application_name("dashi").statement_cache_capacity(256));
-        Ok(Self { pool })
+        Ok(Self { pool, catalogue: Arc::default() })
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
@@ -115,6 +117,7 @@ impl PostgresStore {
         partition: Partition,
         owner: &str,
     ) -> Result<Claim, ClaimError> {
+        self.read_catalogue().await?;
         let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
             "/* claim */
              INSERT INTO dashi.checkpoint (log_id, partition, checkpoint, epoch, owner)

@@ -1,9 +1,10 @@
 //! Making the tables. Dashi's own lie in the schema `dashi`. Umami's are made only where there are none: a
-//! database that Umami made is written as it stands.
+//! database that Umami made is written as it stands (see [`super::catalogue`]).
 
 use sqlx::PgConnection;
 
 use super::PostgresStore;
+use super::catalogue::Catalogue;
 use crate::StoreError;
 
 /// Dashi's tables, by version; a released step is never edited.
@@ -29,8 +30,18 @@ impl PostgresStore {
         if found > known {
             return Err(StoreError::Version { found, known });
         }
+        let umami = Catalogue::read(&mut tx).await.map_err(StoreError::away(doing))?;
+        if !umami.is_empty() {
+            umami.check()?;
+        }
         apply(&mut tx, found as usize).await.map_err(StoreError::away(doing))?;
-        tx.commit().await.map_err(StoreError::away(doing))
+        if umami.is_empty() {
+            sqlx::raw_sql(UMAMI).execute(&mut *tx).await.map_err(StoreError::away(doing))?;
+            tracing::info!("made the tables of Umami 3.1, for there were none");
+        }
+        tx.commit().await.map_err(StoreError::away(doing))?;
+        self.read_catalogue().await?;
+        Ok(())
     }
 }
 
@@ -47,6 +58,12 @@ async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
 }
 
 async fn apply(connection: &mut PgConnection, found: usize) -> Result<(), sqlx::Error> {
+    // Looked for first: whoever may not make a schema may not say `IF NOT EXISTS` of one that is there either.
+    let has_schema: bool =
+        sqlx::query_scalar("SELECT to_regnamespace('dashi') IS NOT NULL").fetch_one(&mut *connection).await?;
+    if !has_schema {
+        sqlx::raw_sql("CREATE SCHEMA dashi").execute(&mut *connection).await?;
+    }
     for (step, sql) in STEPS.iter().enumerate().skip(found) {
         sqlx::raw_sql(*sql).execute(&mut *connection).await?;
         sqlx::query("INSERT INTO dashi.migration (version) VALUES ($1)")
@@ -54,13 +71,6 @@ async fn apply(connection: &mut PgConnection, found: usize) -> Result<(), sqlx::
             .execute(&mut *connection)
             .await?;
         tracing::info!(version = step + 1, "made the tables of the schema dashi");
-    }
-    // Looked up through the search path, as Umami's own queries are.
-    let umami: bool =
-        sqlx::query_scalar("SELECT to_regclass('website') IS NOT NULL").fetch_one(&mut *connection).await?;
-    if !umami {
-        sqlx::raw_sql(UMAMI).execute(&mut *connection).await?;
-        tracing::info!("made the tables of Umami 3.1, for there were none");
     }
     Ok(())
 }

@@ -14,8 +14,9 @@ impl PostgresStore {
     pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
         let doing = "listing websites";
         let rows = sqlx::query(
+            // As text: a prepared statement fails for good when Umami changes the width of a column that it returns.
             // By way of JSON, for older versions of Umami have no such column.
-            "SELECT website_id, name, domain, (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
+            "SELECT website_id, name::text, domain::text, (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
                     coalesce((to_jsonb(w) ->> 'replay_enabled')::boolean, false) AS records
              FROM website AS w WHERE deleted_at IS NULL ORDER BY created_at, website_id",
         )
@@ -78,7 +79,7 @@ impl PostgresStore {
 
     pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
         let doing = "listing links";
-        let sql = "SELECT link_id, name, slug, url FROM link WHERE deleted_at IS NULL ORDER BY slug";
+        let sql = "SELECT link_id, name::text, slug::text, url::text FROM link WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &PgRow| {
             Ok(Link {
                 id: row.try_get("link_id")?,
@@ -119,7 +120,7 @@ impl PostgresStore {
 
     pub(crate) async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
         let doing = "listing pixels";
-        let sql = "SELECT pixel_id, name, slug FROM pixel WHERE deleted_at IS NULL ORDER BY slug";
+        let sql = "SELECT pixel_id, name::text, slug::text FROM pixel WHERE deleted_at IS NULL ORDER BY slug";
         let pixel = |row: &PgRow| {
             Ok(Pixel { id: row.try_get("pixel_id")?, name: row.try_get("name")?, slug: row.try_get("slug")? })
         };

@@ -1,0 +1,603 @@
+//! What Umami's tables are like in this database. Its versions differ in a few of them; the catalogue tells which, and
+//! nothing else is believed: neither a version number nor the list of migrations.
+//!
+//! It is read when the tables are made, when a partition is claimed, when it is a minute old, and when a statement was
+//! refused. So an upgrade of Umami is noticed while Dashi runs, at the latest after a minute.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashi_domain::fold::Changes;
+use dashi_domain::rows::{EventType, IdentifyRow};
+use sqlx::PgConnection;
+
+use super::PostgresStore;
+use crate::{StoreError, UmamiRelease, UmamiTables};
+
+/// How old it may become before a commit reads it again: two queries of the catalogue a minute.
+const FRESH: Duration = Duration::from_secs(60);
+
+/// What must be there: the tables of Umami 3.0, as far as they are read or written here.
+const REQUIRED: &[(&str, &[&str])] = &[
+    ("website", &["website_id", "name", "domain", "created_at", "deleted_at"]),
+    (
+        "session",
+        &[
+            "session_id",
+            "website_id",
+            "browser",
+            "os",
+            "device",
+            "screen",
+            "language",
+            "country",
+            "region",
+            "city",
+            "distinct_id",
+            "created_at",
+        ],
+    ),
+    (
+        "website_event",
+        &[
+            "event_id",
+            "website_id",
+            "session_id",
+            "visit_id",
+            "created_at",
+            "url_path",
+            "url_query",
+            "utm_source",
+            "utm_medium",
+            "utm_campaign",
+            "utm_content",
+            "utm_term",
+            "gclid",
+            "fbclid",
+            "msclkid",
+            "ttclid",
+            "li_fat_id",
+            "twclid",
+            "referrer_path",
+            "referrer_query",
+            "referrer_domain",
+            "page_title",
+            "hostname",
+            "event_type",
+            "event_name",
+            "tag",
+        ],
+    ),
+    (
+        "event_data",
+        &[
+            "event_data_id",
+            "website_id",
+            "website_event_id",
+            "data_key",
+            "data_type",
+            "string_value",
+            "number_value",
+            "date_value",
+            "created_at",
+        ],
+    ),
+    (
+        "session_data",
+        &[
+            "session_data_id",
+            "website_id",
+            "session_id",
+            "data_key",
+            "data_type",
+            "string_value",
+            "number_value",
+            "date_value",
+            "distinct_id",
+            "created_at",
+        ],
+    ),
+    (
+        "revenue",
+        &[
+            "revenue_id",
+            "website_id",
+            "session_id",
+            "event_id",
+            "event_name",
+            "currency",
+            "revenue",
+            "created_at",
+        ],
+    ),
+    ("link", &["link_id"]),
+    ("pixel", &["pixel_id"]),
+];
+
+/// Tables that not every version has.
+const OPTIONAL: &[&str] = &["session_replay", "session_link"];
+
+/// Columns of `website_event` that came with 3.1.
+const VITALS: &[&str] = &["lcp", "inp", "cls", "fcp", "ttfb"];
+
+/// The widths of 3.1, in characters: what the fold cuts to.
+const WIDTHS: &[(&str, &[(&str, usize)])] = &[
+    (
+        "session",
+        &[
+            ("browser", 20),
+            ("os", 20),
+            ("device", 20),
+            ("screen", 11),
+            ("language", 35),
+            ("country", 2),
+            ("region", 20),
+            ("city", 50),
+            ("distinct_id", 50),
+        ],
+    ),
+    (
+        "website_event",
+        &[
+            ("url_path", 500),
+            ("url_query", 500),
+            ("utm_source", 255),
+            ("utm_medium", 255),
+            ("utm_campaign", 255),
+            ("utm_content", 255),
+            ("utm_term", 255),
+            ("gclid", 255),
+            ("fbclid", 255),
+            ("msclkid", 255),
+            ("ttclid", 255),
+            ("li_fat_id", 255),
+            ("twclid", 255),
+            ("referrer_path", 500),
+            ("referrer_query", 500),
+            ("referrer_domain", 500),
+            ("page_title", 500),
+            ("hostname", 100),
+            ("event_name", 50),
+            ("tag", 50),
+        ],
+    ),
+    ("event_data", &[("data_key", 500), ("string_value", 500)]),
+    ("session_data", &[("data_key", 500), ("string_value", 500), ("distinct_id", 50)]),
+    ("session_link", &[("distinct_id", 50)]),
+    ("revenue", &[("event_name", 50), ("currency", 10)]),
+];
+
+/// Umami's tables and their columns, found through the search path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Catalogue {
+    /// By table and column: how many characters it holds, if it is a text with a limit.
+    tables: BTreeMap<String, BTreeMap<String, Option<usize>>>,
+    /// Whether `session_data` has a unique index on exactly (session_id, data_key).
+    unique_properties: bool,
+    /// Columns that hold less than those of 3.1.
+    narrow: HashMap<(&'static str, &'static str), usize>,
+}
+
+/// When the catalogue was read, and what it said.
+pub(super) type Read = Option<(Instant, Arc<Catalogue>)>;
+
+impl Catalogue {
+    /// Reads it, through the search path of the connection.
+    pub async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let names: Vec<&str> =
+            REQUIRED.iter().map(|(table, _)| *table).chain(OPTIONAL.iter().copied()).collect();
+        let columns: Vec<(String, String, Option<i32>)> = sqlx::query_as(
+            "/* catalogue */
+             SELECT t.name, a.attname::text,
+                 CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4
+                      THEN a.atttypmod - 4 END
+             FROM unnest($1::text[]) AS t (name)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(t.name)
+             WHERE a.attnum > 0 AND NOT a.attisdropped",
+        )
+        .bind(names)
+        .fetch_all(&mut *connection)
+        .await?;
+        let unique_properties = sqlx::query_scalar(
+            "/* catalogue */
+             SELECT EXISTS (
+                 SELECT 1 FROM pg_catalog.pg_index AS i
+                 WHERE i.indrelid = to_regclass('session_data') AND i.indisunique AND i.indisvalid
+                     AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+                     AND (SELECT array_agg(a.attname::text ORDER BY a.attname)
+                          FROM unnest(i.indkey[0:i.indnkeyatts - 1]) AS k (attnum)
+                          JOIN pg_catalog.pg_attribute AS a
+                              ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
+                         = ARRAY['data_key', 'session_id'])",
+        )
+        .fetch_one(connection)
+        .await?;
+        let columns = columns.into_iter().map(|(table, column, width)| {
+            (table, column, width.and_then(|width| usize::try_from(width).ok()))
+        });
+        Ok(Self::new(columns, unique_properties))
+    }
+
+    fn new(
+        columns: impl IntoIterator<Item = (String, String, Option<usize>)>,
+        unique_properties: bool,
+    ) -> Self {
+        let mut tables: BTreeMap<String, BTreeMap<String, Option<usize>>> = BTreeMap::new();
+        for (table, column, width) in columns {
+            tables.entry(table).or_default().insert(column, width);
+        }
+        let mut narrow = HashMap::new();
+        for (table, widths) in WIDTHS {
+            for (column, width) in *widths {
+                let found = tables.get(*table).and_then(|columns| columns.get(*column).copied().flatten());
+                if let Some(found) = found.filter(|found| found < width) {
+                    narrow.insert((*table, *column), found);
+                }
+            }
+        }
+        Self { tables, unique_properties, narrow }
+    }
+
+    /// Whether there is no table of Umami's at all: then they may be made.
+    pub fn is_empty(&self) -> bool {
+        !self.has_table("website")
+    }
+
+    /// Whether there is a table.
+    pub fn has_table(&self, table: &str) -> bool {
+        self.tables.contains_key(table)
+    }
+
+    /// Whether a table has a column.
+    pub fn has_column(&self, table: &str, column: &str) -> bool {
+        self.tables.get(table).is_some_and(|columns| columns.contains_key(column))
+    }
+
+    /// Whether web vitals can be written.
+    pub fn has_vitals(&self) -> bool {
+        VITALS.iter().all(|column| self.has_column("website_event", column))
+    }
+
+    /// Whether sessions are linked to distinct ids.
+    pub fn has_session_link(&self) -> bool {
+        self.has_table("session_link")
+    }
+
+    /// Whether a property of a session is unique by an index.
+    pub fn has_unique_properties(&self) -> bool {
+        self.unique_properties
+    }
+
+    /// Refuses tables that lack what 3.0's have.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let mut missing = Vec::new();
+        for (table, columns) in REQUIRED {
+            if !self.has_table(table) {
+                missing.push(format!("the table {table}"));
+                continue;
+            }
+            let absent = columns.iter().filter(|column| !self.has_column(table, column));
+            missing.extend(absent.map(|column| format!("the column {table}.{column}")));
+        }
+        if missing.is_empty() {
+            Ok(())
+        } else {
+            Err(StoreError::TablesTooOld { missing: missing.join(", ") })
+        }
+    }
+
+    /// Which version made the tables, and what tells so.
+    pub fn recognised(&self) -> UmamiTables {
+        let has_session_link = self.has_session_link();
+        let (release, by) = match (has_session_link, self.unique_properties) {
+            (true, true) => (
+                UmamiRelease::From3_3,
+                "the table session_link and a unique index on session_data (session_id, data_key)",
+            ),
+            (true, false) => (UmamiRelease::From3_3, "the table session_link"),
+            (false, true) => (UmamiRelease::From3_3, "a unique index on session_data (session_id, data_key)"),
+            (false, false) if self.has_vitals() => (
+                UmamiRelease::From3_1,
+                "the columns of web vitals in website_event, and no table session_link",
+            ),
+            (false, false) => (UmamiRelease::V3_0, "no columns of web vitals in website_event"),
+        };
+        UmamiTables { release, by, has_session_link }
+    }
+
+    /// The changes as these tables hold them: texts cut where a column is narrower than 3.1's, and without columns
+    /// of web vitals a performance event leaves a row in `dashi.identify` alone. In `website_event` a version that
+    /// knows no such events would count it as a page view.
+    pub fn fit<'c>(&self, changes: &'c Changes) -> Cow<'c, Changes> {
+        let is_performance = |event_type| event_type == EventType::Performance;
+        let performances =
+            !self.has_vitals() && changes.events.iter().any(|row| is_performance(row.event_type));
+        if self.narrow.is_empty() && !performances {
+            return Cow::Borrowed(changes);
+        }
+        let mut changes = changes.clone();
+        if performances {
+            changes.identifies.extend(
+                changes.events.iter().filter(|row| is_performance(row.event_type)).map(|row| IdentifyRow {
+                    event_id: row.event_id,
+                    website_id: row.website_id,
+                    session_id: row.session_id,
+                    distinct_id: None,
+                    created_at_ms: row.created_at_ms,
+                }),
+            );
+            changes.identifies.sort_unstable_by_key(|row| row.event_id);
+            changes.events.retain(|row| !is_performance(row.event_type));
+        }
+        if !self.narrow.is_empty() {
+            each_text(&mut changes, |table, column, text| {
+                if let Some(width) = self.narrow.get(&(table, column))
+                    && let Some((end, _)) = text.char_indices().nth(*width)
+                {
+                    text.truncate(end);
+                }
+            });
+            // Keys that were different may be equal now: the newest of them stays.
+            let mut newest: HashMap<_, (i64, _)> = HashMap::new();
+            for row in &changes.session_data {
+                let this = (row.created_at_ms, row.session_data_id);
+                let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
+                *stays = (*stays).max(this);
+            }
+            changes.session_data.retain(|row| {
+                newest
+                    .get(&(row.session_id, row.data_key.clone()))
+                    .is_some_and(|(_, id)| *id == row.session_data_id)
+            });
+        }
+        Cow::Owned(changes)
+    }
+}
+
+/// Calls `f` with every text of the rows, and the table and the column it goes into.
+fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
+    let some = |table, column, text: &mut Option<String>| {
+        if let Some(text) = text {
+            f(table, column, text);
+        }
+    };
+    for row in &mut changes.sessions {
+        let row = &mut row.attributes;
+        some("session", "browser", &mut row.browser);
+        some("session", "os", &mut row.os);
+        some("session", "device", &mut row.device);
+        some("session", "screen", &mut row.screen);
+        some("session", "language", &mut row.language);
+        some("session", "country", &mut row.country);
+        some("session", "region", &mut row.region);
+        some("session", "city", &mut row.city);
+        some("session", "distinct_id", &mut row.distinct_id);
+    }
+    for row in &mut changes.events {
+        f("website_event", "url_path", &mut row.url_path);
+        some("website_event", "url_query", &mut row.url_query);
+        some("website_event", "utm_source", &mut row.campaign.utm_source);
+        some("website_event", "utm_medium", &mut row.campaign.utm_medium);
+        some("website_event", "utm_campaign", &mut row.campaign.utm_campaign);
+        some("website_event", "utm_content", &mut row.campaign.utm_content);
+        some("website_event", "utm_term", &mut row.campaign.utm_term);
+        some("website_event", "gclid", &mut row.campaign.gclid);
+        some("website_event", "fbclid", &mut row.campaign.fbclid);
+        some("website_event", "msclkid", &mut row.campaign.msclkid);
+        some("website_event", "ttclid", &mut row.campaign.ttclid);
+        some("website_event", "li_fat_id", &mut row.campaign.li_fat_id);
+        some("website_event", "twclid", &mut row.campaign.twclid);
+        some("website_event", "referrer_path", &mut row.referrer_path);
+        some("website_event", "referrer_query", &mut row.referrer_query);
+        some("website_event", "referrer_domain", &mut row.referrer_domain);
+        some("website_event", "page_title", &mut row.page_title);
+        some("website_event", "hostname", &mut row.hostname);
+        some("website_event", "event_name", &mut row.event_name);
+        some("website_event", "tag", &mut row.tag);
+    }
+    for row in &mut changes.event_data {
+        f("event_data", "data_key", &mut row.data_key);
+        some("event_data", "string_value", &mut row.value.string_value);
+    }
+    for row in &mut changes.session_data {
+        f("session_data", "data_key", &mut row.data_key);
+        some("session_data", "string_value", &mut row.value.string_value);
+        some("session_data", "distinct_id", &mut row.distinct_id);
+    }
+    for row in &mut changes.session_links {
+        f("session_link", "distinct_id", &mut row.distinct_id);
+    }
+    for row in &mut changes.revenue {
+        f("revenue", "event_name", &mut row.event_name);
+        f("revenue", "currency", &mut row.currency);
+    }
+}
+
+impl PostgresStore {
+    /// What the catalogue said, read again if that was long ago.
+    pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
+        let known = self.known_catalogue().clone();
+        match known {
+            Some((at, catalogue)) if at.elapsed() < FRESH => Ok(catalogue),
+            _ => self.read_catalogue().await,
+        }
+    }
+
+    /// Reads the catalogue, and says what it recognised if that is news.
+    pub(super) async fn read_catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
+        let doing = "reading its catalogue";
+        let at = Instant::now();
+        let mut connection = self.pool.acquire().await.map_err(StoreError::away(doing))?;
+        let read = Catalogue::read(&mut connection).await.map_err(StoreError::away(doing))?;
+        read.check()?;
+        let mut known = self.known_catalogue();
+        let UmamiTables { release, by, .. } = read.recognised();
+        match &*known {
+            None => tracing::info!(release = %release, by, "recognised Umami's tables"),
+            Some((_, before)) if **before != read => tracing::warn!(
+                release = %release, by,
+                "Umami's tables have changed; rows are written for what they are now, and a collector that chose its \
+                 formula of session ids by itself keeps it until it is started again"
+            ),
+            Some(_) => {}
+        }
+        let read = Arc::new(read);
+        *known = Some((at, Arc::clone(&read)));
+        Ok(read)
+    }
+
+    /// Which of Umami's versions made the tables; none if there are no tables yet.
+    pub(crate) async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
+        let doing = "reading its catalogue";
+        let mut connection = self.pool.acquire().await.map_err(StoreError::away(doing))?;
+        let read = Catalogue::read(&mut connection).await.map_err(StoreError::away(doing))?;
+        if read.is_empty() {
+            return Ok(None);
+        }
+        read.check()?;
+        Ok(Some(read.recognised()))
+    }
+
+    fn known_catalogue(&self) -> std::sync::MutexGuard<'_, Read> {
+        self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dashi_domain::flatten::DataType;
+    use dashi_domain::rows::{
+        DataValue, EventRow, RevenueRow, SessionAttributes, SessionDataRow, SessionRow,
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The tables of 3.1, after `edit`.
+    fn catalogue(unique_properties: bool, edit: impl Fn(&str, &str) -> Option<Option<usize>>) -> Catalogue {
+        let width = |table: &str, column: &str| {
+            let widths = WIDTHS.iter().find(|(name, _)| *name == table)?.1;
+            widths.iter().find(|(name, _)| *name == column).map(|(_, width)| *width)
+        };
+        let vitals = VITALS.iter().map(|column| ("website_event", *column));
+        let required =
+            REQUIRED.iter().flat_map(|(table, columns)| columns.iter().map(|column| (*table, *column)));
+        let columns = required.chain(vitals).filter_map(|(table, column)| {
+            let width = edit(table, column).unwrap_or(Some(width(table, column).unwrap_or(usize::MAX)))?;
+            Some((table.to_owned(), column.to_owned(), Some(width).filter(|width| *width < usize::MAX)))
+        });
+        Catalogue::new(columns, unique_properties)
+    }
+
+    fn event(id: u128, event_type: EventType) -> EventRow {
+        EventRow {
+            event_id: Uuid::from_u128(id),
+            website_id: Uuid::from_u128(1),
+            session_id: Uuid::from_u128(2),
+            visit_id: Uuid::from_u128(3),
+            created_at_ms: 4,
+            url_path: "/ääää".to_owned(),
+            url_query: None,
+            campaign: Default::default(),
+            referrer_path: None,
+            referrer_query: None,
+            referrer_domain: None,
+            page_title: Some("title".to_owned()),
+            hostname: None,
+            event_type,
+            event_name: None,
+            tag: None,
+            vitals: Default::default(),
+        }
+    }
+
+    #[test]
+    fn versions_are_recognised_by_what_they_have() {
+        let release = |catalogue: Catalogue| catalogue.recognised().release;
+        assert_eq!(release(catalogue(false, |_, _| None)), UmamiRelease::From3_1);
+        assert_eq!(release(catalogue(true, |_, _| None)), UmamiRelease::From3_3);
+        let without_cls = catalogue(false, |_, column| (column == "cls").then_some(None));
+        assert!(without_cls.check().is_ok() && !without_cls.has_vitals());
+        assert_eq!(release(without_cls), UmamiRelease::V3_0);
+    }
+
+    #[test]
+    fn what_3_0_has_must_be_there_and_what_is_missing_is_named() {
+        let old = catalogue(false, |table, column| {
+            (table == "link" || (table, column) == ("website_event", "tag")).then_some(None)
+        });
+        let error = old.check().expect_err("too old").to_string();
+        assert!(error.contains("the column website_event.tag, the table link"), "{error}");
+        assert!(error.contains("Umami 3.0"), "{error}");
+    }
+
+    #[test]
+    fn texts_are_cut_to_narrower_columns_only() {
+        let narrow = catalogue(false, |_, column| match column {
+            "url_path" => Some(Some(3)),
+            "page_title" => Some(Some(9_000)),
+            "browser" | "currency" => Some(Some(2)),
+            "data_key" => Some(Some(1)),
+            _ => None,
+        });
+        let property = |id, key: &str, created_at_ms| SessionDataRow {
+            session_data_id: Uuid::from_u128(id),
+            website_id: Uuid::from_u128(1),
+            session_id: Uuid::from_u128(2),
+            data_key: key.to_owned(),
+            value: DataValue {
+                data_type: DataType::String,
+                string_value: Some("value".to_owned()),
+                number_value: None,
+                date_value_ms: None,
+            },
+            distinct_id: None,
+            created_at_ms,
+        };
+        let changes = Changes {
+            sessions: vec![SessionRow {
+                session_id: Uuid::from_u128(2),
+                website_id: Uuid::from_u128(1),
+                attributes: SessionAttributes { browser: Some("chrome".to_owned()), ..Default::default() },
+                created_at_ms: 4,
+            }],
+            events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
+            session_data: vec![property(20, "aa", 5), property(21, "ab", 7), property(22, "b", 6)],
+            revenue: vec![RevenueRow {
+                revenue_id: Uuid::from_u128(30),
+                website_id: Uuid::from_u128(1),
+                session_id: Uuid::from_u128(2),
+                event_id: Uuid::from_u128(10),
+                event_name: String::new(),
+                currency: "EUR".to_owned(),
+                revenue: dashi_domain::flatten::Decimal::round(1.0, 4).expect("a decimal"),
+                created_at_ms: 4,
+            }],
+            ..Changes::default()
+        };
+        let fitted = narrow.fit(&changes);
+        assert_eq!((fitted.events[0].url_path.as_str(), fitted.events.len()), ("/ää", 2));
+        assert_eq!(fitted.events[0].page_title.as_deref(), Some("title"));
+        assert_eq!(fitted.sessions[0].attributes.browser.as_deref(), Some("ch"));
+        assert_eq!(fitted.revenue[0].currency, "EU");
+        let keys: Vec<_> =
+            fitted.session_data.iter().map(|row| (row.data_key.as_str(), row.created_at_ms)).collect();
+        assert_eq!(keys, [("a", 7), ("b", 6)], "of two keys that became one the newest stays");
+        assert!(matches!(catalogue(true, |_, _| None).fit(&changes), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn without_columns_for_them_vitals_leave_no_event_but_an_identify() {
+        let without = catalogue(false, |_, column| (column == "lcp").then_some(None));
+        let changes = Changes {
+            events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
+            ..Changes::default()
+        };
+        let fitted = without.fit(&changes);
+        assert_eq!(fitted.events, [event(10, EventType::PageView)]);
+        let applied: Vec<_> = fitted.identifies.iter().map(|row| (row.event_id, row.created_at_ms)).collect();
+        assert_eq!(applied, [(Uuid::from_u128(11), 4)]);
+    }
+}
