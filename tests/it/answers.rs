@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use dashi_domain::calendar::SaltRotation;
-use dashi_domain::ids::{IdRules, Secret, Visitor};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use dashi_domain::token::Tokens;
 use hmac::{Hmac, Mac};
 use hyper::Method;
@@ -626,7 +626,12 @@ fn now_s() -> i64 {
 }
 
 fn rules() -> IdRules {
-    IdRules { secret: Secret::from_text(SECRET), rotation: SaltRotation::Month, zone: TimeZone::UTC }
+    IdRules {
+        secret: Secret::from_text(SECRET),
+        rotation: SaltRotation::Month,
+        zone: TimeZone::UTC,
+        identified: IdentifiedSessions::Shared,
+    }
 }
 
 /// The claims of a token, unverified.
@@ -669,7 +674,8 @@ async fn a_token_in_the_answer_is_umamis_to_the_letter() {
     let iat = claims(token)["iat"].as_i64().unwrap();
     assert!((before..=now_s()).contains(&iat), "{iat}");
     let [session, visit] = ["sessionId", "visitId"].map(|id| answer[id].as_str().unwrap().parse().unwrap());
-    assert_eq!(token, Tokens::new(&Secret::from_text(SECRET)).issue(Some(WEBSITE), session, visit, iat));
+    let tokens = Tokens::new(&Secret::from_text(SECRET));
+    assert_eq!(token, tokens.issue(Some(WEBSITE), session, visit, iat, IdentifiedSessions::Shared));
     let parts: Vec<_> = token.split('.').map(|part| BASE64.decode(part).unwrap()).collect();
     assert_eq!(parts[0], br#"{"alg":"HS256","typ":"JWT"}"#);
     let expected =

@@ -13,7 +13,7 @@ use integration_tests::{
     Deployment, KafkaServer, Ledger, PostgresServer, Server, TestDatabase, TestDirectory, eventually,
     free_port, kafka,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// How long a busy machine may take for what usually takes a second.
 const SOON: Duration = Duration::from_secs(60);
@@ -161,6 +161,13 @@ async fn without_a_database_a_start_takes_what_tokens_vouch_for_and_recovers_by_
         }
         let vouched = ledger.send(&server.authority, &[("x-umami-cache", &token)]).await.unwrap();
         assert_eq!(vouched.status, 200, "{role}: {}", vouched.text());
+        // How the session of an identified visitor is computed is for the database to say.
+        assert_ne!(checks["session_ids"], "ok", "{role}: {checks}");
+        let payload = json!({ "website": deployment.website(), "url": "/", "id": "user-1" });
+        let headers = [("x-umami-cache", token.as_str()), ("user-agent", integration_tests::setup::AGENT)];
+        let body = json!({ "type": "event", "payload": payload });
+        let url = format!("{}/api/send", server.url());
+        assert_deferred(&http::post_json(&url, &body, &headers).await.unwrap());
         let asked = Instant::now();
         assert_deferred(&ledger.send(&server.authority, &[]).await.unwrap());
         assert!(asked.elapsed() < Duration::from_secs(7), "{role}: {:?}", asked.elapsed());

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use dashi_domain::calendar::SaltRotation;
-use dashi_domain::ids::{IdRules, Secret, Visitor};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use dashi_domain::token::Tokens;
 use hyper::Method;
 use integration_tests::http::{self, Connection};
@@ -23,7 +23,7 @@ const AT_S: i64 = 1_777_593_600;
 
 fn rules(rotation: SaltRotation, zone: &str) -> IdRules {
     let zone = TimeZone::get(zone).expect("a zone");
-    IdRules { secret: Secret::from_text(SECRET), rotation, zone }
+    IdRules { secret: Secret::from_text(SECRET), rotation, zone, identified: IdentifiedSessions::Shared }
 }
 
 /// The session of a visitor from this address.

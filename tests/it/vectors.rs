@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dashi_domain::calendar::SaltRotation;
-use dashi_domain::ids::{IdRules, Secret, Visitor};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use integration_tests::setup::{AGENT, Row, SECRET, WEBSITE, submission};
 use integration_tests::vectors::{self, IdVector};
 use integration_tests::{Running, Setup, on_both_setups};
@@ -98,6 +98,7 @@ fn without_address_and_agent_the_session_is_that_of_empty_texts() {
         secret: Secret::from_text(&vector.secret_input),
         rotation: SaltRotation::Month,
         zone: TimeZone::UTC,
+        identified: IdentifiedSessions::Shared,
     };
     let visitor = Visitor { source: &vector.source_id, address: "", user_agent: "", distinct_id: None };
     let session = rules.session_id(&visitor, vector.timestamp * 1_000);

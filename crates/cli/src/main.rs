@@ -15,6 +15,7 @@ mod tracked;
 mod website;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -70,7 +71,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let loaded = load(&cli)?;
     match cli.command {
         Command::Config(ConfigCommand::Show { json }) => {
-            print(&if json { loaded.show_json() } else { loaded.show() });
+            let in_force = runtime()?.block_on(formula(&loaded.settings));
+            print(&if json {
+                loaded.show_json(&[(FORMULA, &in_force)])
+            } else {
+                format!("{}\n# {FORMULA} in force: {in_force}\n", loaded.show())
+            });
             Ok(Exit::Done)
         }
         Command::Config(ConfigCommand::Check) => {
@@ -89,6 +95,31 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
         Command::Bench(args) => runtime()?.block_on(bench::run(&loaded, args)),
         Command::Health(_) => Ok(Exit::Done),
+    }
+}
+
+/// The setting whose value may be for the database to say.
+const FORMULA: &str = "ingest.identified_sessions";
+
+/// How long `config show` waits for a database.
+const STORE_WAIT: Duration = Duration::from_secs(3);
+
+/// Which formula of session ids a collector with these settings would use, and why. A database that is away does not
+/// hold up an answer about settings.
+async fn formula(settings: &config::Settings) -> String {
+    let asked = async {
+        if let Some(formula) = open::formula_by_settings(settings)? {
+            return anyhow::Ok(formula);
+        }
+        let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
+        let formula = open::formula_by_store(&store).await;
+        store.close().await;
+        anyhow::Ok(formula?)
+    };
+    match tokio::time::timeout(STORE_WAIT, asked).await {
+        Ok(Ok(formula)) => format!("{}, for {}", formula.name(), formula.because),
+        Ok(Err(error)) => format!("not known: {error:#}"),
+        Err(_) => format!("not known: the database does not answer within {} s", STORE_WAIT.as_secs()),
     }
 }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashi_domain::calendar::SaltRotation;
 use dashi_domain::fold::FoldRules;
-use dashi_domain::ids::{IdRules, Secret};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
 use dashi_projector::ProjectorSettings;
-use dashi_store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
+use dashi_store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store, StoreError};
 use jiff::tz::TimeZone;
 
 use crate::config::{self, LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
@@ -82,7 +82,7 @@ pub fn zone(settings: &Settings) -> anyhow::Result<TimeZone> {
     TimeZone::get(&settings.timezone).with_context(|| format!("timezone = {:?}", settings.timezone))
 }
 
-/// How ids are computed.
+/// How ids are computed, but for what a distinct id does: see [`Formula`].
 pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
     Ok(IdRules {
         secret: Secret::from_text(&secret_text(settings)?),
@@ -92,7 +92,58 @@ pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
             config::SaltRotation::Day => SaltRotation::Day,
         },
         zone: zone(settings)?,
+        identified: IdentifiedSessions::Shared,
     })
+}
+
+/// What a distinct id does to a session, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Formula {
+    /// What is in force.
+    pub identified: IdentifiedSessions,
+    /// Why, in words.
+    pub because: &'static str,
+}
+
+impl Formula {
+    /// As the setting has it.
+    pub fn name(&self) -> &'static str {
+        match self.identified {
+            IdentifiedSessions::Shared => "shared",
+            IdentifiedSessions::PerDevice => "per-device",
+        }
+    }
+}
+
+/// What a distinct id does to a session, if that is not for a database to say.
+///
+/// # Errors
+/// The store's URL cannot be understood.
+pub fn formula_by_settings(settings: &Settings) -> anyhow::Result<Option<Formula>> {
+    let formula = |identified, because| Some(Formula { identified, because });
+    Ok(match (settings.ingest.identified_sessions, parse_store_url(&settings.store)?) {
+        (config::IdentifiedSessions::Shared, _) => formula(IdentifiedSessions::Shared, "it is set"),
+        (config::IdentifiedSessions::PerDevice, _) => formula(IdentifiedSessions::PerDevice, "it is set"),
+        (config::IdentifiedSessions::Auto, StoreUrl::Sqlite(_)) => {
+            formula(IdentifiedSessions::Shared, "the store is a file")
+        }
+        (config::IdentifiedSessions::Auto, StoreUrl::Postgres(_)) => None,
+    })
+}
+
+/// What a distinct id does to a session in the version of Umami that made the database's tables.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn formula_by_store(store: &Store) -> Result<Formula, StoreError> {
+    let (identified, because) = match store.umami().await? {
+        Some(umami) if umami.has_session_link => {
+            (IdentifiedSessions::PerDevice, "the database has the table session_link")
+        }
+        Some(_) => (IdentifiedSessions::Shared, "the database has no table session_link"),
+        None => (IdentifiedSessions::Shared, "the database has no tables of Umami's yet"),
+    };
+    Ok(Formula { identified, because })
 }
 
 /// How a projector or a replay runs.

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use dashi_event_log::EventLog;
-use dashi_ingest::Sources;
+use dashi_ingest::{SessionIds, Sources};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -29,6 +29,8 @@ pub struct Ops {
     pub store: Store,
     /// Those of a collector.
     pub sources: Option<Sources>,
+    /// Those of a collector.
+    pub ids: Option<SessionIds>,
     /// What the projector is doing, if there is one here.
     pub projector: Option<Arc<Mutex<ProjectorState>>>,
     pub draining: tokio_util::sync::CancellationToken,
@@ -86,6 +88,14 @@ impl Ops {
         if let Some(sources) = &self.sources {
             let loaded = if sources.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
             readiness.note("websites", loaded, true);
+        }
+        if let Some(ids) = &self.ids {
+            let decided = if ids.is_decided() {
+                Ok(())
+            } else {
+                Err("the database has not said yet how session ids are computed".to_owned())
+            };
+            readiness.note("session_ids", decided, true);
         }
         readiness.note("store", store, needs_store);
         if let Some(projector) = &self.projector {

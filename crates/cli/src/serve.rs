@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context as _;
 use axum::Router;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
+use dashi_domain::ids::Secret;
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, serve};
 use dashi_ingest::{
-    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, Sources, SourcesSettings,
+    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, SessionIds, Sources,
+    SourcesSettings,
 };
 use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
-use dashi_store::{NewWebsite, Store};
+use dashi_store::{NewWebsite, Store, StoreError};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +24,7 @@ use uuid::Uuid;
 
 use crate::args::ServeArgs;
 use crate::config::{Loaded, Origin, Settings};
+use crate::open::Formula;
 use crate::ops::{Ops, ProjectorState};
 use crate::{Exit, Misuse, checked, logging, open, print};
 
@@ -113,6 +116,7 @@ impl Process {
             .with_context(|| format!("cannot listen on {}", settings.listen))?;
         let address = listener.local_addr()?;
         let id_rules = roles.collects().then(|| open::id_rules(settings)).transpose()?;
+        let ids = id_rules.clone().map(SessionIds::undecided);
         let projector_settings = open::projector_settings(settings, accept_new_log)?;
         let store = open::store(&settings.store, settings, open::Absent::Create).await?;
         let log = open::log(settings, open::Absent::Create).await?;
@@ -127,6 +131,10 @@ impl Process {
 
         // An embedded store is there at once; a database may be away, and that is waited for while collecting.
         let migrated = CancellationToken::new();
+        let formula = open::formula_by_settings(settings)?;
+        if let (Some(ids), Some(formula)) = (&ids, formula) {
+            decide(ids, formula);
+        }
         if let Store::Sqlite(_) = &store {
             store.migrate().await?;
             if roles == Roles::Both {
@@ -135,10 +143,11 @@ impl Process {
             migrated.cancel();
         } else {
             let (store, migrated, stop) = (store.clone(), migrated.clone(), stop_helpers.clone());
+            let undecided = ids.clone().filter(|ids| !ids.is_decided());
             helpers.push(tokio::spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = migrate(&store) => migrated.cancel(),
+                    () = migrate(&store, undecided) => migrated.cancel(),
                 }
             }));
         }
@@ -160,11 +169,11 @@ impl Process {
             helpers.push(tokio::spawn(keeper.keep(stop_helpers.clone())));
             geo = database;
         }
-        let collector = match (&sources, id_rules) {
-            (Some(sources), Some(ids)) => Some(Collector::new(
+        let collector = match (&sources, id_rules, &ids) {
+            (Some(sources), Some(rules), Some(ids)) => Some(Collector::new(
                 log.clone(),
                 sources.clone(),
-                collector_settings(settings, ids, geo)?,
+                collector_settings(settings, ids.clone(), rules.secret, geo)?,
                 IngestMetrics::new(&mut registry),
             )),
             _ => None,
@@ -194,6 +203,7 @@ impl Process {
             log: log.clone(),
             store: store.clone(),
             sources,
+            ids,
             projector: roles.projects().then(|| Arc::clone(&projector_state)),
             draining: draining.clone(),
             registry,
@@ -260,7 +270,8 @@ fn ended(what: &str, outcome: Result<(), tokio::task::JoinError>) {
 
 fn collector_settings(
     settings: &Settings,
-    ids: dashi_domain::ids::IdRules,
+    ids: SessionIds,
+    secret: Secret,
     geo: GeoDatabase,
 ) -> anyhow::Result<CollectorSettings> {
     let ingest = &settings.ingest;
@@ -282,6 +293,7 @@ fn collector_settings(
     }
     Ok(CollectorSettings {
         ids,
+        secret,
         blocked,
         trusted_proxies,
         geo,
@@ -319,10 +331,19 @@ fn made_at() -> SystemTime {
     modified().unwrap_or_else(SystemTime::now)
 }
 
-/// Makes the tables, however long the database is away. Says what it waits for whenever that changes.
-async fn migrate(store: &Store) {
+/// Makes the tables, however long the database is away; then asks what they say of session ids, if that is still to be
+/// decided. Says what it waits for whenever that changes.
+async fn migrate(store: &Store, undecided: Option<SessionIds>) {
     let mut told = String::new();
-    while let Err(error) = store.migrate().await {
+    loop {
+        let made = async {
+            store.migrate().await?;
+            if let Some(ids) = &undecided {
+                decide(ids, open::formula_by_store(store).await?);
+            }
+            Ok::<(), StoreError>(())
+        };
+        let Err(error) = made.await else { return };
         let error = format!("{:#}", anyhow::Error::from(error));
         if error != told {
             tracing::warn!(error, "waiting for the store");
@@ -330,6 +351,16 @@ async fn migrate(store: &Store) {
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
+}
+
+/// Settles how ids are computed, and says so.
+fn decide(ids: &SessionIds, formula: Formula) {
+    tracing::info!(
+        identified_sessions = formula.name(),
+        because = formula.because,
+        "the formula of identified visitors' session ids"
+    );
+    ids.decide(formula.identified);
 }
 
 struct Projecting {

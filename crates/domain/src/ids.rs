@@ -1,13 +1,15 @@
 //! Session, visit and row identifiers. They are computed, never generated, wherever a replay must find them
 //! again; only the event id of a request is made from the clock, once, and travels in its record.
 //!
-//! Source of the formulas: Umami 3.1, recorded as vectors in `tests/vectors/umami-vectors.json`.
+//! Source of the formulas: Umami 3.1, recorded as vectors in `tests/vectors/umami-vectors.json`; for
+//! [`IdentifiedSessions::PerDevice`], section 23 of the contract.
 
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha512};
 use uuid::Uuid;
 
 use crate::calendar::{SaltRotation, hour_start_ms, salt_start_ms, utc_string};
+use crate::text::cut;
 
 /// What session ids, visit ids and tokens are made with. All collectors of one site must have the same.
 #[derive(Clone)]
@@ -53,7 +55,23 @@ pub struct IdRules {
     pub rotation: SaltRotation,
     /// Where calendar boundaries are taken.
     pub zone: TimeZone,
+    /// What a distinct id does to a session.
+    pub identified: IdentifiedSessions,
 }
+
+/// What a distinct id does to the session of its visitor. Sessions without one are the same under both, and so are
+/// visits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdentifiedSessions {
+    /// It is the session, on all devices and for ever: U(source, id), as Umami has it up to 3.2.
+    Shared,
+    /// It is one more part of it: U(source, ip, userAgent, sessionSalt, id), as Umami has it from 3.3 on.
+    PerDevice,
+}
+
+/// How many UTF-16 units of a distinct id make a session under [`IdentifiedSessions::PerDevice`]: those that are
+/// stored. [`IdentifiedSessions::Shared`] takes all of them.
+const DISTINCT_ID_UNITS_MAX: usize = 50;
 
 /// Who sent an event, as far as the session id depends on it.
 #[derive(Debug, Clone, Copy)]
@@ -69,22 +87,23 @@ pub struct Visitor<'a> {
 }
 
 impl IdRules {
-    /// The session of a visitor at `created_at_ms`. With a distinct id it depends on nothing else; without one
-    /// on address, agent and the salt's period, so a back-dated event falls into the session of its own month.
+    /// The session of a visitor at `created_at_ms`. It depends on address, agent and the salt's period, so a
+    /// back-dated event falls into the session of its own month; for what a distinct id does, see
+    /// [`IdentifiedSessions`].
     pub fn session_id(&self, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
-        match visitor.distinct_id {
-            Some(id) if !id.is_empty() => self.secret.uuid(&[visitor.source.as_bytes(), id.as_bytes()]),
-            _ => {
-                let start = salt_start_ms(created_at_ms, self.rotation, &self.zone);
-                let salt = hash(&[utc_string(start).as_bytes()]);
-                self.secret.uuid(&[
-                    visitor.source.as_bytes(),
-                    visitor.address.as_bytes(),
-                    visitor.user_agent.as_bytes(),
-                    &salt,
-                ])
-            }
+        let distinct_id = visitor.distinct_id.unwrap_or_default();
+        if self.identified == IdentifiedSessions::Shared && !distinct_id.is_empty() {
+            return self.secret.uuid(&[visitor.source.as_bytes(), distinct_id.as_bytes()]);
         }
+        let start = salt_start_ms(created_at_ms, self.rotation, &self.zone);
+        let salt = hash(&[utc_string(start).as_bytes()]);
+        self.secret.uuid(&[
+            visitor.source.as_bytes(),
+            visitor.address.as_bytes(),
+            visitor.user_agent.as_bytes(),
+            &salt,
+            cut(distinct_id.into(), DISTINCT_ID_UNITS_MAX).as_bytes(),
+        ])
     }
 
     /// The visit of a session in the clock hour of `created_at_ms`.
@@ -202,6 +221,7 @@ mod tests {
                 secret: Secret::from_text(&vector.secret_input),
                 rotation: SaltRotation::parse(&vector.salt_rotation),
                 zone: TimeZone::get(&vector.tz).expect("a bundled zone"),
+                identified: IdentifiedSessions::Shared,
             };
             let at_ms = vector.timestamp * 1_000;
             if let Some(date) = vector.session_salt_date {
@@ -216,6 +236,9 @@ mod tests {
             };
             let session_id = rules.session_id(&visitor, at_ms);
             assert_eq!(session_id, vector.session_id, "{}", vector.note);
+            let per_device = IdRules { identified: IdentifiedSessions::PerDevice, ..rules.clone() };
+            let is_anonymous = visitor.distinct_id.is_none_or(str::is_empty);
+            assert_eq!(per_device.session_id(&visitor, at_ms) == session_id, is_anonymous, "{}", vector.note);
             assert_eq!(rules.visit_id(session_id, at_ms), vector.visit_id, "{}", vector.note);
         }
     }
@@ -226,6 +249,7 @@ mod tests {
             secret: Secret::from_text("lab-secret-0001"),
             rotation: SaltRotation::Month,
             zone: TimeZone::UTC,
+            identified: IdentifiedSessions::Shared,
         };
         let (session, kept) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let now_s = 1_777_593_600;
@@ -238,5 +262,37 @@ mod tests {
         assert_eq!(visit(99_999, true), Visit { id: kept, started_at_s: now_s - 99_999 });
         let without_token = rules.visit(session, now_s * 1_000, now_s, false, (None, None));
         assert_eq!(without_token, Visit { id: fresh, started_at_s: now_s });
+    }
+
+    /// The expected id was computed apart from this code: version 5 in the DNS namespace over the hexadecimal SHA-512
+    /// of `SOURCE ADDRESS AGENT SALT ID SECRET`, without the blanks.
+    #[test]
+    fn a_distinct_id_is_one_part_of_a_session_per_device() {
+        let rules = IdRules {
+            secret: Secret::from_text("lab-secret-0001"),
+            rotation: SaltRotation::Month,
+            zone: TimeZone::UTC,
+            identified: IdentifiedSessions::PerDevice,
+        };
+        let id = |address, agent, distinct_id, at_ms| {
+            let source = "11111111-1111-4111-8111-111111111111";
+            let visitor = Visitor { source, address, user_agent: agent, distinct_id };
+            rules.session_id(&visitor, at_ms)
+        };
+        let may_ms = 1_777_593_600_000;
+        let first = id("2.125.160.216", "agent", Some("user-1"), may_ms);
+        assert_eq!(first.to_string(), "7cc5016c-ff1e-5371-9295-c6af9b3c7965");
+        for other in [
+            id("2.125.160.217", "agent", Some("user-1"), may_ms),
+            id("2.125.160.216", "other", Some("user-1"), may_ms),
+            id("2.125.160.216", "agent", Some("user-2"), may_ms),
+            id("2.125.160.216", "agent", None, may_ms),
+            id("2.125.160.216", "agent", Some("user-1"), may_ms - 1),
+        ] {
+            assert_ne!(first, other);
+        }
+        assert_eq!(id("", "", Some(""), may_ms), id("", "", None, may_ms), "an empty id is none");
+        let (long, longer) = ("x".repeat(50), "x".repeat(51));
+        assert_eq!(id("", "", Some(&long), may_ms), id("", "", Some(&longer), may_ms), "50 units are stored");
     }
 }

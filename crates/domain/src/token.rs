@@ -1,7 +1,8 @@
 //! The cache token: what a collector tells a client to bring along, so that the next request needs no look-up.
 //!
 //! A compact JWS that Umami reads and writes too, so open tabs keep their visit over a switch in either
-//! direction. It never expires.
+//! direction. It never expires. Up to 3.2 Umami writes no `type`, from 3.3 on it takes no token without one: tokens
+//! of both kinds are read here, and which kind is written goes with the formula of the session ids.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -9,11 +10,14 @@ use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
 use uuid::Uuid;
 
-use crate::ids::Secret;
+use crate::ids::{IdentifiedSessions, Secret};
 use crate::json::{self, Value};
 
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
+
+/// What the claim `type` of a cache token says, where there is one. Umami's other tokens have other types.
+const CACHE_TYPE: &str = "cache";
 
 /// What a token says. Each claim may be missing; those that are there are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -49,18 +53,29 @@ impl Tokens {
         }
     }
 
-    /// Signs the claims: HS256, claims in the order `websiteId`, `sessionId`, `visitId`, `iat`.
-    pub fn issue(&self, website_id: Option<&str>, session_id: Uuid, visit_id: Uuid, iat_s: i64) -> String {
-        let mut claims = String::with_capacity(192);
+    /// Signs the claims: HS256, claims in the order `websiteId`, `sessionId`, `visitId`, `iat`, and for ids per
+    /// device `type`. Without the last it is Umami 3.1's token byte for byte.
+    pub fn issue(
+        &self,
+        website_id: Option<&str>,
+        session_id: Uuid,
+        visit_id: Uuid,
+        iat_s: i64,
+        identified: IdentifiedSessions,
+    ) -> String {
+        let mut claims = String::with_capacity(208);
         claims.push('{');
         if let Some(website_id) = website_id {
             claims.push_str("\"websiteId\":");
             json::write_string(website_id, &mut claims);
             claims.push(',');
         }
-        claims.push_str(&format!(
-            "\"sessionId\":\"{session_id}\",\"visitId\":\"{visit_id}\",\"iat\":{iat_s}}}"
-        ));
+        claims
+            .push_str(&format!("\"sessionId\":\"{session_id}\",\"visitId\":\"{visit_id}\",\"iat\":{iat_s}"));
+        if identified == IdentifiedSessions::PerDevice {
+            claims.push_str(&format!(",\"type\":\"{CACHE_TYPE}\""));
+        }
+        claims.push('}');
         let mut token = String::with_capacity(384);
         token.push_str(HEADER);
         token.push('.');
@@ -108,6 +123,9 @@ impl Tokens {
             return None;
         }
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
+        if claims.get("type").is_some() && text("type") != Some(CACHE_TYPE) {
+            return None;
+        }
         Some(Claims {
             website_id: text("websiteId").map(str::to_owned),
             session_id: text("sessionId").and_then(|id| id.parse().ok()),
@@ -151,14 +169,46 @@ mod tests {
             uuid("5b534f89-5adc-55dc-81fa-6a37de826c1b"),
             uuid("52489ab0-14f0-5573-a1b3-672a5643b2d3"),
             1_795_164_975,
+            IdentifiedSessions::Shared,
         );
         assert_eq!(token, RECORDED);
     }
 
     #[test]
+    fn with_ids_per_device_the_last_claim_is_the_type() {
+        let (session, visit) = (Uuid::from_u128(7), Uuid::from_u128(8));
+        let token = tokens().issue(Some(WEBSITE), session, visit, 5, IdentifiedSessions::PerDevice);
+        let claims = BASE64.decode(token.split('.').nth(1).expect("claims")).expect("base64");
+        assert_eq!(
+            String::from_utf8_lossy(&claims),
+            format!(
+                r#"{{"websiteId":"{WEBSITE}","sessionId":"{session}","visitId":"{visit}","iat":5,"type":"cache"}}"#
+            )
+        );
+        let claims = tokens().verify(&token, 9).expect("authentic");
+        assert_eq!((claims.session_id, claims.visit_id), (Some(session), Some(visit)));
+    }
+
+    #[test]
+    fn claims_of_all_versions_are_read_and_tokens_of_other_types_are_none() {
+        let verify = |claims: &str| tokens().verify(&signed(r#"{"alg":"HS256","typ":"JWT"}"#, claims), 9);
+        let known = verify(r#"{"iat":5,"websiteId":"w"}"#).expect("3.1's");
+        for claims in [
+            r#"{"type":"cache","iat":5,"websiteId":"w","sessionLinkId":"af"}"#,
+            r#"{"websiteId":"w","iat":5,"sessionLinkId":null,"cache":{"type":"x"},"type":"cache"}"#,
+        ] {
+            assert_eq!(verify(claims), Some(known.clone()), "{claims}");
+        }
+        for claims in [r#"{"type":"share","websiteId":"w"}"#, r#"{"type":null}"#, r#"{"type":["cache"]}"#] {
+            assert_eq!(verify(claims), None, "{claims}");
+        }
+    }
+
+    #[test]
     fn reads_back_what_it_issued() {
         let (session, visit) = (Uuid::from_u128(7), Uuid::from_u128(8));
-        let claims = tokens().verify(&tokens().issue(None, session, visit, 5), 9).expect("authentic");
+        let token = tokens().issue(None, session, visit, 5, IdentifiedSessions::Shared);
+        let claims = tokens().verify(&token, 9).expect("authentic");
         assert_eq!(
             claims,
             Claims {
@@ -171,22 +221,24 @@ mod tests {
     }
 
     fn signed(header: &str, claims: &str) -> String {
-        let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
-        let mut mac = if header.contains("HS512") {
-            let mut mac = tokens().hs512;
+        fn sign<M: Mac + Clone>(key: &M, signed: &str) -> String {
+            let mut mac = key.clone();
             mac.update(signed.as_bytes());
-            return format!("{signed}.{}", BASE64.encode(mac.finalize().into_bytes()));
-        } else {
-            tokens().hs256
-        };
-        mac.update(signed.as_bytes());
-        format!("{signed}.{}", BASE64.encode(mac.finalize().into_bytes()))
+            format!("{signed}.{}", BASE64.encode(mac.finalize().into_bytes()))
+        }
+        let signed = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
+        match header {
+            _ if header.contains("HS512") => sign(&tokens().hs512, &signed),
+            _ if header.contains("HS384") => sign(&tokens().hs384, &signed),
+            _ => sign(&tokens().hs256, &signed),
+        }
     }
 
     #[test]
     fn other_hs_algorithms_and_time_bounds_are_honoured() {
         let verify = |header: &str, claims: &str| tokens().verify(&signed(header, claims), 1_000);
-        assert!(verify(r#"{"alg":"HS512"}"#, "{}").is_some_and(|claims| claims == Claims::default()));
+        assert_eq!(verify(r#"{"alg":"HS512"}"#, "{}"), Some(Claims::default()));
+        assert_eq!(verify(r#"{"alg":"HS384","typ":"JWT"}"#, "{}"), Some(Claims::default()));
         assert!(verify(r#"{"alg":"none"}"#, "{}").is_none());
         assert!(verify(r#"{"typ":"JWT","alg":"HS256"}"#, r#"{"exp":1001}"#).is_some());
         assert!(verify(r#"{"typ":"JWT","alg":"HS256"}"#, r#"{"exp":1000}"#).is_none());

@@ -12,7 +12,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
-use dashi_domain::ids::IdRules;
+use dashi_domain::ids::Secret;
 use dashi_domain::submission::{Submission, parse_batch};
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
@@ -29,6 +29,7 @@ use crate::metrics::IngestMetrics;
 use crate::recording::record;
 use crate::script::{Script, ScriptSettings};
 use crate::server::Peer;
+use crate::session_ids::SessionIds;
 use crate::sources::{Found, Sources};
 use crate::visit;
 
@@ -36,7 +37,9 @@ use crate::visit;
 #[derive(Clone)]
 pub struct CollectorSettings {
     /// How ids are computed.
-    pub ids: IdRules,
+    pub ids: SessionIds,
+    /// What tokens are signed with: the ids' secret.
+    pub secret: Secret,
     /// Addresses that are answered 403.
     pub blocked: BlockedAddresses,
     /// Whether bots are counted as well.
@@ -118,7 +121,7 @@ impl Collector {
             log,
             sources,
             rules: Rules {
-                tokens: Tokens::new(&settings.ids.secret),
+                tokens: Tokens::new(&settings.secret),
                 ids: settings.ids,
                 blocked: settings.blocked,
                 bots_welcome: settings.bots_welcome,

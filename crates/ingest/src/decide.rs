@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use dashi_domain::agent;
 use dashi_domain::client_address::{BlockedAddresses, strip_port};
-use dashi_domain::ids::{IdRules, Visitor, named_event_id};
+use dashi_domain::ids::{IdentifiedSessions, Visitor, named_event_id};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SourceKind, Submission};
@@ -15,11 +15,12 @@ use uuid::Uuid;
 use crate::answer::{Accepted, Rejection};
 use crate::client::{Client, effective, place};
 use crate::geo::GeoDatabase;
+use crate::session_ids::SessionIds;
 
 /// What every decision of a collector rests on.
 pub struct Rules {
     /// How ids are computed.
-    pub ids: IdRules,
+    pub ids: SessionIds,
     /// How tokens are signed.
     pub tokens: Tokens,
     /// Addresses that are answered 403.
@@ -66,20 +67,20 @@ pub fn decide(
     let visitor =
         Visitor { source: &source.text, address, user_agent: agent_text, distinct_id: payload.id.as_deref() };
     let created_at_ms = created_at_ms(payload.timestamp, now_ms);
-    let session_id = rules.ids.session_id(&visitor, created_at_ms);
+    let Some(ids) = rules.ids.rules(visitor.distinct_id) else {
+        return Decision::Answer(Err(Rejection::Unavailable));
+    };
+    let session_id = ids.session_id(&visitor, created_at_ms);
     let about_us =
         claims.filter(|claims| source.kind == SourceKind::Website && names_or_silent(claims, source.id));
-    let token = about_us.map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
-    let visit = rules.ids.visit(
-        session_id,
-        created_at_ms,
-        now_ms.div_euclid(1_000),
-        payload.timestamp.is_some(),
-        token,
-    );
+    let token = about_us
+        .filter(|claims| goes_on(claims, session_id, ids.identified))
+        .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
+    let visit =
+        ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), payload.timestamp.is_some(), token);
     let website = (source.kind == SourceKind::Website).then_some(&*source.text);
     let accepted = Accepted::Event {
-        cache: rules.tokens.issue(website, session_id, visit.id, visit.started_at_s),
+        cache: rules.tokens.issue(website, session_id, visit.id, visit.started_at_s, ids.identified),
         session_id,
         visit_id: visit.id,
     };
@@ -132,6 +133,12 @@ fn names_or_silent(claims: &Claims, website: Uuid) -> bool {
     claims.website_id.is_none() || names(claims, website)
 }
 
+/// Whether a token's visit goes on. When address, agent, month or distinct id have changed since, the session is
+/// another one: Umami then begins a new visit from 3.3 on, and keeps the old one before.
+fn goes_on(claims: &Claims, session_id: Uuid, identified: IdentifiedSessions) -> bool {
+    identified == IdentifiedSessions::Shared || claims.session_id.is_none_or(|before| before == session_id)
+}
+
 /// See [`decide`].
 #[derive(Debug)]
 pub enum Decision {
@@ -145,7 +152,7 @@ pub enum Decision {
 mod tests {
     use dashi_domain::calendar::SaltRotation;
     use dashi_domain::client_address::BlockedAddresses;
-    use dashi_domain::ids::Secret;
+    use dashi_domain::ids::{IdRules, Secret};
     use dashi_domain::submission::Kind;
     use http::{HeaderMap, HeaderValue, StatusCode};
     use jiff::tz::TimeZone;
@@ -163,10 +170,11 @@ mod tests {
             secret: Secret::from_text("a secret of the tests"),
             rotation: SaltRotation::Month,
             zone: TimeZone::UTC,
+            identified: IdentifiedSessions::Shared,
         };
         Rules {
             tokens: Tokens::new(&ids.secret),
-            ids,
+            ids: SessionIds::decided(ids),
             blocked: BlockedAddresses::parse("198.51.100.0/24, 127.0.0.1"),
             bots_welcome: false,
             geo: GeoDatabase::default(),

@@ -16,6 +16,7 @@ mod metrics;
 mod recording;
 mod script;
 pub mod server;
+mod session_ids;
 mod sources;
 mod visit;
 
@@ -31,4 +32,5 @@ pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
 pub use script::ScriptSettings;
+pub use session_ids::SessionIds;
 pub use sources::{Sources, SourcesSettings};

@@ -494,6 +494,10 @@ mod tests {
                 "listen takes a text, such as \"127.0.0.1:8484\" (invalid socket address",
             ),
             ("ingest.salt_rotation = 'year'", "expected one of `month`, `week`, `day`), not \"year\""),
+            (
+                "ingest.identified_sessions = 'both'",
+                "expected one of `auto`, `shared`, `per-device`), not \"both\"",
+            ),
             ("[store]\nurl = 'sqlite:a'", "store takes a text, such as \"sqlite:data/store.db\", not "),
             ("kafka = 'h:1'", "kafka takes a section [kafka] with settings in it, not \"h:1\""),
             ("[kafka.properties]\nx = ['a']", "kafka.properties.x takes a text, not [\"a\"]"),

@@ -20,5 +20,5 @@ mod url;
 pub use check::check;
 pub use error::ConfigError;
 pub use layer::{FlagValue, Loaded, Origin, Sources, load};
-pub use settings::{LogFormat, Logs, SaltRotation, Settings};
+pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings};
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

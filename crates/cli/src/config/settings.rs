@@ -95,6 +95,8 @@ pub struct Ingest {
     pub disable_bot_check: bool,
     /// How long an anonymous visitor keeps a session id.
     pub salt_rotation: SaltRotation,
+    /// What a distinct id does to a session.
+    pub identified_sessions: IdentifiedSessions,
     /// Whether location headers of providers are left out.
     pub skip_location_headers: bool,
     /// How long a CORS preflight may be remembered; 0 is never.
@@ -145,6 +147,18 @@ pub enum SaltRotation {
     Week,
     /// From midnight.
     Day,
+}
+
+/// What a distinct id does to the session of its visitor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentifiedSessions {
+    /// What the database's version of Umami does.
+    Auto,
+    /// It is the session, on all devices.
+    Shared,
+    /// It is a part of it.
+    PerDevice,
 }
 
 /// The event log on either backend.

@@ -52,14 +52,18 @@ impl Loaded {
     }
 
     /// The settings as JSON: `{"KEY": {"value": …, "origin": "…"}}`, by full key; secrets and passwords are
-    /// redacted.
-    pub fn show_json(&self) -> String {
+    /// redacted. Keys of which `in_force` says what their value comes to have a member of that name.
+    pub fn show_json(&self, in_force: &[(&str, &str)]) -> String {
         let settings: serde_json::Map<String, serde_json::Value> = self
             .entries
             .iter()
             .map(|(key, entry)| {
                 let value = printable(key, &entry.value);
-                (key.clone(), json!({ "value": value, "origin": entry.origin.to_string() }))
+                let mut shown = json!({ "value": value, "origin": entry.origin.to_string() });
+                if let Some((_, in_force)) = in_force.iter().find(|(of, _)| of == key) {
+                    shown["in_force"] = json!(in_force);
+                }
+                (key.clone(), shown)
             })
             .collect();
         format!("{:#}", serde_json::Value::Object(settings))
@@ -113,11 +117,13 @@ mod tests {
 
     #[test]
     fn json_has_value_and_origin_by_full_key() {
-        let text = loaded().show_json();
+        let text = loaded().show_json(&[("timezone", "UTC, for it is")]);
         assert!(!text.contains("hunter2"));
         let shown: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(shown["ingest.in_flight_max"]["value"], 4096);
         assert_eq!(shown["ingest.in_flight_max"]["origin"], "default");
+        assert_eq!(shown["timezone"]["in_force"], "UTC, for it is");
+        assert_eq!(shown["listen"]["in_force"], serde_json::Value::Null);
         assert_eq!(shown["kafka.properties.security.protocol"]["value"], "ssl");
     }
 }

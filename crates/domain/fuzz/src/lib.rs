@@ -1,7 +1,7 @@
 //! What must hold for any bytes that somebody sends: shared by the fuzz target and the test that runs its corpus.
 
 use dashi_domain::calendar::SaltRotation;
-use dashi_domain::ids::{IdRules, Secret, Visitor};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{Submission, parse_batch};
@@ -45,7 +45,12 @@ pub fn check(bytes: &[u8]) {
 fn check_taken(submission: Submission<'_>) {
     let payload = &submission.payload;
     for (rotation, zone) in ROTATIONS.iter().zip(zones()) {
-        let ids = IdRules { secret: Secret::from_text("a secret of the tests"), rotation: *rotation, zone };
+        let ids = IdRules {
+            secret: Secret::from_text("a secret of the tests"),
+            rotation: *rotation,
+            zone,
+            identified: IdentifiedSessions::Shared,
+        };
         let visitor = Visitor {
             source: &payload.source.text,
             address: payload.ip.as_deref().unwrap_or_default(),

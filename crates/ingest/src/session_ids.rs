@@ -1,0 +1,77 @@
+//! How a collector computes ids, from when that is known.
+
+use std::sync::{Arc, OnceLock};
+
+use dashi_domain::ids::{IdRules, IdentifiedSessions};
+
+/// The id rules of a collector. What a distinct id does to a session may have to be read from the database first; until
+/// then there are no rules for visitors who have one, and so no id is ever computed by two formulas in one process.
+/// Cheap to clone; all clones are decided together.
+#[derive(Debug, Clone)]
+pub struct SessionIds {
+    /// Those of visitors without a distinct id, whom the decision does not concern.
+    anonymous: IdRules,
+    decided: Arc<OnceLock<IdRules>>,
+}
+
+impl SessionIds {
+    /// Nothing is known of identified visitors yet; what `rules` say of them is not used.
+    pub fn undecided(rules: IdRules) -> Self {
+        let anonymous = IdRules { identified: IdentifiedSessions::Shared, ..rules };
+        Self { anonymous, decided: Arc::default() }
+    }
+
+    /// The rules hold for all visitors.
+    pub fn decided(rules: IdRules) -> Self {
+        let identified = rules.identified;
+        let ids = Self::undecided(rules);
+        ids.decide(identified);
+        ids
+    }
+
+    /// Settles it for the rest of the process: what comes after the first decision changes nothing.
+    pub fn decide(&self, identified: IdentifiedSessions) {
+        self.decided.get_or_init(|| IdRules { identified, ..self.anonymous.clone() });
+    }
+
+    /// Whether there are rules for everybody.
+    pub fn is_decided(&self) -> bool {
+        self.decided.get().is_some()
+    }
+
+    /// The rules for a visitor; none as long as they depend on what is not known yet: try again later.
+    pub fn rules(&self, distinct_id: Option<&str>) -> Option<&IdRules> {
+        let is_anonymous = distinct_id.is_none_or(str::is_empty);
+        self.decided.get().or(is_anonymous.then_some(&self.anonymous))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dashi_domain::calendar::SaltRotation;
+    use dashi_domain::ids::Secret;
+    use jiff::tz::TimeZone;
+
+    use super::*;
+
+    #[test]
+    fn identified_visitors_wait_for_the_first_decision_which_stays() {
+        let ids = SessionIds::undecided(IdRules {
+            secret: Secret::from_text("s"),
+            rotation: SaltRotation::Month,
+            zone: TimeZone::UTC,
+            identified: IdentifiedSessions::PerDevice,
+        });
+        let formula = |ids: &SessionIds, id| ids.rules(id).map(|rules| rules.identified);
+        assert!(!ids.is_decided());
+        assert_eq!(formula(&ids, Some("user-1")), None);
+        assert_eq!(formula(&ids, None), Some(IdentifiedSessions::Shared));
+        assert_eq!(formula(&ids, Some("")), Some(IdentifiedSessions::Shared));
+        let clone = ids.clone();
+        ids.decide(IdentifiedSessions::PerDevice);
+        ids.decide(IdentifiedSessions::Shared);
+        for id in [None, Some("user-1")] {
+            assert_eq!(formula(&clone, id), Some(IdentifiedSessions::PerDevice));
+        }
+    }
+}
