@@ -19,5 +19,6 @@ mod replay;
 mod script;
 mod sessions;
 mod store_contract;
+mod umami_databases;
 mod vectors;
 mod visits;
