@@ -1,5 +1,5 @@
 /** One page of the site at a time: Web Locks where they are, elsewhere (plain http) a lease in localStorage. */
-import { read, remove, write } from "./store";
+import { msUntil, remove, write } from "./store";
 
 const enum Ms {
   /**
@@ -19,9 +19,8 @@ export const exclusively = async (name: string, work: () => Promise<void>): Prom
   try {
     await navigator.locks.request(name, { signal: AbortSignal.timeout(Ms.WAIT_MAX) }, work);
   } catch {
-    // A lease that ends later than a lease can is left over from before the clock was set back.
-    for (let left; (left = +read(name)! - Date.now()) > 0 && left <= Ms.LEASE; ) await sleep(100);
-    const renew = (): void => write(name, "" + (Date.now() + Ms.LEASE));
+    while (msUntil(name, Ms.LEASE)) await sleep(100);
+    const renew = (): void => write(name, Date.now() + Ms.LEASE);
     renew();
     const renewal = setInterval(renew, Ms.RENEWAL);
     await work();

@@ -8,7 +8,7 @@
  */
 import { exclusively } from "./lock";
 import { endpoint, isOff, settings, stop, website } from "./settings";
-import { attempt, keys, read, remove, write, writeMemory } from "./store";
+import { attempt, keys, msUntil, read, remove, write, writeMemory } from "./store";
 
 export type Kind = "event" | "identify" | "performance";
 export type Payload = { [key: string]: unknown };
@@ -26,6 +26,8 @@ const enum Max {
   REQUEST_MS = 30_000,
   BACKOFF_MS = 300_000,
   RETRY_AFTER_S = 3_600,
+  /** No pause is longer than back-off and Retry-After together. */
+  PAUSE_MS = 7_200_000,
   /** A server that fails on one event again and again (500) must not hold up all others for a day. */
   SERVER_ERRORS = 10,
 }
@@ -49,6 +51,8 @@ export let session: Session = {};
 let lastMs = 0;
 /** Tries that failed in a row, on this page. */
 let failures = 0;
+/** Those of them that were answers of 500. */
+let serverErrors = 0;
 let timer: number | undefined;
 let turn: Promise<unknown> = Promise.resolve();
 
@@ -62,9 +66,9 @@ export const stamp = (): number => (lastMs = Math.max(Date.now(), lastMs + 1));
 /** Takes an event in. Resolves when a first try has been made, or when none will be made soon. */
 export const add = (kind: Kind, payload: Payload, ms: number, begunIn: Session): Promise<unknown> => {
   // `randomUUID` is missing on plain http.
-  const messageId = attempt(() => crypto.randomUUID()) || ms + "-" + Math.random() + Math.random();
-  const body = JSON.stringify({ type: kind, payload: { messageId, ...payload } });
-  const key = item + ms + messageId;
+  const messageId = attempt(() => crypto.randomUUID()) || "" + Math.random() + Math.random();
+  const body = JSON.stringify({ type: kind, payload: { ...payload, messageId: payload.messageId || messageId } });
+  const key = item + ms + " " + messageId;
   own.set(key, begunIn);
   (body.length < Max.SMALL_CHARS && keys(item).length < Max.STORED_EVENTS ? write : writeMemory)(key, body);
   return drain();
@@ -89,38 +93,37 @@ const schedule = (): void => {
 };
 
 /** How many ms to wait before the next try. Pages share it. */
-const pause = (): number => {
-  const ms = +read(retry)! - Date.now();
-  // More than any pause can be: the clock was set back.
-  return ms > 0 && ms < Max.RETRY_AFTER_S * 2_000 ? ms : 0;
-};
+const pause = (): number => msUntil(retry, Max.PAUSE_MS);
 
 const deliver = async (key: string): Promise<void> => {
+  if (inFlight.has(key) || isOff() || pause()) return;
   const body = read(key);
-  if (!body || inFlight.has(key) || isOff() || pause()) return;
-  const ms = +key.slice(item.length, item.length + 13);
-  if (Math.abs(Date.now() - ms) < Max.EVENT_MS) {
+  const ms = parseInt(key.slice(item.length));
+  if (body && Math.abs(Date.now() - ms) < Max.EVENT_MS) {
     inFlight.add(key);
-    const retryAfterS = await post(Date.now() - ms < Min.LATE_MS ? body : withTime(body, ms), own.get(key) || {});
+    const [status, retryAfterS] = await post(Date.now() - ms < Min.LATE_MS ? body : withTime(body, ms), own.get(key) || {});
     inFlight.delete(key);
-    if (retryAfterS !== false) {
+    if (!status || status === 408 || status === 429 || status > 500 || (status === 500 && serverErrors < Max.SERVER_ERRORS)) {
       // Events sent side by side fail together: all but the first find a pause, and that counts once.
       const left = pause();
-      if (!left) failures++;
+      if (!left) {
+        failures++;
+        if (status === 500) serverErrors++;
+      }
       const backoff = Math.min(2 ** failures * 500, Max.BACKOFF_MS) * (1 + Math.random());
       const wait = backoff + Math.min(retryAfterS, Max.RETRY_AFTER_S) * 1_000;
-      write(retry, "" + (Date.now() + Math.max(wait, left, backoff)));
+      write(retry, Date.now() + Math.max(wait, left, backoff));
       return;
     }
-    failures = 0;
+    failures = serverErrors = 0;
     remove(retry);
   }
   remove(key);
   own.delete(key);
 };
 
-/** Sends one event. Gives false when that is done with, else how many seconds to wait at least before it is sent again. */
-const post = async (body: string, begunIn: Session): Promise<number | false> => {
+/** Sends one event. Gives the status (0 without an answer) and how many seconds to wait at least before the next try. */
+const post = async (body: string, begunIn: Session): Promise<[status: number, retryAfterS: number]> => {
   let status = 0;
   let retryAfterS = 0;
   try {
@@ -133,7 +136,7 @@ const post = async (body: string, begunIn: Session): Promise<number | false> => 
         "Content-Type": "application/json",
         ...(begunIn.token && { "x-umami-cache": begunIn.token }),
       },
-      signal: attempt(() => AbortSignal.timeout(Max.REQUEST_MS)) || null,
+      signal: attempt(() => AbortSignal.timeout(Max.REQUEST_MS)) as AbortSignal,
     });
     status = answer.status;
     retryAfterS = +answer.headers.get("Retry-After")! || 0;
@@ -143,15 +146,12 @@ const post = async (body: string, begunIn: Session): Promise<number | false> => 
   } catch {
     // An answer that is no JSON has been given all the same.
   }
-  return (
-    (!status || status === 408 || status === 429 || status > 500 || (status === 500 && failures < Max.SERVER_ERRORS)) &&
-    retryAfterS
-  );
+  return [status, retryAfterS];
 };
 
 const withTime = (body: string, ms: number): string =>
   attempt(() => {
     const event = JSON.parse(body);
-    event.payload = { timestamp: Math.floor(ms / 1_000), ...event.payload };
+    event.payload.timestamp = event.payload.timestamp || Math.floor(ms / 1_000);
     return JSON.stringify(event);
   }) || body;

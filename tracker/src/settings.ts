@@ -16,8 +16,8 @@ const { doNotTrack, domains } = settings;
 
 const excluded =
   (doNotTrack === "true" &&
-    /^(1|yes)$/.test("" + (navigator.doNotTrack || (window as { doNotTrack?: unknown }).doNotTrack))) ||
-  (domains && !domains.split(/\s*,\s*/).includes(location.hostname));
+    /^(1|yes)$/.test((navigator.doNotTrack || (window as { doNotTrack?: unknown }).doNotTrack) as string)) ||
+  (domains && !domains.split(/[\s,]+/).includes(location.hostname));
 
 let stopped = false;
 

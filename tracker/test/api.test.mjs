@@ -107,6 +107,10 @@ test("a messageId of the page's own stays", async () => {
   const page = await site.open({ attributes: { "data-auto-track": "false" } });
   await page.umami.track({ website: WEBSITE, messageId: "order-7" });
   assert.equal(site.requests[0].payload.messageId, "order-7");
+  for (const messageId of [undefined, null, ""]) {
+    await page.umami.track({ website: WEBSITE, messageId });
+    assert.ok(site.requests.at(-1).payload.messageId, "one that says nothing counts as none");
+  }
 });
 
 test("nothing that the page passes makes the API throw or reject", async () => {

@@ -4,7 +4,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import vm from "node:vm";
 
-const script = new vm.Script(readFileSync(new URL("../dist/script.js", import.meta.url), "utf8"), { filename: "script.js" });
+/** The built script as text. */
+export const script = readFileSync(new URL("../dist/script.js", import.meta.url), "utf8");
+const compile = (source) => new vm.Script(source, { filename: "script.js" });
+const compiled = compile(script);
 
 export const WEBSITE = "11111111-1111-4111-8111-111111111111";
 export const ORIGIN = "https://shop.example";
@@ -221,6 +224,7 @@ export class Page {
       referrer = "",
       attributes = {},
       src = "https://stats.example/script.js",
+      source = script,
       globals = {},
       navigator = {},
       readyState = "complete",
@@ -293,7 +297,7 @@ export class Page {
         return site.localStorage;
       },
     });
-    script.runInContext(this.window);
+    (source === script ? compiled : compile(source)).runInContext(this.window);
   }
 
   get umami() {

@@ -1,0 +1,39 @@
+// What the server may do to the script before it serves it.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { ENDPOINT, script, Site } from "./browser.mjs";
+
+const endpointOf = async (source, attributes = {}) => {
+  const site = new Site();
+  await site.open({ source, attributes });
+  assert.equal(site.requests.length, 1);
+  return site.requests[0].url;
+};
+
+test("the path of the endpoint stands in the script once, and another one may be written over it", async () => {
+  const parts = script.split("/api/send");
+  assert.equal(parts.length, 2);
+  assert.equal(await endpointOf(parts.join("/collect/it")), "https://stats.example/collect/it");
+});
+
+test("a default host may be written before it; the tag's own goes before that", async () => {
+  for (const line of [
+    'document.currentScript.dataset.hostUrl ||= "https://default.example";',
+    'var s=document.currentScript;s&&(s.dataset.hostUrl=s.dataset.hostUrl||"https://default.example");',
+  ]) {
+    for (const between of ["", "\n"]) {
+      const source = line + between + script;
+      assert.equal(await endpointOf(source), "https://default.example/api/send");
+      assert.equal(await endpointOf(source, { "data-host-url": "https://own.example" }), "https://own.example/api/send");
+    }
+  }
+  assert.equal(await endpointOf(script), ENDPOINT);
+});
+
+test("the script stands alone: an expression that leaves no global but umami, and ends in a line of its own", async () => {
+  assert.match(script, /^\(\(\)=>\{[^]*\}\)\(\);\n$/);
+  const page = await new Site().open();
+  const before = await new Site().open({ source: "" });
+  const added = Object.keys(page.window).filter((name) => !(name in before.window));
+  assert.deepEqual(added, ["umami"]);
+});
