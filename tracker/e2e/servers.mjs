@@ -1,10 +1,12 @@
-// What the end-to-end tests run against, all on loopback: a site of a few pages, and the collector as the browser sees
-// it. The collector is a fake that takes everything, or, with COLLECTOR_URL, a gate in front of a real one. Either way
-// it writes down what came through and can be out of order.
+// What the tests in Chromium run against beside Dashi, all on loopback: a site of a few pages, and a gate through which
+// the browser reaches Dashi. The gate changes nothing, writes down what comes through, and can be out of order.
 import { readFileSync } from "node:fs";
 import http from "node:http";
 
-const script = readFileSync(new URL("../dist/script.js", import.meta.url));
+/** Whether Dashi has to serve /script.js. If not, and it answers 404, the gate serves the file that is checked in. */
+const DASHI_SERVES_THE_SCRIPT = false;
+
+export const script = readFileSync(new URL("../dist/script.js", import.meta.url));
 
 const listen = async (handler) => {
   const server = http.createServer(handler);
@@ -15,79 +17,91 @@ const listen = async (handler) => {
   };
 };
 
-const bodyOf = async (request) => {
+const bodyOf = async (stream) => {
   const chunks = [];
-  for await (const chunk of request) chunks.push(chunk);
+  for await (const chunk of stream) chunks.push(chunk);
   return Buffer.concat(chunks);
 };
 
-/** As Umami's: §1.1 of the contract; and Retry-After, which a script of another origin may only read if it is exposed. */
-const CORS = {
+/** As Dashi answers when it is overloaded. */
+const BUSY = {
   "Access-Control-Allow-Origin": "*",
-  "Access-Control-Allow-Headers": "*",
-  "Access-Control-Allow-Methods": "GET, DELETE, POST, PUT",
   "Access-Control-Expose-Headers": "Retry-After",
+  "Content-Type": "application/json",
+  "Retry-After": "1",
 };
 
-export const startCollector = async (upstream) => {
-  const collector = {
+export const startGate = async (dashi) => {
+  const gate = {
     /** "up", "503" (with Retry-After), "hang up", or "lost answers": events arrive but their answers do not. */
     mode: "up",
-    /** Every event that was taken in, also the second copy of one: kind, payload, token, when it began and ended, the reply. */
-    taken: [],
+    /**
+     * Every try to send an event, in the order of arrival: kind, payload, token, when it began and ended (ms since
+     * 1970), and status and reply if Dashi answered.
+     */
+    tries: [],
+    /** How many were turned away, by the gate or because Dashi was away. */
     refused: 0,
-    /** How long an answer takes. */
+    /** How long an answer takes at least, in ms. */
     delayMs: 0,
-    website: process.env.WEBSITE_ID ?? "11111111-1111-4111-8111-111111111111",
+    website: dashi.website,
   };
 
-  const answer = (response, status, headers, body) => {
-    response.writeHead(status, { ...CORS, ...headers });
+  const forward = (request, body) =>
+    new Promise((resolve, reject) => {
+      const { method, url: path, headers } = request;
+      const upstream = http.request(new URL(path, dashi.url), { method, headers, agent: false }, async (answer) => {
+        try {
+          resolve({ status: answer.statusCode, headers: answer.headers, body: await bodyOf(answer) });
+        } catch (error) {
+          reject(error);
+        }
+      });
+      upstream.on("error", reject);
+      upstream.end(body);
+    });
+
+  const pass = (response, { status, headers, body }) => {
+    response.writeHead(status, { ...headers, connection: "keep-alive" });
     response.end(body);
   };
 
-  const forward = async (request, body) => {
-    const { host: _host, connection: _connection, "content-length": _length, ...headers } = request.headers;
-    const reply = await fetch(new URL(request.url, upstream), {
-      method: request.method,
-      headers,
-      ...(body.length ? { body } : {}),
-    });
-    return { status: reply.status, type: reply.headers.get("content-type"), body: Buffer.from(await reply.arrayBuffer()) };
+  const take = async (request, response, body) => {
+    const { type: kind, payload } = JSON.parse(body);
+    const event = { kind, payload, token: request.headers["x-umami-cache"], began: Date.now() };
+    gate.tries.push(event);
+    if (gate.mode === "503" || gate.mode === "hang up") {
+      gate.refused++;
+      if (gate.mode === "hang up") return request.socket.destroy();
+      return pass(response, { status: 503, headers: BUSY, body: '{"error":{"status":503}}' });
+    }
+    const answer = await forward(request, body);
+    await new Promise((resolve) => setTimeout(resolve, gate.delayMs));
+    Object.assign(event, { ended: Date.now(), status: answer.status, reply: String(answer.body) });
+    if (gate.mode === "lost answers") return request.socket.destroy();
+    return pass(response, answer);
   };
-
-  const fake = () => ({
-    status: 200,
-    type: "application/json",
-    body: JSON.stringify({ cache: `token-${collector.taken.length + 1}`, sessionId: "s", visitId: "v" }),
-  });
 
   const server = await listen(async (request, response) => {
     const body = await bodyOf(request);
-    if (request.method === "GET" && request.url === "/script.js") {
-      const reply = upstream ? await forward(request, body) : { status: 200, type: "text/javascript", body: script };
-      return answer(response, reply.status, { "Content-Type": reply.type, "Cache-Control": "max-age=3600" }, reply.body);
+    try {
+      if (request.method === "POST") return await take(request, response, body);
+      const answer = await forward(request, body);
+      if (request.url === "/script.js" && answer.status === 404 && !DASHI_SERVES_THE_SCRIPT) {
+        const headers = { "Content-Type": "text/javascript", "Cache-Control": "public, max-age=86400, must-revalidate" };
+        return pass(response, { status: 200, headers, body: script });
+      }
+      return pass(response, answer);
+    } catch {
+      // Dashi is away, or went away: the browser sees what it would see without the gate.
+      gate.refused++;
+      return request.socket.destroy();
     }
-    if (request.method === "OPTIONS") return answer(response, 204, {});
-    if (request.method !== "POST" || request.url !== "/api/send") return answer(response, 404, {}, "{}");
-    if (collector.mode === "503" || collector.mode === "hang up") {
-      collector.refused++;
-      if (collector.mode === "hang up") return request.socket.destroy();
-      return answer(response, 503, { "Retry-After": "1", "Content-Type": "application/json" }, '{"error":{"status":503}}');
-    }
-    const began = performance.now();
-    const reply = upstream ? await forward(request, body) : fake();
-    await new Promise((resolve) => setTimeout(resolve, collector.delayMs));
-    const token = request.headers["x-umami-cache"];
-    const { type: kind, payload } = JSON.parse(body);
-    collector.taken.push({ kind, payload, token, began, ended: performance.now(), status: reply.status, reply: String(reply.body) });
-    if (collector.mode === "lost answers") return request.socket.destroy();
-    return answer(response, reply.status, { "Content-Type": reply.type }, reply.body);
   });
-  return Object.assign(collector, server);
+  return Object.assign(gate, server);
 };
 
-const page = (collector, title, body, attributes = "") => `<!doctype html>
+const page = (gate, title, body) => `<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
@@ -96,12 +110,24 @@ const page = (collector, title, body, attributes = "") => `<!doctype html>
     <style>
       body { font: 18px/1.5 sans-serif; margin: 3rem auto; max-width: 36rem }
       nav a, button { margin-right: 1rem }
+      #waiting { border-top: 1px solid #999; color: #555 }
     </style>
-    <script defer src="${collector.url}/script.js" data-website-id="${collector.website}" data-performance="true"${attributes}></script>
+    <script defer src="${gate.url}/script.js" data-website-id="${gate.website}" data-performance="true"></script>
   </head>
   <body>
     <h1>${title}</h1>
     ${body}
+    <p id="waiting"></p>
+    <script>
+      const count = () => {
+        const events = Object.keys(localStorage).filter((key) => /^dashi .*#/.test(key)).length;
+        const text = "Events waiting in this browser: " + events;
+        const line = document.querySelector("#waiting");
+        if (line.textContent !== text) line.textContent = text;
+      };
+      count();
+      setInterval(count, 50);
+    </script>
   </body>
 </html>`;
 
@@ -113,9 +139,11 @@ const NAVIGATION = `<nav>
 </nav>
 <p><button id="buy" data-umami-event="buy" data-umami-event-plan="pro">Buy</button></p>`;
 
+/** Anchors are left to the browser; a router follows all other links. */
 const APP = `<nav>
   <a href="/app/inbox">Inbox</a>
   <a href="/app/settings" data-umami-event="settings">Settings</a>
+  <a href="/app/settings#mail">Mail</a>
   <a href="#anchor">Anchor</a>
 </nav>
 <p id="view">/app/</p>
@@ -127,7 +155,7 @@ const APP = `<nav>
   };
   document.querySelector("nav").addEventListener("click", (event) => {
     const link = event.target.closest("a");
-    if (!link || link.hash) return;
+    if (!link || link.getAttribute("href").startsWith("#")) return;
     event.preventDefault();
     history.pushState({}, "", link.href);
     show();
@@ -135,13 +163,18 @@ const APP = `<nav>
   addEventListener("popstate", show);
 </script>`;
 
-export const startSite = (collector) =>
+/** No tracker: a page that speaks to the collector itself. */
+const PLAIN = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Plain</title><link rel="icon" href="data:,"></head><body></body></html>`;
+
+export const startSite = (gate) =>
   listen((request, response) => {
     const { pathname } = new URL(request.url, "http://site");
     const pages = { "/": "Home", "/shop": "Shop", "/cart": "Cart" };
     response.setHeader("Content-Type", "text/html; charset=utf-8");
-    if (pathname.startsWith("/app/")) return response.end(page(collector, "App", APP));
-    if (pathname in pages) return response.end(page(collector, pages[pathname], NAVIGATION));
+    if (pathname === "/plain") return response.end(PLAIN);
+    if (pathname.startsWith("/app/")) return response.end(page(gate, "App", APP));
+    if (pathname in pages) return response.end(page(gate, pages[pathname], NAVIGATION));
     response.writeHead(404);
     return response.end();
   });
