@@ -1,12 +1,6 @@
 // What the tests in Chromium run against beside Dashi, all on loopback: a site of a few pages, and a gate through which
 // the browser reaches Dashi. The gate changes nothing, writes down what comes through, and can be out of order.
-import { readFileSync } from "node:fs";
 import http from "node:http";
-
-/** Whether Dashi has to serve /script.js. If not, and it answers 404, the gate serves the file that is checked in. */
-const DASHI_SERVES_THE_SCRIPT = false;
-
-export const script = readFileSync(new URL("../dist/script.js", import.meta.url));
 
 const listen = async (handler) => {
   const server = http.createServer(handler);
@@ -86,12 +80,7 @@ export const startGate = async (dashi) => {
     const body = await bodyOf(request);
     try {
       if (request.method === "POST") return await take(request, response, body);
-      const answer = await forward(request, body);
-      if (request.url === "/script.js" && answer.status === 404 && !DASHI_SERVES_THE_SCRIPT) {
-        const headers = { "Content-Type": "text/javascript", "Cache-Control": "public, max-age=86400, must-revalidate" };
-        return pass(response, { status: 200, headers, body: script });
-      }
-      return pass(response, answer);
+      return pass(response, await forward(request, body));
     } catch {
       // Dashi is away, or went away: the browser sees what it would see without the gate.
       gate.refused++;

@@ -1,14 +1,14 @@
 // The built script in headless Chromium, sending to a real Dashi; at the end of each test its tables hold one row for
 // every event, and nothing else. Pictures and a list of what was sent go to e2e/out.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 import { Dashi, eventId, sessionId, until, visitId } from "./dashi.mjs";
-import { script, startGate, startSite } from "./servers.mjs";
+import { startGate, startSite } from "./servers.mjs";
 
 const OUT = fileURLToPath(new URL("out/", import.meta.url));
 const FLAGS = [
@@ -173,12 +173,14 @@ const stored = async (expected) => {
 const dataOf = (rows) =>
   Object.fromEntries(rows.map(({ data_key, data_type, string_value, number_value }) => [data_key, data_type === 2 ? number_value : string_value]));
 
-test("the script is the one that is checked in, and may be used from any site", async () => {
-  const answer = await fetch(`${gate.url}/script.js`);
+test("Dashi serves the script that is checked in, and lets it read Retry-After", async () => {
+  const answer = await fetch(`${dashi.url}/script.js`);
   assert.equal(answer.status, 200);
   assert.match(answer.headers.get("Content-Type"), /javascript/);
   assert.match(answer.headers.get("Cache-Control"), /max-age=86400/);
-  assert.ok(Buffer.from(await answer.arrayBuffer()).equals(script));
+  assert.equal(await answer.text(), readFileSync(new URL("../dist/script.js", import.meta.url), "utf8"));
+  const { headers } = await fetch(`${dashi.url}/api/send`, { method: "POST", body: "{}" });
+  assert.equal(headers.get("Access-Control-Expose-Headers"), "Retry-After");
 });
 
 test("a site of several pages: views, clicks, custom events, identify, vitals", async () => {
