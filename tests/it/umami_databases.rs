@@ -297,7 +297,9 @@ async fn a_role_that_may_make_nothing_in_umamis_schema_suffices() {
         let site = Site::of(UmamiVersion::V3_3).await;
         let role = format!("dashi_{}", Uuid::now_v7().simple());
         let mut connection = site.connect().await;
-        let tables = "website, session, website_event, event_data, session_data, revenue, session_link";
+        let tables =
+            "website, session, website_event, event_data, session_data, revenue, session_link, link, pixel,
+                      session_replay";
         run(
             &mut connection,
             &format!(

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use crate::agent;
+use crate::agent::Agent;
 use crate::flatten::{self, Decimal, Leaf};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
@@ -40,7 +40,6 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         seen: HashSet::with_capacity(records.len()),
         sessions: HashMap::new(),
         session_data: HashMap::new(),
-        agents: HashMap::new(),
     };
     for record in records {
         match Recorded::decode(&record.value) {
@@ -137,8 +136,6 @@ struct Folding<'r> {
     sessions: HashMap<Uuid, usize>,
     /// Places in `changes.session_data`, by row id.
     session_data: HashMap<Uuid, usize>,
-    /// Browser and operating system of the agents seen, for a site's traffic has few.
-    agents: HashMap<String, (Option<&'static str>, Option<&'static str>)>,
 }
 
 impl Folding<'_> {
@@ -172,28 +169,17 @@ impl Folding<'_> {
         }
     }
 
-    fn attributes(&mut self, event: &Event<'_>) -> SessionAttributes {
+    fn attributes(&self, event: &Event<'_>) -> SessionAttributes {
         let payload = &event.submission.payload;
-        let agent = event.user_agent.as_deref();
-        let (browser, os) = match agent {
-            None => (None, None),
-            Some(agent) => match self.agents.get(agent) {
-                Some(&known) => known,
-                None => {
-                    let found = (agent::browser(agent), agent::os(agent));
-                    self.agents.insert(agent.to_owned(), found);
-                    found
-                }
-            },
-        };
+        let agent = Agent::of(event.user_agent.as_deref());
         let device = match &payload.device {
             Some(device) => text(device, 20),
-            None => agent::device(agent, payload.screen.as_deref()).to_owned(),
+            None => agent.device.on_screen(payload.screen.as_deref()).to_owned(),
         };
         let Location { country, region, city } = event.location.clone().limited();
         SessionAttributes {
-            browser: payload.browser.as_ref().map(|sent| text(sent, 20)).or(browser.map(str::to_owned)),
-            os: payload.os.as_ref().map(|sent| text(sent, 20)).or(os.map(str::to_owned)),
+            browser: payload.browser.as_ref().map(|sent| text(sent, 20)).or(agent.browser.map(str::to_owned)),
+            os: payload.os.as_ref().map(|sent| text(sent, 20)).or(agent.os.map(str::to_owned)),
             device: Some(device),
             screen: payload.screen.as_ref().map(|sent| text(sent, 11)),
             language: payload.language.as_ref().map(|sent| text(sent, 35)),

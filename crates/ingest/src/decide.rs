@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use dashi_domain::agent;
+use dashi_domain::agent::Agent;
 use dashi_domain::client_address::{BlockedAddresses, strip_port};
 use dashi_domain::ids::{IdentifiedSessions, Visitor, named_event_id};
 use dashi_domain::location::Location;
@@ -98,7 +98,7 @@ pub fn decide(
 
 /// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere.
 pub fn turned_away(rules: &Rules, address: &str, user_agent: &str) -> Option<Result<Accepted, Rejection>> {
-    if !rules.bots_welcome && agent::is_bot(user_agent) {
+    if !rules.bots_welcome && Agent::of(Some(user_agent)).bot {
         return Some(Ok(Accepted::Bot));
     }
     rules.blocked.contains(address).then_some(Err(Rejection::Blocked))
@@ -219,7 +219,7 @@ mod tests {
             match decide(&rules(), &client, None, submission.clone(), None, RECEIVED_MS) {
                 Decision::Answer(Ok(Accepted::Bot)) => {
                     let agent = effective(submission.payload.user_agent.as_deref(), client.user_agent.as_deref());
-                    assert!(agent::is_bot(&agent.unwrap_or_default()));
+                    assert!(Agent::parse(agent.as_deref()).bot);
                 }
                 Decision::Answer(Err(Rejection::Blocked)) => {
                     let address = submission.payload.ip.as_deref().unwrap_or_default();

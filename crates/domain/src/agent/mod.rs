@@ -5,6 +5,7 @@
 
 mod bot;
 mod browser;
+mod cache;
 mod device;
 mod os;
 
@@ -27,6 +28,11 @@ pub struct Agent {
 }
 
 impl Agent {
+    /// What `ua` tells, as [`Agent::parse`] reads it, from memory if it was seen lately.
+    pub fn of(ua: Option<&str>) -> Self {
+        cache::agent(ua.unwrap_or_default())
+    }
+
     /// Reads `ua`; an absent text reads like an empty one: a desktop of which nothing else is known.
     pub fn parse(ua: Option<&str>) -> Self {
         let ua = ua.unwrap_or_default();
