@@ -6,6 +6,7 @@ mod any_body;
 mod architecture;
 mod cli;
 mod compose;
+mod copies;
 mod crash;
 mod dashboard;
 mod geography;

@@ -6,6 +6,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::client::DefaultClientContext;
 use uuid::Uuid;
 
 use crate::process::{Process, tail};
@@ -25,6 +28,16 @@ pub fn shared_broker() -> String {
 /// A topic name that no other test uses. Nothing creates the topic here.
 pub fn unique_topic(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::now_v7().simple())
+}
+
+/// Gives a topic of the shared broker this many partitions, more than it has. Who has it open learns of them later.
+pub async fn grow(topic: &str, partitions: usize) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", shared_broker()).create().expect("a client");
+    let grown = admin.create_partitions(&[NewPartitions::new(topic, partitions)], &AdminOptions::new()).await;
+    for topic in grown.expect("the broker answers") {
+        topic.expect("the topic can grow");
+    }
 }
 
 /// A Kafka broker (KRaft, one node) of one test's own, which it may stop and start. Killed on drop, its data removed.

@@ -145,6 +145,25 @@ impl Running {
         self.directory.path()
     }
 
+    /// The log's URL.
+    pub fn log(&self) -> &str {
+        &self.log
+    }
+
+    /// The store's URL.
+    pub fn store(&self) -> &str {
+        &self.store
+    }
+
+    /// Folds the log into a store of its own and compares that with the live one, row by row.
+    pub async fn assert_replay_gives_the_same_rows(&self) {
+        let again = format!("sqlite:{}", self.directory.path().join("again.db").display());
+        let replayed = self.run(&["replay", "--into", &again]).await;
+        assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+        let compared = self.run(&["compare", &self.store, &again]).await;
+        assert_eq!(compared.code, Some(0), "{}{}", compared.stdout, compared.stderr);
+    }
+
     /// Runs another command on the same log and store, such as `website list`.
     pub async fn run(&self, command: &[&str]) -> crate::dashi::Ended {
         let args = [command, &["--log", &self.log, "--store", &self.store]].concat();
