@@ -1,0 +1,49 @@
+//! What clients other than the tracker send.
+
+use integration_tests::setup::WEBSITE;
+use integration_tests::{Setup, http, on_both_setups};
+use serde_json::{Value, json};
+
+on_both_setups!(what_umamis_client_for_node_sends_is_taken_as_one_session,);
+
+/// The requests of `@umami/node` 0.4 (contract §19.3): its own agent, no token, keys that the server ignores, mostly no URL.
+async fn what_umamis_client_for_node_sends_is_taken_as_one_session(setup: Setup) {
+    let running = setup.start(&[]).await;
+    let agent = "Mozilla/5.0 Umami/20.11.1";
+    let data = json!({ "plan": "pro", "seats": 5 });
+    let bodies = [
+        json!({ "type": "event", "payload": { "website": WEBSITE, "name": "signup", "data": data } }),
+        json!({ "type": "event", "payload": {
+            "website": WEBSITE, "url": "/docs?utm_source=mail", "title": "Docs", "hostname": "a.example",
+            "referrer": "https://b.example/", "language": "en-GB", "screen": "1920x1080", "unknown": 1,
+        } }),
+        json!({ "type": "identify", "payload": { "website": WEBSITE, "session": "mine", "data": { "plan": "free" } } }),
+        json!({ "type": "identify", "payload": { "website": WEBSITE, "session": "mine", "data": data } }),
+    ];
+    let mut sessions = Vec::new();
+    for body in &bodies {
+        let answer =
+            http::post_json(&running.url("/api/send"), body, &[("user-agent", agent)]).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(answer.json()["cache"].is_string(), "it is no bot: {}", answer.text());
+        sessions.push(answer.json()["sessionId"].clone());
+    }
+    assert!(sessions.iter().all(|session| session == &sessions[0]), "{sessions:?}");
+    running.applied(bodies.len() as u64).await;
+    let shown = |rows: Vec<integration_tests::setup::Row>, columns: &[&str]| -> Vec<Value> {
+        rows.iter().map(|row| columns.iter().map(|column| row[*column].clone()).collect()).collect()
+    };
+    let events = running.rows("website_event", "1 = 1").await;
+    let mut events = shown(events, &["event_type", "event_name", "url_path", "hostname", "utm_source"]);
+    events.sort_by_key(Value::to_string);
+    let expected =
+        [json!([1, null, "/docs", "a.example", "mail"]), json!([2, "signup", "", "localhost", null])];
+    assert_eq!(events, expected);
+    let session =
+        shown(running.rows("session", "1 = 1").await, &["browser", "os", "device", "screen", "language"]);
+    assert_eq!(session, [json!([null, null, "desktop", "1920x1080", "en-GB"])]);
+    let mut properties = shown(running.rows("session_data", "1 = 1").await, &["data_key", "string_value"]);
+    properties.sort_by_key(Value::to_string);
+    assert_eq!(properties, [json!(["plan", "pro"]), json!(["seats", "5.0000"])]);
+    assert_eq!(running.number("SELECT count(*) FROM event_data").await, 2);
+}
