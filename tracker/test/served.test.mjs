@@ -19,7 +19,7 @@ test("the path of the endpoint stands in the script once, and another one may be
 test("a default host may be written before it; the tag's own goes before that", async () => {
   for (const line of [
     'document.currentScript.dataset.hostUrl ||= "https://default.example";',
-    'var s=document.currentScript;s&&(s.dataset.hostUrl=s.dataset.hostUrl||"https://default.example");',
+    '(s=>{if(s)s.dataset.hostUrl=s.dataset.hostUrl||"https://default.example"})(document.currentScript);',
   ]) {
     for (const between of ["", "\n"]) {
       const source = line + between + script;

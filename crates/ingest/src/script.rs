@@ -47,9 +47,10 @@ impl Script {
     pub fn new(settings: &ScriptSettings) -> Self {
         let mut text = String::new();
         if let Some(host) = &settings.collect_host {
-            text.push_str("document.currentScript.dataset.hostUrl||=");
+            // In words that every browser of the script knows, and harmless where there is no tag.
+            text.push_str("(s=>{if(s)s.dataset.hostUrl=s.dataset.hostUrl||");
             json::write_string(host, &mut text);
-            text.push_str(";\n");
+            text.push_str("})(document.currentScript);\n");
         }
         text.push_str(&SCRIPT.replace(SEND_PATH, settings.send_path.as_deref().unwrap_or(SEND_PATH)));
         let hash: String = Sha256::digest(&text).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
@@ -155,7 +156,8 @@ mod tests {
             ..settings()
         });
         let text = String::from_utf8(script.plain.to_vec()).expect("UTF-8");
-        assert!(text.starts_with("document.currentScript.dataset.hostUrl||=\"https://c.example/\\\"x\";\n"));
+        let host = "(s=>{if(s)s.dataset.hostUrl=s.dataset.hostUrl||\"https://c.example/\\\"x\"})(document.currentScript);\n";
+        assert!(text.starts_with(host), "{text}");
         assert!(text.contains("\"/take\"") && !text.contains(SEND_PATH));
         assert_ne!(script.etag, Script::new(&settings()).etag);
     }
