@@ -29,6 +29,7 @@ export class Dashi {
   #process;
   #ended;
   #listen = "127.0.0.1:0";
+  #settings = {};
   /** The website that its events are for. */
   website;
 
@@ -52,15 +53,16 @@ export class Dashi {
   }
 
   get #options() {
-    return { env: { PATH: process.env.PATH, APP_SECRET: SECRET }, cwd: this.#folder };
+    return { env: { PATH: process.env.PATH, APP_SECRET: SECRET, ...this.#settings }, cwd: this.#folder };
   }
 
   async #command(...args) {
     return (await run(BINARY, [...args, ...this.#files()], this.#options)).stdout;
   }
 
-  /** Starts it (again), on the port that it had. */
-  async start() {
+  /** Starts it (again), on the port that it had. `settings`, if given, are variables of its environment from now on. */
+  async start(settings = this.#settings) {
+    this.#settings = settings;
     const args = ["serve", "--listen", this.#listen, ...this.#files()];
     const child = spawn(BINARY, args, { ...this.#options, stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;

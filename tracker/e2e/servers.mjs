@@ -39,6 +39,7 @@ export const startGate = async (dashi) => {
     /** How long an answer takes at least, in ms. */
     delayMs: 0,
     website: dashi.website,
+    dashi,
   };
 
   const forward = (request, body) =>
@@ -90,7 +91,7 @@ export const startGate = async (dashi) => {
   return Object.assign(gate, server);
 };
 
-const page = (gate, title, body) => `<!doctype html>
+const page = (gate, title, body, src = `${gate.url}/script.js`) => `<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
@@ -101,7 +102,7 @@ const page = (gate, title, body) => `<!doctype html>
       nav a, button { margin-right: 1rem }
       #waiting { border-top: 1px solid #999; color: #555 }
     </style>
-    <script defer src="${gate.url}/script.js" data-website-id="${gate.website}" data-performance="true"></script>
+    <script defer src="${src}" data-website-id="${gate.website}" data-performance="true"></script>
   </head>
   <body>
     <h1>${title}</h1>
@@ -162,6 +163,7 @@ export const startSite = (gate) =>
     const pages = { "/": "Home", "/shop": "Shop", "/cart": "Cart" };
     response.setHeader("Content-Type", "text/html; charset=utf-8");
     if (pathname === "/plain") return response.end(PLAIN);
+    if (pathname === "/renamed") return response.end(page(gate, "Renamed", NAVIGATION, `${gate.dashi.url}/stats.js`));
     if (pathname.startsWith("/app/")) return response.end(page(gate, "App", APP));
     if (pathname in pages) return response.end(page(gate, pages[pathname], NAVIGATION));
     response.writeHead(404);

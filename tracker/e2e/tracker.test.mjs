@@ -441,6 +441,20 @@ test("umami.disabled: nothing is sent", async () => {
   await stored(["view /", "again", "performance /cart"]);
 });
 
+test("script, path and host have the names that the operator gives them", async () => {
+  await dashi.stop();
+  // The page loads the script from Dashi itself; that its events come through the gate is the host's doing.
+  await dashi.start({ TRACKER_SCRIPT_NAME: "stats.js", COLLECT_API_ENDPOINT: "/take/this", COLLECT_API_HOST: gate.url });
+  const paths = new Set();
+  page.on("request", (request) => request.method() === "POST" && paths.add(request.url()));
+  await page.goto(`${site.url}/renamed`);
+  await answered(1);
+  await page.click("#buy");
+  await answered(2);
+  await stored(["view /renamed", "buy", "performance /renamed"]);
+  assert.deepEqual([...paths], [`${gate.url}/take/this`]);
+});
+
 test("a page without the tracker: fetch with any Content-Type, and sendBeacon", async () => {
   await page.goto(`${site.url}/plain`);
   const replies = await page.evaluate(
