@@ -81,6 +81,7 @@ mod umamis_own_postgres {
     store_contract!(super::Place::umami:
         nothing_but_the_schema_dashi_is_made,
         an_upgrade_is_noticed_with_the_next_claim,
+        an_upgrade_is_noticed_when_the_catalogue_is_old,
         tables_that_changed_are_written_as_they_are_now,
         doubled_properties_of_a_session_are_updated_alike,
     );
@@ -91,6 +92,7 @@ mod umamis_3_3_postgres {
     store_contract!(super::Place::umami_3_3:
         nothing_but_the_schema_dashi_is_made,
         identifies_link_sessions_and_name_them,
+        a_property_that_umami_writes_at_the_same_time_is_no_conflict,
     );
 }
 
@@ -1016,6 +1018,29 @@ async fn a_property_that_umami_wrote_is_updated_in_place(place: Place) {
     assert_rows(&mut raw, "session_data", &cells).await;
 }
 
+/// While both collect, an insert of Umami's that is not committed yet makes ours wait, and then an update.
+async fn a_property_that_umami_writes_at_the_same_time_is_no_conflict(place: Place) {
+    let store = place.migrated().await;
+    let (mut umami, mut onlooker) = (place.raw().await, place.raw().await);
+    let claim = claim(&store, P0).await;
+    umami.execute("BEGIN").await;
+    umami.execute(&umamis_property(900, 7, "a").replace("{now}", "now()")).await;
+    let commit = tokio::spawn(async move {
+        let changes = Changes { session_data: vec![property(1, 7, "a", "ours")], ..Changes::default() };
+        store.commit(&claim, at(0), at(1), &changes).await
+    });
+    eventually(SOON, "the commit waits for Umami's", async || {
+        let waiting = "SELECT pid::text FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        !onlooker.strings(waiting).await.is_empty()
+    })
+    .await;
+    umami.execute("COMMIT").await;
+    tokio::time::timeout(SOON, commit).await.unwrap().unwrap().unwrap();
+    let updated = SessionDataRow { session_data_id: id(900), ..property(1, 7, "a", "ours") };
+    assert_rows(&mut umami, "session_data", &[property_cells(&updated)]).await;
+}
+
 /// Umami 3.1 has no unique key there, and two identifies at once leave two rows, on which it then fails for ever.
 async fn doubled_properties_of_a_session_are_updated_alike(place: Place) {
     let store = place.migrated().await;
@@ -1031,23 +1056,44 @@ async fn doubled_properties_of_a_session_are_updated_alike(place: Place) {
     }
 }
 
+/// A page view of a session that says who it is with its own number.
+fn named_page_view(n: u128) -> Changes {
+    let link = SessionLinkRow {
+        website_id: id(WEBSITE),
+        session_id: id(500_000),
+        distinct_id: n.to_string(),
+        created_at_ms: NOON_MS,
+    };
+    Changes { session_links: vec![link], ..page_views([n]) }
+}
+
 async fn an_upgrade_is_noticed_with_the_next_claim(place: Place) {
     let store = place.migrated().await;
     let mut raw = place.raw().await;
-    let with = |n| Changes {
-        session_links: vec![SessionLinkRow {
-            website_id: id(WEBSITE),
-            session_id: id(500_000),
-            distinct_id: format!("{n}"),
-            created_at_ms: NOON_MS,
-        }],
-        ..page_views([n])
-    };
-    commit(&store, &with(1)).await;
+    commit(&store, &named_page_view(1)).await;
     raw.execute(UmamiVersion::V3_3.migrations()).await;
-    commit(&store, &with(2)).await;
+    commit(&store, &named_page_view(2)).await;
     assert_eq!(raw.strings("SELECT distinct_id FROM session_link").await, ["2"]);
     assert_eq!(raw.strings("SELECT distinct_id FROM session").await, ["2"]);
+}
+
+async fn an_upgrade_is_noticed_when_the_catalogue_is_old(place: Place) {
+    let mut raw = place.raw().await;
+    let Store::Postgres(store) = place.migrated().await else { panic!("a file has no catalogue") };
+    for (age_max, links) in [(Duration::from_secs(3_600), 0), (Duration::ZERO, 1)] {
+        raw.execute("DROP TABLE IF EXISTS session_link").await;
+        let store = Store::Postgres(store.clone().with_catalogue_age_max(age_max));
+        let claim = claim(&store, P0).await;
+        let stands = claim.resume_from.offset().number();
+        raw.execute(
+            "CREATE TABLE session_link (website_id uuid, session_id uuid, distinct_id varchar(50),
+                 created_at timestamptz, PRIMARY KEY (website_id, distinct_id, session_id))",
+        )
+        .await;
+        let changes = named_page_view(u128::from(stands) + 1);
+        store.commit(&claim, at(stands), at(stands + 1), &changes).await.unwrap();
+        assert_eq!(raw.strings("SELECT distinct_id FROM session_link").await.len(), links, "{age_max:?}");
+    }
 }
 
 /// Rows that the tables refuse because they changed a moment ago are no dead letters: the store says that the outcome
@@ -1106,11 +1152,14 @@ async fn identifies_link_sessions_and_name_them(place: Place) {
     };
     let mut changes = page_views([1]);
     changes.sessions = vec![session(7), session(8), session(9)];
-    changes.session_links = vec![link(7, "b", 20), link(7, "a", 10), link(8, "a", 5), link(7, "b", 1)];
+    changes.session_links = vec![link(7, "b", 20), link(8, "a", 5), link(7, "b", 1), link(7, "a", 10)];
     changes.session_links.push(SessionLinkRow { website_id: id(404), ..link(9, "x", 1) });
     let claim = claim(&store, P0).await;
     store.commit(&claim, at(0), at(1), &changes).await.unwrap();
-    let again = Changes { session_links: vec![link(7, "a", 30), link(8, "c", 30)], ..page_views([2]) };
+    let again = Changes {
+        session_links: vec![link(8, "c", 30), link(8, "a", 30), link(8, "c", 40)],
+        ..page_views([2])
+    };
     store.commit(&claim, at(1), at(2), &again).await.unwrap();
     let last = "right(session_id::text, 1)";
     let links = format!(

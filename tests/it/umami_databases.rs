@@ -225,6 +225,8 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     assert!(recognised[0].contains(&format!(r#""release":"{release}""#)), "{recognised:?}");
     let decided: Vec<_> = lines.lines().filter(|line| line.contains("identified_sessions")).collect();
     assert!(decided.len() == 1 && decided[0].contains(&format!("\"{formula}\"")), "{decided:?}");
+    a_replay_gives_the_same_rows(site, version).await;
+
     let shown = site.deployment.run(&["config", "show", "--json"]).await;
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
     let in_force = &shown["ingest.identified_sessions"];
@@ -232,6 +234,26 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     let reason = if per_device { "has the table" } else { "has no table" };
     let reason = format!("{formula}, for the database {reason} session_link");
     assert_eq!(in_force["in_force"], reason);
+}
+
+/// But for the property that Umami had made, whose row keeps its id.
+async fn a_replay_gives_the_same_rows(site: &Site, version: UmamiVersion) {
+    let other = TestDatabase::create().await;
+    version.install(&mut other.connect().await).await;
+    let replayed = site.deployment.run(&["replay", "--into", other.url()]).await;
+    assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+    let compared = site.deployment.run(&["compare", "--json", site.deployment.store(), other.url()]).await;
+    let compared: Value = serde_json::from_str(&compared.stdout).unwrap();
+    for table in compared["tables"].as_array().unwrap() {
+        assert_eq!(table["rows"][0], table["rows"][1], "{table}");
+        assert_eq!(table["equal"] == true, table["table"] != "session_data", "{table}");
+    }
+    if version >= UmamiVersion::V3_3 {
+        let links = "SELECT l::text FROM session_link AS l ORDER BY 1";
+        let there: Vec<String> =
+            sqlx::query_scalar(links).fetch_all(&mut other.connect().await).await.unwrap();
+        assert_eq!(there, site.texts(links).await);
+    }
 }
 
 #[tokio::test]
@@ -257,6 +279,26 @@ async fn in_a_schema_of_its_own() {
     let site = Site::in_schema(UmamiVersion::V3_3, "analytics").await;
     everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_3).await;
     assert_eq!(site.texts("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, ["0"]);
+}
+
+/// Who sets another formula than the database's gets it, and is told.
+#[tokio::test]
+async fn a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis() {
+    let site = Site::of(UmamiVersion::V3_3).await;
+    let deployment = site.deployment.clone().with("DASHI_INGEST_IDENTIFIED_SESSIONS", "shared");
+    let mut server = deployment.start("serve").ready().await;
+    let user = json!({ "url": "/", "id": "user-1", "timestamp": MAY_S });
+    let answer = site.accept(&server, "event", user, None).await;
+    assert_eq!(answer["sessionId"], site.session("user-1", IdentifiedSessions::Shared).to_string());
+    assert!(!claims(&answer).contains("type"));
+    eventually(SOON, "it is told", async || {
+        let lines = server.dashi.stderr();
+        lines
+            .lines()
+            .any(|line| line.contains(r#""set":"shared","umami":"per-device""#) && line.contains("WARN"))
+    })
+    .await;
+    assert_eq!(server.dashi.terminate().await, Some(0));
 }
 
 /// After an upgrade of Umami a start writes for the new tables; what was applied before is not applied again.

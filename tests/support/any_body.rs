@@ -102,7 +102,7 @@ fn field(wrong: usize) -> impl Strategy<Value = String> {
                 prop_oneof![4 => (0.0..100.0_f64).prop_map(|n| n.to_string()), 1 => number()].boxed()
             }
             (_, Takes::Data) => data().boxed(),
-            (_, Takes::Name) => any::<u64>().prop_map(|n| quoted(&format!("m-{n}"))).boxed(),
+            (_, Takes::Name) => any::<u64>().prop_map(|n| quoted(format!("m-{n}"))).boxed(),
         };
         value.prop_map(move |value| format!("{}:{value}", quoted(name)))
     })
@@ -111,7 +111,7 @@ fn field(wrong: usize) -> impl Strategy<Value = String> {
 fn moment() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => (1_500_000_000..1_900_000_000_i64).prop_map(|at| at.to_string()),
-        1 => (1_500_000_000..1_900_000_000_i64).prop_map(|at| quoted(&at.to_string())),
+        1 => (1_500_000_000..1_900_000_000_i64).prop_map(|at| quoted(at.to_string())),
         1 => (-210_866_803_300..8_640_000_000_100_i64).prop_map(|at| at.to_string()),
         1 => select(vec![
             "-210866803200", "-210866803201", "8640000000000", "8640000000001", "0", "null", "true", "\"\"", "[1]",
@@ -208,7 +208,7 @@ fn url() -> impl Strategy<Value = String> {
         "?utm_source=&fbclid",
     ]);
     (host, "[a-z0-9/%.\\\\ ]{0,12}", query, prop_oneof![8 => Just(0), 1 => 1..700_usize])
-        .prop_map(|(host, path, query, more)| quoted(&format!("{host}/{path}{query}{}", "x".repeat(more))))
+        .prop_map(|(host, path, query, more)| quoted(format!("{host}/{path}{query}{}", "x".repeat(more))))
 }
 
 /// A text in quotes, with escapes.

@@ -143,11 +143,11 @@ impl Process {
             migrated.cancel();
         } else {
             let (store, migrated, stop) = (store.clone(), migrated.clone(), stop_helpers.clone());
-            let undecided = ids.clone().filter(|ids| !ids.is_decided());
+            let ids = ids.clone();
             helpers.push(tokio::spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = migrate(&store, undecided) => migrated.cancel(),
+                    () = migrate(&store, ids.as_ref(), formula) => migrated.cancel(),
                 }
             }));
         }
@@ -331,15 +331,25 @@ fn made_at() -> SystemTime {
     modified().unwrap_or_else(SystemTime::now)
 }
 
-/// Makes the tables, however long the database is away; then asks what they say of session ids, if that is still to be
-/// decided. Says what it waits for whenever that changes.
-async fn migrate(store: &Store, undecided: Option<SessionIds>) {
+/// Makes the tables, however long the database is away; then asks a collector's database what it says of session ids:
+/// that settles it, or is compared with what is set. Says what it waits for whenever that changes.
+async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<Formula>) {
     let mut told = String::new();
     loop {
         let made = async {
             store.migrate().await?;
-            if let Some(ids) = &undecided {
-                decide(ids, open::formula_by_store(store).await?);
+            if let Some(ids) = ids {
+                let shown = open::formula_by_store(store).await?;
+                match set {
+                    None => decide(ids, shown),
+                    Some(set) if set.identified != shown.identified => tracing::warn!(
+                        set = set.name(),
+                        umami = shown.name(),
+                        because = shown.because,
+                        "session ids of identified visitors are not those that this database's Umami computes"
+                    ),
+                    Some(_) => {}
+                }
             }
             Ok::<(), StoreError>(())
         };

@@ -16,8 +16,8 @@ use sqlx::PgConnection;
 use super::PostgresStore;
 use crate::{StoreError, UmamiRelease, UmamiTables};
 
-/// How old it may become before a commit reads it again: two queries of the catalogue a minute.
-const FRESH: Duration = Duration::from_secs(60);
+/// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
+pub(super) const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// What must be there: the tables of Umami 3.0, as far as they are read or written here.
 const REQUIRED: &[(&str, &[&str])] = &[
@@ -420,7 +420,7 @@ impl PostgresStore {
     pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
         let known = self.known_catalogue().clone();
         match known {
-            Some((at, catalogue)) if at.elapsed() < FRESH => Ok(catalogue),
+            Some((at, catalogue)) if at.elapsed() < self.catalogue_age_max => Ok(catalogue),
             _ => self.read_catalogue().await,
         }
     }

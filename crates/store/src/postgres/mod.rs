@@ -55,6 +55,7 @@ const PRISMA_PARAMETERS: &[&str] = &[
 pub struct PostgresStore {
     pool: PgPool,
     catalogue: Arc<Mutex<catalogue::Read>>,
+    catalogue_age_max: Duration,
 }
 
 impl PostgresStore {
@@ -91,7 +92,14 @@ impl PostgresStore {
                 })
             })
             .connect_lazy_with(options.application_name("dashi").statement_cache_capacity(256));
-        Ok(Self { pool, catalogue: Arc::default() })
+        Ok(Self { pool, catalogue: Arc::default(), catalogue_age_max: catalogue::AGE_MAX })
+    }
+
+    /// Reads the catalogue again before a commit when it is older than this, so that an upgrade of Umami is noticed;
+    /// else when it is a minute old.
+    #[must_use]
+    pub fn with_catalogue_age_max(self, catalogue_age_max: Duration) -> Self {
+        Self { catalogue_age_max, ..self }
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
