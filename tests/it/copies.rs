@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dashi_domain::calendar::SaltRotation;
-use dashi_domain::ids::{IdRules, Secret, Visitor, named_event_id};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor, named_event_id};
 use dashi_domain::partitioner::{key, partition_for};
 use dashi_domain::record::Event;
 use integration_tests::setup::{AGENT, SECRET, WEBSITE, submission};
@@ -99,8 +99,12 @@ async fn a_copy_in_another_partition_of_a_topic_that_grew_changes_nothing() {
     const AFTER: u32 = 7;
     const VISITORS: usize = 12;
     let mut running = Setup::KafkaAndPostgres.start(&[("DASHI_EVENT_LOG_PARTITIONS", "2")]).await;
-    let rules =
-        IdRules { secret: Secret::from_text(SECRET), rotation: SaltRotation::Month, zone: TimeZone::UTC };
+    let rules = IdRules {
+        secret: Secret::from_text(SECRET),
+        rotation: SaltRotation::Month,
+        zone: TimeZone::UTC,
+        identified: IdentifiedSessions::Shared,
+    };
     let partitions = |id: &str| {
         let visitor = Visitor { source: WEBSITE, address: "", user_agent: AGENT, distinct_id: Some(id) };
         let key = key(rules.session_id(&visitor, AT_S * 1_000));

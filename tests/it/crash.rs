@@ -193,6 +193,7 @@ fn record_at(offset: u64) -> Record {
         received_at_ms: 1_795_000_000_000 + offset as i64,
         session_id: Uuid::from_u128(0x5000_0000 + u128::from(offset % 7)),
         visit_id: Uuid::from_u128(1),
+        device: None,
         user_agent: None,
         location: Location::default(),
         submission: Submission::parse(body.as_bytes()).expect("a valid event"),

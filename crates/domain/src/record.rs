@@ -7,7 +7,8 @@
 //!  "country":"GB","region":"GB-ENG","city":"London","type":"event","payload":{"website":"<uuid>","url":"/"}}
 //! ```
 //!
-//! `agent`, `country`, `region` and `city` are absent when unknown. `payload` is what the client sent, known keys
+//! `agent`, `country`, `region` and `city` are absent when unknown. `device`, a session id, is there when the event
+//! has a distinct id and a website: the session that the same client has while it is anonymous. `payload` is what the client sent, known keys
 //! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
@@ -51,6 +52,9 @@ pub struct Event<'a> {
     pub session_id: Uuid,
     /// The visit.
     pub visit_id: Uuid,
+    /// The session of the same address and agent without the distinct id. Absent where there is no distinct id, where
+    /// the source is a link or a pixel, and in records older than the field.
+    pub device: Option<Uuid>,
     /// The effective user agent.
     pub user_agent: Option<Cow<'a, str>>,
     /// Where the client was.
@@ -95,6 +99,7 @@ impl DecodeError {
 
 /// What a record is.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "almost all are events, and there is one of it at a time")]
 pub enum Recorded<'a> {
     /// An event, an identify or web vitals.
     Event(Event<'a>),
@@ -150,6 +155,11 @@ impl<'a> Event<'a> {
         out.push_str("\",\"visit\":\"");
         out.push_str(self.visit_id.hyphenated().encode_lower(&mut buffer));
         out.push('"');
+        if let Some(device) = self.device {
+            out.push_str(",\"device\":\"");
+            out.push_str(device.hyphenated().encode_lower(&mut buffer));
+            out.push('"');
+        }
         let Location { country, region, city } = &self.location;
         for (key, value) in [
             ("agent", self.user_agent.as_deref()),
@@ -194,6 +204,7 @@ impl<'a> Event<'a> {
             received_at_ms,
             session_id,
             visit_id,
+            device: fields.optional_uuid("device")?,
             user_agent: fields.text("agent")?,
             location: Location {
                 country: fields.text("country")?.map(Cow::into_owned),
@@ -272,6 +283,11 @@ impl<'a> Fields<'a> {
         .ok_or_else(|| DecodeError::field(field, self.0.get(field), "a UUID"))
     }
 
+    /// A UUID, or nothing where the field is absent.
+    fn optional_uuid(&self, field: &'static str) -> Result<Option<Uuid>, DecodeError> {
+        self.0.get(field).is_some().then(|| self.uuid(field)).transpose()
+    }
+
     /// A whole number that a double holds exactly.
     pub(crate) fn integer(&self, field: &'static str) -> Result<i64, DecodeError> {
         match self.0.get(field) {
@@ -297,6 +313,7 @@ mod tests {
             received_at_ms: 1_795_164_975_123,
             session_id: Uuid::from_u128(2),
             visit_id: Uuid::from_u128(3),
+            device: Some(Uuid::from_u128(4)),
             user_agent: Some("agent \"x\"".into()),
             location: Location { country: Some("GB".into()), region: None, city: Some("Łódź".into()) },
             submission,
@@ -311,8 +328,25 @@ mod tests {
         assert_eq!(read.encode(), bytes);
         assert_eq!(read.user_agent.as_deref(), Some("agent \"x\""));
         assert_eq!(read.location, written.location);
+        assert_eq!(read.device, Some(Uuid::from_u128(4)));
         assert_eq!(read.created_at_ms(), 1_777_593_600_000);
         assert_eq!(read.submission.payload.name.as_deref(), Some("buy"));
+    }
+
+    #[test]
+    fn a_record_from_before_there_was_a_device_is_read() {
+        let submission = Submission::parse(BODY.as_bytes()).expect("valid");
+        let without = Event { device: None, ..event(submission) }.encode();
+        assert!(!String::from_utf8_lossy(&without).contains("device"));
+        assert_eq!(Event::decode(&without).expect("decodes").device, None);
+    }
+
+    #[test]
+    fn the_version_that_a_client_had_read_is_in_the_log() {
+        let body = BODY.replace("\"url\"", "\"messageId\":\"m\",\"baseVersion\":\"0\",\"url\"");
+        let bytes = event(Submission::parse(body.as_bytes()).expect("valid")).encode();
+        let payload = Event::decode(&bytes).expect("decodes").submission.payload;
+        assert_eq!((payload.base_version.as_deref(), payload.message_id), (Some("0"), None));
     }
 
     #[test]
@@ -334,6 +368,7 @@ mod tests {
             (good.replace("\"at\":", "\"at_\":"), "field `at` is missing"),
             (good.replace("\"session\":\"", "\"session\":\"x"), "field `session` is \"x"),
             (good.replace("\"agent\":\"", "\"agent\":7,\"_\":\""), "field `agent` is 7"),
+            (good.replace("\"device\":\"", "\"device\":\"x"), "field `device` is \"x"),
             (good.replace("\"type\":\"event\"", "\"type\":\"x\""), "Invalid option"),
         ] {
             let error = Event::decode(value.as_bytes()).expect_err(reason).to_string();

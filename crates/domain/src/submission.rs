@@ -146,6 +146,9 @@ pub struct Payload<'a> {
     /// `messageId`: the client's own id of this event, at most 100; never empty. Dashi's, not Umami's, which
     /// ignores the key.
     pub message_id: Option<Cow<'a, str>>,
+    /// `baseVersion`: the version of the person's profile that the client had read, at most 100; not checked to be
+    /// one (see [`crate::profile::parse_version`]). Dashi's, not Umami's, which ignores the key.
+    pub base_version: Option<Cow<'a, str>>,
 }
 
 /// The fields of a payload, in the order in which Umami's schema checks them.
@@ -176,10 +179,11 @@ enum Field {
     Fcp,
     Ttfb,
     MessageId,
+    BaseVersion,
 }
 
 impl Field {
-    const COUNT: usize = Field::MessageId as usize + 1;
+    const COUNT: usize = Field::BaseVersion as usize + 1;
 
     fn name(self) -> &'static str {
         match self {
@@ -208,6 +212,7 @@ impl Field {
             Field::Fcp => "fcp",
             Field::Ttfb => "ttfb",
             Field::MessageId => "messageId",
+            Field::BaseVersion => "baseVersion",
         }
     }
 
@@ -238,6 +243,7 @@ impl Field {
             "fcp" => Field::Fcp,
             "ttfb" => Field::Ttfb,
             "messageId" => Field::MessageId,
+            "baseVersion" => Field::BaseVersion,
             _ => return None,
         })
     }
@@ -334,6 +340,7 @@ impl<'a> Payload<'a> {
         let fcp = check.vital(Field::Fcp, 60_000);
         let ttfb = check.vital(Field::Ttfb, 60_000);
         let message_id = check.string(Field::MessageId, 100).filter(|id| !id.is_empty());
+        let base_version = check.string(Field::BaseVersion, 100);
         let source = check.source(named);
         // Without a source there is an error in the tree: a wrong type, a wrong id, or that there is not just
         // one.
@@ -362,6 +369,7 @@ impl<'a> Payload<'a> {
                 fcp,
                 ttfb,
                 message_id,
+                base_version,
             }),
             _ => Err(check.tree),
         }
@@ -403,6 +411,7 @@ impl<'a> Payload<'a> {
         write_vital(Field::Cls, self.cls, out);
         write_vital(Field::Fcp, self.fcp, out);
         write_vital(Field::Ttfb, self.ttfb, out);
+        write_text(Field::BaseVersion, &self.base_version, out);
         out.push('}');
     }
 }
@@ -728,6 +737,8 @@ mod tests {
             ("fcp", "60001", "Too big: expected number to be <=60000"),
             ("ttfb", "{}", "Invalid input: expected number, received object"),
             ("ttfb", "60001", "Too big: expected number to be <=60000"),
+            ("baseVersion", "0", "Invalid input: expected string, received number"),
+            ("baseVersion", &hundred_one, "Too big: expected string to have <=100 characters"),
         ] {
             let members = format!(r#""{field}":{value}"#);
             let expected = payload_answer(&format!(r#""{field}":{{"errors":["{text}"]}}"#));
@@ -824,6 +835,7 @@ mod tests {
             "fcp",
             "ttfb",
             "messageId",
+            "baseVersion",
         ];
         let members: Vec<_> = fields.iter().rev().map(|field| format!(r#""{field}":false"#)).collect();
         let body = format!(r#"{{"payload":{{{},"timestamp":"x"}},"type":"event"}}"#, members.join(","));
@@ -840,7 +852,7 @@ mod tests {
             r#"{{"type":"performance","cache":1,"payload":{{"ttfb":5,"fcp":4,"cls":0.5,"inp":2,"lcp":60000,
             "device":"d","os":"","browser":"b","id":"i","timestamp":-1,"userAgent":"agent","ip":"not an ip","tag":"t",
             "name":"n","url":"/u","title":"ti","screen":"1920x1080","referrer":"https://r.example/","language":"de",
-            "hostname":"a.example","data":{{"b":[1],"1":null}},"pixel":"{ID}","duration":9,"session":"x"}}}}"#
+            "hostname":"a.example","baseVersion":"0","data":{{"b":[1],"1":null}},"pixel":"{ID}","duration":9,"session":"x"}}}}"#
         );
         let submission = Submission::parse(body.as_bytes()).unwrap();
         assert_eq!(submission.kind, Kind::Performance);
@@ -864,6 +876,7 @@ mod tests {
             (&payload.browser, "b"),
             (&payload.os, ""),
             (&payload.device, "d"),
+            (&payload.base_version, "0"),
         ] {
             assert!(matches!(field, Some(Cow::Borrowed(text)) if *text == expected), "{expected}");
         }
@@ -877,7 +890,7 @@ mod tests {
                 r#"","data":{"1":null,"b":[1]},"hostname":"a.example","language":"de","#,
                 r#""referrer":"https://r.example/","screen":"1920x1080","title":"ti","url":"/u","name":"n","tag":"t","#,
                 r#""timestamp":-1,"id":"i","browser":"b","os":"","device":"d","#,
-                r#""lcp":60000,"inp":2,"cls":0.5,"fcp":4,"ttfb":5}"#
+                r#""lcp":60000,"inp":2,"cls":0.5,"fcp":4,"ttfb":5,"baseVersion":"0"}"#
             )
         );
         assert_eq!(written(&payload), expected);
@@ -1097,6 +1110,7 @@ mod tests {
             "fcp",
             "ttfb",
             "messageId",
+            "baseVersion",
         ];
         assert_eq!(names.len(), Field::COUNT);
         for (place, name) in names.into_iter().enumerate() {
@@ -1178,6 +1192,7 @@ mod tests {
                     "fcp",
                     "ttfb",
                     "messageId",
+                    "baseVersion",
                 ][place]
             };
             let text =

@@ -378,6 +378,7 @@ fn fold_request(kind: &str, mut payload: Value, location: Location) -> Changes {
         received_at_ms: RECEIVED_MS,
         session_id: uuid(2),
         visit_id: uuid(3),
+        device: None,
         user_agent: None,
         location,
         submission,

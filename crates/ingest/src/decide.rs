@@ -71,6 +71,9 @@ pub fn decide(
         return Decision::Answer(Err(Rejection::Unavailable));
     };
     let session_id = ids.session_id(&visitor, created_at_ms);
+    let identified = payload.id.as_deref().is_some_and(|id| !id.is_empty());
+    let device = (identified && source.kind == SourceKind::Website)
+        .then(|| ids.session_id(&Visitor { distinct_id: None, ..visitor }, created_at_ms));
     let about_us =
         claims.filter(|claims| source.kind == SourceKind::Website && names_or_silent(claims, source.id));
     let token = about_us
@@ -89,6 +92,7 @@ pub fn decide(
         received_at_ms: now_ms,
         session_id,
         visit_id: visit.id,
+        device,
         location: location(rules, client, own_address),
         user_agent,
         submission: submission.clone(),
@@ -236,6 +240,51 @@ mod tests {
                 }
                 other => panic!("{other:?}"),
             }
+        }
+    }
+
+    const NOW_MS: i64 = 1_777_636_800_123;
+    const SOURCE: &str = "11111111-1111-4111-8111-111111111111";
+
+    /// Session and device of the record that a payload becomes.
+    fn recorded(kind: &str, members: &str) -> (Uuid, Option<Uuid>) {
+        let rules = Rules { bots_welcome: true, blocked: BlockedAddresses::default(), ..rules() };
+        let client = Client {
+            address: "203.0.113.7".to_owned(),
+            user_agent: Some("agent".to_owned()),
+            location: None,
+            token: None,
+            idempotency_key: None,
+        };
+        let body = format!(r#"{{"type":"{kind}","payload":{{{members}}}}}"#);
+        let submission = Submission::parse(body.as_bytes()).expect("valid");
+        let Decision::Append(entry, _) = decide(&rules, &client, None, submission, None, NOW_MS) else {
+            panic!("{body} is turned away")
+        };
+        let event = Event::decode(&entry.value).expect("decodes");
+        (event.session_id, event.device)
+    }
+
+    #[test]
+    fn the_device_of_an_identified_visitor_is_the_session_that_it_has_without_a_name() {
+        let website = format!(r#""website":"{SOURCE}""#);
+        let anonymous = recorded("event", &website);
+        assert_eq!(anonymous.1, None, "it has no other");
+        for (kind, name) in [("event", "ada"), ("identify", "ada"), ("performance", "bob")] {
+            let (session, device) = recorded(kind, &format!(r#"{website},"id":"{name}""#));
+            assert_ne!(session, anonymous.0);
+            assert_eq!(device, Some(anonymous.0));
+        }
+        assert_eq!(recorded("identify", &format!(r#"{website},"id":"""#)), anonymous);
+        for source in ["link", "pixel"] {
+            assert_eq!(recorded("identify", &format!(r#""{source}":"{SOURCE}","id":"ada""#)).1, None);
+        }
+        // Of what the payload says about address, agent and time, as for the session.
+        for own in [r#""ip":"198.51.100.9""#, r#""userAgent":"other""#, r#""timestamp":1700000000"#] {
+            let there = recorded("event", &format!("{website},{own}")).0;
+            assert_ne!(there, anonymous.0, "{own}");
+            let identified = recorded("event", &format!(r#"{website},{own},"id":"ada""#));
+            assert_eq!(identified.1, Some(there), "{own}");
         }
     }
 }
