@@ -206,7 +206,8 @@ fn record_at(offset: u64) -> Record {
 async fn commit_batch(store: &Store, claim: &Claim, from: Checkpoint) -> Result<Checkpoint, CommitError> {
     let first = from.offset().number();
     let records: Vec<Record> = (first..first + BATCH).map(record_at).collect();
-    let rules = FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false };
+    let rules =
+        FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false, null_deletes: false };
     let to = Checkpoint::after(Offset::new(first + BATCH - 1));
     store.commit(claim, from, to, &fold(&records, &HashSet::new(), &rules)).await?;
     Ok(to)

@@ -1187,7 +1187,7 @@ fn record(offset: u64, event: u128, session: u128, kind: &str, payload: &str) ->
 }
 
 fn rules() -> FoldRules {
-    FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false }
+    FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false, null_deletes: false }
 }
 
 async fn applied_events_are_named_and_nothing_is_written(place: Place) {

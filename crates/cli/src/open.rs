@@ -154,6 +154,7 @@ pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::
         rules: FoldRules {
             zone: zone(settings)?,
             remove_trailing_slash: settings.fold.remove_trailing_slash,
+            null_deletes: settings.profiles.null_deletes,
         },
         read_limit: ReadLimit {
             records_max: settings.projector.batch_records_max,

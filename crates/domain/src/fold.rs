@@ -1,16 +1,17 @@
 //! The fold: records in, row changes out. Same records in, same changes out.
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use crate::agent::Agent;
-use crate::flatten::{self, Decimal, Leaf};
+use crate::flatten::{self, DataType, Decimal, Leaf};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
 use crate::page_url::{page_url, performance_path, referrer};
+use crate::profile::{self, Link, LinkKind, Send, Stamp, parse_version};
 use crate::record::{Event, Record, Recorded};
 use crate::recording::Chunk;
 use crate::rows::{
@@ -27,6 +28,8 @@ pub struct FoldRules {
     pub zone: TimeZone,
     /// Whether a trailing slash of a page's path is dropped.
     pub remove_trailing_slash: bool,
+    /// Whether null deletes a person's trait. The session's own properties keep it as a value either way.
+    pub null_deletes: bool,
 }
 
 /// Folds records of one partition, in offset order, into the changes they make.
@@ -40,6 +43,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         seen: HashSet::with_capacity(records.len()),
         sessions: HashMap::new(),
         session_data: HashMap::new(),
+        links: BTreeMap::new(),
     };
     for record in records {
         match Recorded::decode(&record.value) {
@@ -58,6 +62,16 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
             Err(error) => folding.changes.set_aside(record, error.to_string()),
         }
     }
+    let links = folding.links.into_iter();
+    folding.changes.links = links
+        .map(|((website_id, session_id, distinct_id, kind), first_ms)| Link {
+            website_id,
+            session_id,
+            distinct_id,
+            kind,
+            first_ms,
+        })
+        .collect();
     folding.changes.sort();
     folding.changes
 }
@@ -77,6 +91,10 @@ pub struct Changes {
     pub identifies: Vec<IdentifyRow>,
     /// At most one per session and key: the last written.
     pub session_data: Vec<SessionDataRow>,
+    /// What identifies with a distinct id say about people, in the order of the log; for [`profile::merge`].
+    pub sends: Vec<Send>,
+    /// At most one per website, session, person and kind, in this order.
+    pub links: Vec<Link>,
     /// One per chunk of a recording, in the order of the log.
     pub recordings: Vec<RecordingRow>,
     /// One per identify of a website with a distinct id, in log order: the first makes the link, the last names the
@@ -136,11 +154,14 @@ struct Folding<'r> {
     sessions: HashMap<Uuid, usize>,
     /// Places in `changes.session_data`, by row id.
     session_data: HashMap<Uuid, usize>,
+    /// The earliest arrival of each link, by all that it consists of.
+    links: BTreeMap<(Uuid, Uuid, String, LinkKind), i64>,
 }
 
 impl Folding<'_> {
     fn apply(&mut self, event: &Event<'_>) {
         self.session(event);
+        self.link(event);
         match event.submission.kind {
             Kind::Event => {
                 let name = self.page_or_custom_event(event);
@@ -166,6 +187,19 @@ impl Folding<'_> {
                     created_at_ms: event.created_at_ms(),
                 });
             }
+        }
+    }
+
+    /// The session, and the one that the device has while it is anonymous, belong to the person that an event names.
+    fn link(&mut self, event: &Event<'_>) {
+        let Some(person) = person(&event.submission.payload) else { return };
+        let anonymous = event.device.filter(|device| *device != event.session_id);
+        let sessions = [(Some(event.session_id), LinkKind::Own), (anonymous, LinkKind::Anonymous)];
+        for (session_id, kind) in sessions {
+            let Some(session_id) = session_id else { continue };
+            let link = (event.submission.payload.source.id, session_id, person.clone(), kind);
+            let first_ms = self.links.entry(link).or_insert(event.received_at_ms);
+            *first_ms = event.received_at_ms.min(*first_ms);
         }
     }
 
@@ -332,7 +366,9 @@ impl Folding<'_> {
         }
         // Links and pixels have no properties; Umami fails here, we ignore the data.
         let (Some(data), SourceKind::Website) = (&payload.data, payload.source.kind) else { return };
-        for leaf in flatten::flatten(data, &self.rules.zone) {
+        let leaves = flatten::flatten(data, &self.rules.zone);
+        self.send(event, &leaves);
+        for leaf in leaves {
             let (data_key, value) = columns(leaf);
             let row = SessionDataRow {
                 session_data_id: session_data_id(event.session_id, &data_key),
@@ -352,6 +388,40 @@ impl Folding<'_> {
             }
         }
     }
+
+    /// The last leaf of a key counts, as it does for the session's own properties.
+    fn send(&mut self, event: &Event<'_>, leaves: &[Leaf]) {
+        let payload = &event.submission.payload;
+        let Some(distinct_id) = person(payload) else { return };
+        let stamp = Stamp { received_at_ms: event.received_at_ms, event_id: event.event_id };
+        let base = payload.base_version.as_deref().and_then(parse_version);
+        let last: HashMap<&str, usize> =
+            leaves.iter().enumerate().map(|(place, leaf)| (leaf.key.as_str(), place)).collect();
+        for (place, leaf) in leaves.iter().enumerate() {
+            if last[leaf.key.as_str()] != place {
+                continue;
+            }
+            // No array is the text "null".
+            let is_null = leaf.data_type == DataType::Array && leaf.string_value == "null";
+            let (key, value) = columns(leaf.clone());
+            self.changes.sends.push(Send {
+                website_id: payload.source.id,
+                session_id: event.session_id,
+                device: event.device.unwrap_or(event.session_id),
+                distinct_id: distinct_id.clone(),
+                key,
+                value: (!(is_null && self.rules.null_deletes)).then_some(value),
+                stamp,
+                base,
+            });
+        }
+    }
+}
+
+/// Whom an event of a website names.
+fn person(payload: &Payload<'_>) -> Option<String> {
+    let id = payload.id.as_deref().filter(|id| !id.is_empty())?;
+    (payload.source.kind == SourceKind::Website).then(|| profile::distinct_id(id))
 }
 
 fn columns(leaf: Leaf) -> (String, DataValue) {

@@ -6,7 +6,7 @@
 //! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`position`], [`partitioner`]
-//! * what it folds into: [`fold`], [`rows`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
+//! * what it folds into: [`fold`], [`rows`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
 
 pub mod agent;
 pub mod calendar;
@@ -19,6 +19,7 @@ pub mod location;
 pub mod page_url;
 pub mod partitioner;
 pub mod position;
+pub mod profile;
 pub mod record;
 pub mod recording;
 pub mod rows;

@@ -21,7 +21,7 @@ const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 const RECEIVED_MS: i64 = 1_777_636_800_123;
 
 fn rules() -> FoldRules {
-    FoldRules { zone: TimeZone::UTC, remove_trailing_slash: false }
+    FoldRules { zone: TimeZone::UTC, remove_trailing_slash: false, null_deletes: false }
 }
 
 /// What the stores' tables hold, with the stores' rules: a session is filled, a property is the newest, and a

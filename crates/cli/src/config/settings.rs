@@ -37,6 +37,8 @@ pub struct Settings {
     pub database: Database,
     /// What the fold makes of an event.
     pub fold: Fold,
+    /// Traits of people.
+    pub profiles: Profiles,
     /// Stopping on SIGTERM.
     pub shutdown: Shutdown,
     /// Diagnostic output.
@@ -236,6 +238,14 @@ pub struct Database {
 pub struct Fold {
     /// Whether stored URL paths lose the slash at their end.
     pub remove_trailing_slash: bool,
+}
+
+/// Traits of people.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profiles {
+    /// Whether a null deletes a trait.
+    pub null_deletes: bool,
 }
 
 /// Stopping on SIGTERM.
