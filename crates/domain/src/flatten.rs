@@ -46,6 +46,13 @@ impl DataType {
     pub const fn code(self) -> i32 {
         self as i32
     }
+
+    /// The type with this number.
+    pub fn from_code(code: i32) -> Option<Self> {
+        [Self::String, Self::Number, Self::Boolean, Self::Date, Self::Array]
+            .into_iter()
+            .find(|data_type| data_type.code() == code)
+    }
 }
 
 /// One row of `event_data` or `session_data`.

@@ -69,8 +69,8 @@ async fn commit(
         let changes = fold_aside(story, records, run.clone(), applied_before.clone()).await;
         let began = Instant::now();
         match story.store.commit(claim, from, to, &changes).await {
-            Ok(()) => {
-                story.metrics.committed(&changes.outcomes, began.elapsed());
+            Ok(committed) => {
+                story.metrics.committed(&changes.outcomes, &committed, began.elapsed());
                 if let Some(dead) = changes.dead_letters.last() {
                     tracing::warn!(
                         partition = %claim.partition, offset = %dead.offset, reason = dead.reason,
@@ -121,8 +121,8 @@ async fn set_aside(
     let changes = Changes::dead_letter(record, reason.clone());
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
     let began = Instant::now();
-    story.store.commit(claim, from, to, &changes).await.map_err(failed)?;
-    story.metrics.committed(&changes.outcomes, began.elapsed());
+    let committed = story.store.commit(claim, from, to, &changes).await.map_err(failed)?;
+    story.metrics.committed(&changes.outcomes, &committed, began.elapsed());
     story.note(claim, &DeadLettered { offset: record.offset.number(), reason }).await;
     Ok(())
 }

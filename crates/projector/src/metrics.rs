@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
 use dashi_domain::position::Partition;
+use dashi_store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -18,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 #[derive(Debug, Clone)]
 pub struct ProjectorMetrics {
     records: Family<Outcome, Counter>,
+    trait_sends: Family<Outcome, Counter>,
     commit_seconds: Histogram,
     lag_records: Family<Of, Gauge>,
     lag_seconds: Family<Of, Gauge<f64, AtomicU64>>,
@@ -46,6 +48,7 @@ impl ProjectorMetrics {
         let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
         let metrics = Self {
             records: Family::default(),
+            trait_sends: Family::default(),
             commit_seconds: Histogram::new(buckets),
             lag_records: Family::default(),
             lag_seconds: Family::default(),
@@ -58,6 +61,11 @@ impl ProjectorMetrics {
             "dashi_projector_records",
             "Records by outcome: applied, duplicate, dead",
             metrics.records.clone(),
+        );
+        registry.register(
+            "dashi_projector_trait_sends",
+            "Values that identifies sent of people: written, or avoided because they were no difference",
+            metrics.trait_sends.clone(),
         );
         registry.register_with_unit(
             "dashi_projector_commit",
@@ -90,7 +98,11 @@ impl ProjectorMetrics {
         metrics
     }
 
-    pub(crate) fn committed(&self, outcomes: &Outcomes, took: Duration) {
+    pub(crate) fn committed(&self, outcomes: &Outcomes, committed: &Committed, took: Duration) {
+        let profiles = committed.profiles;
+        for (outcome, count) in [("written", profiles.writes), ("avoided", profiles.avoided)] {
+            self.trait_sends.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
         self.commit_seconds.observe(took.as_secs_f64());
         let Outcomes { applied, duplicate, dead } = *outcomes;
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {

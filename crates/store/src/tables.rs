@@ -3,7 +3,7 @@
 /// A table of the projection.
 #[derive(Debug)]
 pub struct Table {
-    /// Its name; Dashi's own ones are `identify` and `dead_letter`.
+    /// Its name, without the schema or prefix of Dashi's own.
     pub name: &'static str,
     /// Whether it is Dashi's own: in the schema `dashi` (PostgreSQL) or with the prefix `dashi_` (SQLite).
     pub own: bool,
@@ -41,6 +41,11 @@ pub const ALL: &[&Table] = &[
     &REVENUE,
     &SESSION_REPLAY,
     &IDENTIFY,
+    &PROFILE,
+    &PROFILE_TRAIT,
+    &PROFILE_WRITE,
+    &PROFILE_BASE,
+    &PROFILE_LINK,
     &DEAD_LETTER,
 ];
 
@@ -182,6 +187,86 @@ static IDENTIFY: Table = Table {
         ("session_id", Uuid),
         ("distinct_id", Text),
         ("created_at", Time),
+    ],
+};
+
+static PROFILE: Table = Table {
+    name: "profile",
+    own: true,
+    key: 2,
+    columns: &[("website_id", Uuid), ("distinct_id", Text), ("created_at", Integer)],
+};
+
+static PROFILE_TRAIT: Table = Table {
+    name: "profile_trait",
+    own: true,
+    key: 3,
+    columns: &[
+        ("website_id", Uuid),
+        ("distinct_id", Text),
+        ("key", Text),
+        ("data_type", Integer),
+        ("string_value", Text),
+        ("number_value", Decimal(4)),
+        ("date_value", Integer),
+        ("last_at", Integer),
+        ("last_event_id", Uuid),
+        ("changed_at", Integer),
+        ("changed_event_id", Uuid),
+        ("changed_by", Uuid),
+        ("conditional", Integer),
+    ],
+};
+
+static PROFILE_WRITE: Table = Table {
+    name: "profile_write",
+    own: true,
+    key: 5,
+    columns: &[
+        ("website_id", Uuid),
+        ("distinct_id", Text),
+        ("key", Text),
+        ("received_at", Integer),
+        ("event_id", Uuid),
+        ("session_id", Uuid),
+        ("device", Uuid),
+        ("data_type", Integer),
+        ("string_value", Text),
+        ("number_value", Decimal(4)),
+        ("date_value", Integer),
+        ("base_received_at", Integer),
+        ("base_event_id", Uuid),
+    ],
+};
+
+static PROFILE_BASE: Table = Table {
+    name: "profile_base",
+    own: true,
+    key: 4,
+    columns: &[
+        ("session_id", Uuid),
+        ("device", Uuid),
+        ("distinct_id", Text),
+        ("key", Text),
+        ("data_type", Integer),
+        ("string_value", Text),
+        ("number_value", Decimal(4)),
+        ("date_value", Integer),
+        ("received_at", Integer),
+        ("event_id", Uuid),
+    ],
+};
+
+static PROFILE_LINK: Table = Table {
+    name: "profile_link",
+    own: true,
+    key: 4,
+    columns: &[
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("distinct_id", Text),
+        ("kind", Integer),
+        ("first_at", Integer),
     ],
 };
 

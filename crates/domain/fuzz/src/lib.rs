@@ -64,6 +64,7 @@ fn check_taken(submission: Submission<'_>) {
             received_at_ms: RECEIVED_MS,
             session_id,
             visit_id: ids.visit_id(session_id, created_at_ms),
+            device: payload.id.as_ref().map(|_| Uuid::from_u128(2)),
             user_agent: payload.user_agent.clone(),
             // Texts of the payload stand in for what a proxy's headers may say.
             location: Location::from_parts(

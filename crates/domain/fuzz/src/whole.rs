@@ -38,7 +38,7 @@ pub fn assert_whole(value: &[u8]) -> Changes {
         value: value.to_vec(),
     };
     let [utc, _, west] = zones();
-    let rules = FoldRules { zone: utc, remove_trailing_slash: false };
+    let rules = FoldRules { zone: utc, remove_trailing_slash: false, null_deletes: false };
     let changes = fold(std::slice::from_ref(&record), &HashSet::new(), &rules);
     assert_rows(&event, &changes);
     let twice = fold(&[record.clone(), record.clone()], &HashSet::new(), &rules);
@@ -47,7 +47,7 @@ pub fn assert_whole(value: &[u8]) -> Changes {
     let known = HashSet::from([event.event_id]);
     let again = fold(std::slice::from_ref(&record), &known, &rules);
     assert_eq!(Changes { outcomes: Default::default(), ..again }, Changes::default(), "applied before");
-    let other = FoldRules { zone: west, remove_trailing_slash: true };
+    let other = FoldRules { zone: west, remove_trailing_slash: true, null_deletes: true };
     assert_rows(&event, &fold(&[record], &HashSet::new(), &other));
     changes
 }

@@ -12,9 +12,9 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use uuid::Uuid;
 
 use super::catalogue::Catalogue;
-use super::{PostgresStore, checkpoint_of};
+use super::{PostgresStore, checkpoint_of, profile};
 use crate::recording::placed;
-use crate::{Claim, CommitError};
+use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
 /// statement for them could outlast the time that statements have.
@@ -27,7 +27,7 @@ impl PostgresStore {
         from: Checkpoint,
         to: Checkpoint,
         changes: &Changes,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Committed, CommitError> {
         let unknown = |source| CommitError::Unknown { partition: claim.partition, source };
         let catalogue = self.catalogue().await.map_err(|error| unknown(Arc::new(error)))?;
         let outcome = self.transact(claim, from, to, &catalogue.fit(changes), &catalogue).await;
@@ -56,7 +56,7 @@ impl PostgresStore {
         to: Checkpoint,
         changes: &Changes,
         catalogue: &Catalogue,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Committed, CommitError> {
         let failed = |error: sqlx::Error| failure(claim, error);
         let mut tx = self.pool.begin().await.map_err(failed)?;
         if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
@@ -88,7 +88,9 @@ impl PostgresStore {
         }
         insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
         insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)
+        let profiles = profile::write(&mut tx, changes).await.map_err(failed)?;
+        tx.commit().await.map_err(failed)?;
+        Ok(Committed { profiles })
     }
 
     /// Why the guard did not hold.

@@ -2,6 +2,7 @@
 
 mod catalogue;
 mod commit;
+mod profile;
 mod rows;
 mod schema;
 mod sources;
@@ -56,6 +57,7 @@ pub struct PostgresStore {
     pool: PgPool,
     catalogue: Arc<Mutex<catalogue::Read>>,
     catalogue_age_max: Duration,
+    changes: Arc<profile::ChangeFeed>,
 }
 
 impl PostgresStore {
@@ -92,7 +94,12 @@ impl PostgresStore {
                 })
             })
             .connect_lazy_with(options.application_name("dashi").statement_cache_capacity(256));
-        Ok(Self { pool, catalogue: Arc::default(), catalogue_age_max: catalogue::AGE_MAX })
+        Ok(Self {
+            pool,
+            catalogue: Arc::default(),
+            catalogue_age_max: catalogue::AGE_MAX,
+            changes: Arc::default(),
+        })
     }
 
     /// Reads the catalogue again before a commit when it is older than this, so that an upgrade of Umami is noticed;

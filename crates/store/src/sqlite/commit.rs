@@ -11,9 +11,9 @@ use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
-use super::{NOW_MS, SqliteStore, stored, text};
+use super::{NOW_MS, SqliteStore, profile, stored, text};
 use crate::recording::placed;
-use crate::{Claim, CommitError};
+use crate::{Claim, CommitError, Committed, ProfileChange};
 
 /// Values of one statement, at most; SQLite's own limit is 32,766. More rows than fit in it go in several.
 const VALUES_MAX: usize = 2_000;
@@ -25,13 +25,19 @@ impl SqliteStore {
         from: Checkpoint,
         to: Checkpoint,
         changes: &Changes,
-    ) -> Result<(), CommitError> {
+    ) -> Result<Committed, CommitError> {
         let mut writer = self.0.writer.lock().await;
         let outcome = write(&mut writer, claim, from, to, changes).await;
         if matches!(outcome, Err(CommitError::Unknown { .. })) {
             self.renew(&mut writer).await;
         }
-        outcome
+        drop(writer);
+        let (committed, told) = outcome?;
+        for change in told {
+            // Nobody may be listening.
+            let _ = self.0.changes.send(change);
+        }
+        Ok(committed)
     }
 }
 
@@ -42,7 +48,7 @@ async fn write(
     from: Checkpoint,
     to: Checkpoint,
     changes: &Changes,
-) -> Result<(), CommitError> {
+) -> Result<(Committed, Vec<ProfileChange>), CommitError> {
     let failed = |error: sqlx::Error| failure(claim, error);
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
@@ -69,7 +75,9 @@ async fn write(
     upsert_session_data(&mut tx, changes).await.map_err(failed)?;
     insert_revenue(&mut tx, changes).await.map_err(failed)?;
     insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
-    tx.commit().await.map_err(failed)
+    let (profiles, told) = profile::write(&mut tx, changes).await.map_err(failed)?;
+    tx.commit().await.map_err(failed)?;
+    Ok((Committed { profiles }, told))
 }
 
 /// What a driver's error means for a batch.
@@ -169,11 +177,11 @@ fn parse(id: &str) -> Result<Uuid, sqlx::Error> {
     id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
-type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
+pub(super) type Statement<'q> = Query<'q, Sqlite, SqliteArguments>;
 
 /// Runs `INSERT … VALUES (…), (…)` over all rows, as many per statement as fit, in sizes that are powers of two
 /// so that their statements stay prepared. Returns the rows that were written.
-async fn insert<T>(
+pub(super) async fn insert<T>(
     connection: &mut SqliteConnection,
     rows: &[T],
     into: &str,

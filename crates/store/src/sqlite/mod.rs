@@ -4,6 +4,7 @@
 //! take turns instead of polling for the file's lock.
 
 mod commit;
+mod profile;
 mod rows;
 mod sources;
 
@@ -18,10 +19,11 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Connection as _, Row as _};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
 use uuid::Uuid;
 
-use crate::{Claim, ClaimError, PartitionState, StoreError};
+use crate::profile::CHANGES_MAX;
+use crate::{Claim, ClaimError, PartitionState, ProfileChange, StoreError};
 
 /// Settings of a store in a SQLite file.
 #[derive(Debug, Clone)]
@@ -31,7 +33,8 @@ pub struct SqliteSettings {
 }
 
 /// Tables by version (`PRAGMA user_version`); a released step is never edited.
-const STEPS: &[&str] = &[include_str!("dashi_1.sql"), include_str!("dashi_2.sql")];
+const STEPS: &[&str] =
+    &[include_str!("dashi_1.sql"), include_str!("dashi_2.sql"), include_str!("dashi_3.sql")];
 
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -44,6 +47,7 @@ struct Shared {
     writer: Mutex<SqliteConnection>,
     options: SqliteConnectOptions,
     readers: SqlitePool,
+    changes: broadcast::Sender<ProfileChange>,
 }
 
 impl SqliteStore {
@@ -64,7 +68,12 @@ impl SqliteStore {
             SqliteConnection::connect_with(&options).await.map_err(|error| failed(Arc::new(error)))?;
         let readers =
             SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.clone().read_only(true));
-        Ok(Self(Arc::new(Shared { writer: Mutex::new(writer), options, readers })))
+        Ok(Self(Arc::new(Shared {
+            writer: Mutex::new(writer),
+            options,
+            readers,
+            changes: broadcast::Sender::new(CHANGES_MAX),
+        })))
     }
 
     /// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full
