@@ -362,8 +362,11 @@ impl Running {
 
     /// Lines of the process's log that are warnings or errors.
     pub fn complaints(&self) -> Vec<String> {
+        // The first producers of a broker that has just started are asked to come back, and do.
+        const OF_A_NEW_BROKER: &str = "Coordinator load in progress: retrying";
         let is_complaint = |line: &&str| {
             [r#""level":"WARN""#, r#""level":"ERROR""#, "panicked"].iter().any(|word| line.contains(word))
+                && !line.contains(OF_A_NEW_BROKER)
         };
         self.dashi.stderr().lines().filter(is_complaint).map(str::to_owned).collect()
     }
