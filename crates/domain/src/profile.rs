@@ -30,6 +30,8 @@
 //!
 //! # Limits
 //!
+//! * A device that sends a key for the first time is believed, even if it sends an old value: nothing tells what it knew.
+//!   Naming the version does.
 //! * Two sends of one session that lie in different partitions, of a topic that grew in between, may be merged in
 //!   either order. Then a return to an earlier value may be missed: the base that it is compared with is not yet the
 //!   value in between.
