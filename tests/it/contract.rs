@@ -9,12 +9,13 @@ use std::{fs, io};
 use integration_tests::repository;
 
 /// Sections that no test proves yet. To take one out, name its tests in [`SECTIONS`].
-const PENDING: &[&str] = &["13", "14", "19.1", "19.2", "20 (scripts)", "22", "23"];
+const PENDING: &[&str] = &[];
 
 /// A section, what it is about, the tests that prove it, and what else is to be said; in the contract's order.
 ///
 /// A test is named by package, module and function: `it::answers::…` stands in `tests/it/answers.rs`,
 /// `domain::agent::bot::…` in `crates/domain/src/agent/bot.rs`, `domain::fold::…` also in `crates/domain/tests/fold.rs`.
+/// `tracker::test/token::…` is the title of a test in `tracker/test/token.test.mjs`.
 /// A section without tests needs a reason why it does not concern the collection side, or is pending.
 type Section = (&'static str, &'static str, &'static [&'static str], &'static str);
 
@@ -322,8 +323,30 @@ const SECTIONS: &[Section] = &[
         ],
         "",
     ),
-    ("13", "Pixels GET /p and links GET /q", &[], ""),
-    ("14", "POST /api/record", &[], ""),
+    (
+        "13",
+        "Pixels GET /p and links GET /q",
+        &[
+            "it::visits::a_link_leads_on_and_its_visit_is_an_event",
+            "it::visits::a_pixel_is_a_picture_and_its_visit_is_an_event",
+            "it::visits::a_removed_link_leads_nowhere_and_its_slug_stays_taken",
+            "it::visits::a_link_that_is_no_url_is_recorded_and_answered_500",
+            "it::visits::who_follows_a_link_does_not_wait_for_the_log",
+        ],
+        "a HEAD does not count, what is removed is not found",
+    ),
+    (
+        "14",
+        "POST /api/record",
+        &[
+            "it::recordings::answers_come_in_umamis_order",
+            "it::recordings::chunks_of_one_second_keep_their_order_and_their_events",
+            "it::recordings::a_copy_of_a_named_chunk_is_stored_once",
+            "domain::recording::what_does_not_fit_is_answered_as_zod_would",
+            "domain::recording::the_times_are_those_of_the_events_or_the_chunks",
+        ],
+        "",
+    ),
     (
         "15",
         "PostgreSQL schema",
@@ -357,8 +380,34 @@ const SECTIONS: &[Section] = &[
         &[],
         "its topics hold no sessions and their consumer is not public; Dashi neither writes nor reads them",
     ),
-    ("19.1", "Tracker script", &[], ""),
-    ("19.2", "Recorder", &[], ""),
+    (
+        "19.1",
+        "Tracker script",
+        &[
+            "tracker::test/attributes::a page view is sent when the page is complete, with the base payload",
+            "tracker::test/attributes::data-host-url is the base of the endpoint",
+            "tracker::test/attributes::data-do-not-track=true honours the browser's wish in each of its forms",
+            "tracker::test/attributes::data-before-send cancels with anything falsy, by throwing and by rejecting",
+            "tracker::test/attributes::data-exclude-search and data-exclude-hash strip url and referrer",
+            "tracker::test/api::track(name, data) sends data with it, as it is at the call",
+            "tracker::test/api::identify(id, data) and identify(data) send data; only a text becomes the id",
+            "tracker::test/api::getSession() gives token and website",
+            "tracker::test/token::a bad answer never drops the token",
+            "tracker::test/token::a late answer never restores an older identity",
+            "tracker::test/delivery::an event is tried again after a network error, 408, 429 and 5xx, with the same messageId",
+            "tracker::test/delivery::events survive reload and crash, and keep their order and time",
+            "tracker::e2e/tracker::a site of several pages: views, clicks, custom events, identify, vitals",
+            "tracker::e2e/tracker::a single-page app: navigation, back and forward, anchors, vitals per view",
+            "tracker::e2e/tracker::Dashi is killed with events under way, again and again: nothing lost, nothing doubled",
+        ],
+        "run by scripts/tracker, after these tests",
+    ),
+    (
+        "19.2",
+        "Recorder",
+        &["it::recordings::answers_come_in_umamis_order"],
+        "Umami's own recorder works unchanged; Dashi has none",
+    ),
     (
         "19.3",
         "@umami/node",
@@ -368,7 +417,18 @@ const SECTIONS: &[Section] = &[
         ],
         "",
     ),
-    ("20 (scripts)", "Static files", &[], ""),
+    (
+        "20 (scripts)",
+        "Static files",
+        &[
+            "it::script::the_script_is_served_as_umamis_is",
+            "it::script::the_endpoint_has_the_name_that_the_operator_gives_it",
+            "it::script::another_script_can_stand_in_for_ours",
+            "ingest::script::a_client_that_has_it_is_told_so",
+            "tracker::e2e/tracker::Dashi serves the script that is checked in, and lets it read Retry-After",
+        ],
+        "no recorder.js",
+    ),
     (
         "20 (environment)",
         "Environment names",
@@ -387,8 +447,26 @@ const SECTIONS: &[Section] = &[
         &[],
         "aggregates of the dashboard, behind its login; Umami has no raw export and no import",
     ),
-    ("22", "Older versions", &[], ""),
-    ("23", "After the reference version", &[], ""),
+    (
+        "22",
+        "Older versions",
+        &[
+            "it::umami_databases::on_3_0",
+            "it::umami_databases::tables_older_than_those_of_3_0_are_named_and_nothing_is_made",
+        ],
+        "",
+    ),
+    (
+        "23",
+        "After the reference version",
+        &[
+            "it::umami_databases::on_3_3",
+            "it::umami_databases::a_start_after_an_upgrade_goes_on_with_the_new_tables",
+            "it::umami_databases::with_ids_per_device_a_visit_ends_with_its_session",
+            "it::umami_databases::a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis",
+        ],
+        "",
+    ),
     (
         "24",
         "Where a replacement may differ",
@@ -433,6 +511,12 @@ fn source(module: &str) -> Option<PathBuf> {
 
 /// Why this is no test that runs, if it is none.
 fn missing(test: &str) -> Option<String> {
+    if let Some((file, title)) = test.strip_prefix("tracker::").and_then(|test| test.split_once("::")) {
+        let file = repository().join("tracker").join(format!("{file}.test.mjs"));
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let found = text.lines().any(|line| line.trim_start().starts_with(&format!("test({title:?}")));
+        return (!found).then(|| format!("{test}: there is no such test in {}", file.display()));
+    }
     let (module, function) = test.rsplit_once("::")?;
     let Some(first) = source(module) else { return Some(format!("{test}: there is no such module")) };
     let beside = first.to_string_lossy().replace("/src/", "/tests/");
@@ -516,6 +600,7 @@ fn what_is_no_test_does_not_prove_anything() {
         "it::no_such_module::a_test",
         "domain::fold::unique",
         "nowhere::fold::a_test",
+        "tracker::test/token::no such title",
     ] {
         assert!(missing(name).is_some(), "{name}");
     }
