@@ -262,12 +262,22 @@ mod tests {
 
     #[test]
     fn a_long_hostile_agent_takes_linear_time() {
-        let started = std::time::Instant::now();
+        // The best of three, for a busy machine makes any one run slow. Ten times the text takes ten times as long;
+        // rules that look at every pair of places would take a hundred times.
+        let best_of_three = |piece: &str, count: usize| {
+            let text = piece.repeat(count);
+            let run = |_| {
+                let started = std::time::Instant::now();
+                browser(&text);
+                started.elapsed()
+            };
+            (0..3).map(run).min().unwrap_or_default()
+        };
         for piece in
             ["Version/1 ", "Chrome/1 ", "MSIE 7.1;", "Silk/", "Chrome/1 OPR", "AppleWebKit/1", "BB10; Touch"]
         {
-            browser(&piece.repeat(20_000));
+            let (short, long) = (best_of_three(piece, 1_000), best_of_three(piece, 10_000));
+            assert!(long < 40 * short, "{piece}: {short:?}, {long:?}");
         }
-        assert!(started.elapsed().as_secs() < 5);
     }
 }
