@@ -146,7 +146,8 @@ fn paths(settings: &Settings) -> Vec<ConfigError> {
     }
     for (key, url) in [("script.url", &script.url), ("script.collect_host", &script.collect_host)] {
         let is_address = url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
-        if !url.is_empty() && !(is_address && url.bytes().all(|byte| byte.is_ascii_graphic())) {
+        let can_be_gone_to = is_address && url.bytes().all(|byte| byte.is_ascii_graphic());
+        if !url.is_empty() && !can_be_gone_to {
             refuse(key, url, "browsers need an address to go to", "set something like \"https://c.example\"");
         }
     }
