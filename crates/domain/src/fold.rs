@@ -12,7 +12,8 @@ use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
 use crate::page_url::{page_url, performance_path, referrer};
 use crate::profile::{self, Link, LinkKind, Send, Stamp, parse_version};
-use crate::record::{Event, Record, Recorded};
+use crate::record::{Event, Record};
+use crate::recorded::Recorded;
 use crate::recording::Chunk;
 use crate::rows::{
     DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow, RevenueRow,

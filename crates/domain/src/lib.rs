@@ -5,7 +5,7 @@
 //!
 //! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * what lies in the log: [`record`], [`position`], [`partitioner`]
+//! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]
 //! * what it folds into: [`fold`], [`rows`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
 
 pub mod agent;
@@ -21,6 +21,7 @@ pub mod partitioner;
 pub mod position;
 pub mod profile;
 pub mod record;
+pub mod recorded;
 pub mod recording;
 pub mod rows;
 pub mod schema;

@@ -12,7 +12,7 @@
 //! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
-//! A record of the type `record` is a chunk of a recording; its payload is described at [`Chunk`].
+//! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`].
 
 use std::borrow::Cow;
 
@@ -21,7 +21,6 @@ use uuid::Uuid;
 use crate::json::{self, Object, Value};
 use crate::location::Location;
 use crate::position::{Offset, Partition};
-use crate::recording::Chunk;
 use crate::schema::SchemaError;
 use crate::submission::{Kind, Submission};
 
@@ -97,39 +96,6 @@ impl DecodeError {
     }
 }
 
-/// What a record is.
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "almost all are events, and there is one of it at a time")]
-pub enum Recorded<'a> {
-    /// An event, an identify or web vitals.
-    Event(Event<'a>),
-    /// A chunk of a recording.
-    Chunk(Chunk),
-}
-
-impl<'a> Recorded<'a> {
-    /// Reads a record's value back, whatever it is.
-    ///
-    /// # Errors
-    /// Each is final for this record: make it a dead letter with the error's text as reason.
-    pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
-        let (envelope, mut fields) = Envelope::decode(value)?;
-        if fields.0.get("type").and_then(Value::as_str) == Some("record") {
-            let payload = fields.0.remove("payload");
-            return Chunk::decode(envelope, payload).map(Self::Chunk);
-        }
-        Event::from_fields(envelope, fields).map(Self::Event)
-    }
-
-    /// The identity of the event or chunk.
-    pub fn id(&self) -> Uuid {
-        match self {
-            Self::Event(event) => event.event_id,
-            Self::Chunk(chunk) => chunk.chunk_id,
-        }
-    }
-}
-
 impl From<SchemaError> for DecodeError {
     fn from(error: SchemaError) -> Self {
         Self::Payload(error.to_json())
@@ -192,7 +158,7 @@ impl<'a> Event<'a> {
         Self::from_fields(envelope, fields)
     }
 
-    fn from_fields(envelope: Envelope, mut fields: Fields<'a>) -> Result<Self, DecodeError> {
+    pub(crate) fn from_fields(envelope: Envelope, mut fields: Fields<'a>) -> Result<Self, DecodeError> {
         let submission = Object::from_entries(
             [("type", fields.0.remove("type")), ("payload", fields.0.remove("payload"))]
                 .into_iter()
@@ -237,7 +203,7 @@ pub(crate) struct Envelope {
 
 impl Envelope {
     /// The envelope, and the fields that are left.
-    fn decode(value: &[u8]) -> Result<(Self, Fields<'_>), DecodeError> {
+    pub(crate) fn decode(value: &[u8]) -> Result<(Self, Fields<'_>), DecodeError> {
         let object = match json::parse(value) {
             Ok(Value::Object(object)) => object,
             Ok(other) => return Err(DecodeError::NotJson(format!("it is of type {}", other.type_name()))),

@@ -220,7 +220,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::record::Recorded;
+    use crate::recorded::Recorded;
 
     const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 

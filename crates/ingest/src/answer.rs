@@ -100,6 +100,30 @@ impl Accepted {
     }
 }
 
+/// What became of a chunk that was not refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Durable in the log.
+    Stored,
+    /// It held no event.
+    Empty,
+    /// The website takes no recordings.
+    Disabled,
+    /// A bot's, which is not wanted.
+    Bot,
+}
+
+impl Taken {
+    /// The whole body of the answer.
+    pub fn to_json(self) -> &'static str {
+        match self {
+            Self::Stored | Self::Empty => r#"{"ok":true}"#,
+            Self::Disabled => r#"{"ok":false,"reason":"replay_disabled"}"#,
+            Self::Bot => r#"{"beep":"boop"}"#,
+        }
+    }
+}
+
 /// The answer to `/api/batch`: how many, how many failed and why, and the first token.
 pub fn batch_json(outcomes: &[Result<Accepted, Rejection>]) -> String {
     let errors = outcomes.iter().filter(|outcome| outcome.is_err()).count();
@@ -140,6 +164,12 @@ pub fn json_response(status: StatusCode, body: String) -> Response {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// There is nothing at this path.
+pub fn not_found() -> Response {
+    let body = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
+    json_response(StatusCode::NOT_FOUND, body.to_owned())
 }
 
 #[cfg(test)]

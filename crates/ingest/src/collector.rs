@@ -1,37 +1,31 @@
-//! The collector's endpoints: read, decide, append, answer.
+//! The collector: within bounds, decide and append. What is answered on which path is told in `routes`.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{OriginalUri, State};
-use axum::middleware::map_response;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
-use dashi_domain::submission::{Submission, parse_batch};
+use dashi_domain::submission::Submission;
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use http::Request;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use crate::answer::{Accepted, Rejection, batch_json, json_response};
+use crate::answer::{Accepted, Rejection};
 use crate::body::{BodyBudget, BudgetedBody};
 use crate::client::{Client, ClientRules};
 use crate::decide::{Decision, Rules, decide, website_to_look_up};
 use crate::geo::GeoDatabase;
 use crate::metrics::IngestMetrics;
-use crate::recording::record;
 use crate::script::{Script, ScriptSettings};
 use crate::server::Peer;
 use crate::session_ids::SessionIds;
 use crate::sources::{Found, Sources};
-use crate::visit;
 
 /// Settings of a collector.
 #[derive(Clone)]
@@ -95,19 +89,29 @@ struct Shared {
     request_timeout: Duration,
     redirect_wait: Duration,
     retry_after_s: u64,
-    cors_max_age_s: u64,
-    base_path: String,
-    aliases: HashMap<String, Alias>,
-    script: Script,
-    force_ssl: bool,
+    paths: Paths,
     /// Visits that are still being recorded behind their answer.
     background: TaskTracker,
     metrics: IngestMetrics,
 }
 
+/// What the operator says of the paths and of what is answered on them.
+pub(crate) struct Paths {
+    /// What every path begins with; empty for nothing.
+    pub(crate) base: String,
+    /// Further paths, by what they are.
+    pub(crate) aliases: HashMap<String, Alias>,
+    /// What the tracker script's paths serve.
+    pub(crate) script: Script,
+    /// Whether browsers are told to come by HTTPS only.
+    pub(crate) force_ssl: bool,
+    /// What `Access-Control-Max-Age` says.
+    pub(crate) cors_max_age_s: u64,
+}
+
 /// What else a path may be.
 #[derive(Debug, Clone, Copy)]
-enum Alias {
+pub(crate) enum Alias {
     Send,
     Script,
 }
@@ -137,40 +141,16 @@ impl Collector {
             request_timeout: settings.request_timeout,
             redirect_wait: settings.redirect_wait,
             retry_after_s: settings.retry_after_s,
-            cors_max_age_s: settings.cors_max_age_s,
-            base_path: settings.base_path,
-            aliases: scripts.chain(sends).collect(),
-            script: Script::new(&settings.script),
-            force_ssl: settings.force_ssl,
+            paths: Paths {
+                base: settings.base_path,
+                aliases: scripts.chain(sends).collect(),
+                script: Script::new(&settings.script),
+                force_ssl: settings.force_ssl,
+                cors_max_age_s: settings.cors_max_age_s,
+            },
             background: TaskTracker::new(),
             metrics,
         }))
-    }
-
-    /// The collector's routes. They need [`Peer`] among a request's extensions, as [`crate::server`] puts it.
-    pub fn router(&self) -> Router {
-        let posted = |route: MethodRouter<Self>| route.options(|| preflight("OPTIONS, POST"));
-        let got = |route: MethodRouter<Self>| route.options(|| preflight("GET, HEAD, OPTIONS"));
-        let cors = self.cross_origin();
-        let mut router = Router::new()
-            .route("/api/send", posted(post(send)))
-            .route("/api/batch", posted(post(batch)))
-            .route("/api/record", posted(post(record)))
-            .route("/api/heartbeat", got(get(heartbeat)))
-            .fallback(elsewhere)
-            .layer(map_response(move |response| with_headers(response, cors.clone())))
-            .route("/p/{slug}", got(get(visit::pixel)))
-            .route("/q/{slug}", got(get(visit::link)))
-            .route("/script.js", got(get(script)));
-        if self.0.force_ssl {
-            let hsts = HeaderValue::from_static("max-age=63072000; includeSubDomains; preload");
-            let headers = HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]);
-            router = router.layer(map_response(move |response| with_headers(response, headers.clone())));
-        }
-        if !self.0.base_path.is_empty() {
-            router = Router::new().nest(&self.0.base_path, router);
-        }
-        router.with_state(self.clone())
     }
 
     /// Waits until every visit that was answered is recorded or given up. To be called when no request can come any
@@ -178,21 +158,6 @@ impl Collector {
     pub async fn drain(&self) {
         self.0.background.close();
         self.0.background.wait().await;
-    }
-
-    /// The headers that every answer of `/api/*` has, whatever its status. Others that have them do no harm.
-    fn cross_origin(&self) -> HeaderMap {
-        let constant = HeaderValue::from_static;
-        let pairs: [(HeaderName, HeaderValue); 6] = [
-            (header::ACCESS_CONTROL_ALLOW_ORIGIN, constant("*")),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, constant("*")),
-            (header::ACCESS_CONTROL_ALLOW_METHODS, constant("GET, DELETE, POST, PUT")),
-            (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(self.0.cors_max_age_s)),
-            // Ours, not Umami's: the tracker keeps what it could not send, and comes back when it is told to.
-            (header::ACCESS_CONTROL_EXPOSE_HEADERS, constant("Retry-After")),
-            (header::CACHE_CONTROL, constant("no-cache")),
-        ];
-        HeaderMap::from_iter(pairs)
     }
 
     /// Runs one request's work within the bounds of all: in flight, and in time.
@@ -225,6 +190,10 @@ impl Collector {
     /// The answer to a request that is refused as a whole.
     pub(crate) fn refuse(&self, rejection: Rejection) -> Response {
         rejection.into_response(self.0.retry_after_s)
+    }
+
+    pub(crate) fn paths(&self) -> &Paths {
+        &self.0.paths
     }
 
     pub(crate) fn sources(&self) -> &Sources {
@@ -267,7 +236,7 @@ impl Collector {
     }
 
     /// Decides one submission; asks the list of websites if it must.
-    async fn decide(
+    pub(crate) async fn decide(
         &self,
         client: &Client,
         claims: Option<&Claims>,
@@ -333,129 +302,9 @@ impl Collector {
     }
 }
 
-async fn send(State(collector): State<Collector>, request: Request<Body>) -> Response {
-    collector
-        .bounded(async {
-            let client = collector.client(&request);
-            let body = collector.read(request.into_body()).await?;
-            let now_ms = now_ms();
-            let claims = collector.claims(&client, now_ms);
-            let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
-            let decision = collector.decide(&client, claims.as_ref(), submission, None, now_ms).await;
-            let _share = body.into_share();
-            match collector.carry_out(vec![decision]).await.pop() {
-                Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
-                // Counted where it was carried out.
-                Some(Err(rejection)) => Ok(collector.refuse(rejection)),
-                None => Err(Rejection::Unavailable),
-            }
-        })
-        .await
-}
-
-async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Response {
-    collector
-        .bounded(async {
-            let client = collector.client(&request);
-            let body = collector.read(request.into_body()).await?;
-            let now_ms = now_ms();
-            let claims = collector.claims(&client, now_ms);
-            let elements = parsing(&body, || parse_batch(&body.bytes)).map_err(Rejection::Schema)?;
-            let mut decisions = Vec::with_capacity(elements.len());
-            for (index, element) in elements.into_iter().enumerate() {
-                decisions.push(match Submission::from_value(element) {
-                    Ok(submission) => {
-                        collector.decide(&client, claims.as_ref(), submission, Some(index), now_ms).await
-                    }
-                    Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
-                });
-            }
-            let _share = body.into_share();
-            let outcomes = collector.carry_out(decisions).await;
-            // Nothing of it is in the log and a retry may help: then the whole request says so. Otherwise each
-            // element has its own answer, and the client learns which ones to send again.
-            let is_away = |outcome: &Result<_, _>| matches!(outcome, Err(Rejection::Unavailable));
-            if outcomes.iter().any(is_away) && !outcomes.iter().any(Result::is_ok) {
-                return Ok(collector.refuse(Rejection::Unavailable));
-            }
-            Ok(json_response(StatusCode::OK, batch_json(&outcomes)))
-        })
-        .await
-}
-
 /// Parses; a large body on a thread that other requests do not wait for.
 pub(crate) fn parsing<T>(body: &BudgetedBody, parse: impl FnOnce() -> T) -> T {
     if body.bytes.len() > LARGE_BODY_BYTES { tokio::task::block_in_place(parse) } else { parse() }
-}
-
-async fn heartbeat() -> Response {
-    json_response(StatusCode::OK, r#"{"ok":true}"#.to_owned())
-}
-
-async fn preflight(allow: &'static str) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
-}
-
-async fn script(State(collector): State<Collector>, headers: HeaderMap) -> Response {
-    collector.0.script.respond(&headers)
-}
-
-/// A path that is not among the routes: an alias of one, or one with a slash too many at its end.
-async fn elsewhere(
-    State(collector): State<Collector>,
-    OriginalUri(whole): OriginalUri,
-    request: Request<Body>,
-) -> Response {
-    let path = request.uri().path();
-    if let Some(alias) = collector.0.aliases.get(path).copied() {
-        return match (alias, request.method()) {
-            (Alias::Send, &Method::POST) => send(State(collector), request).await,
-            (Alias::Send, &Method::OPTIONS) => preflight("OPTIONS, POST").await,
-            (Alias::Script, &Method::GET | &Method::HEAD) => {
-                let mut response = collector.0.script.respond(request.headers());
-                if request.method() == Method::HEAD {
-                    *response.body_mut() = Body::empty();
-                }
-                response
-            }
-            (Alias::Script, &Method::OPTIONS) => preflight("GET, HEAD, OPTIONS").await,
-            _ => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                response
-            }
-        };
-    }
-    let Some(shorter) = whole.path().strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
-        return not_found();
-    };
-    // Two slashes, or a slash and a backslash, begin the name of another host.
-    let mut location = format!("/{}", shorter.trim_matches(['/', '\\']));
-    if let Some(query) = whole.query() {
-        location.push('?');
-        location.push_str(query);
-    }
-    let Ok(location) = HeaderValue::try_from(location) else { return not_found() };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    response.headers_mut().insert(header::LOCATION, location);
-    response
-}
-
-pub(crate) fn not_found() -> Response {
-    let body = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
-    json_response(StatusCode::NOT_FOUND, body.to_owned())
-}
-
-/// Adds headers where the answer has none of the name.
-async fn with_headers(mut response: Response, headers: HeaderMap) -> Response {
-    for (name, value) in &headers {
-        response.headers_mut().entry(name).or_insert_with(|| value.clone());
-    }
-    response
 }
 
 /// When the whole request was there.

@@ -3,7 +3,7 @@
 //! and pixels.
 //!
 //! * [`server`]: connections, their limits, and draining them
-//! * [`Collector::router`]: the endpoints; `visit`, `recording` and `script` hold those beside `/api/send`
+//! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recording` and `script` hold those beside `/api/send`
 //! * `decide`: one submission and its circumstances in, an outcome out; no I/O
 
 mod answer;
@@ -14,6 +14,7 @@ mod decide;
 mod geo;
 mod metrics;
 mod recording;
+mod routes;
 mod script;
 pub mod server;
 mod session_ids;

@@ -9,8 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::answer::{Accepted, Rejection};
-use crate::recording::Taken;
+use crate::answer::{Accepted, Rejection, Taken};
 
 /// The collector's metrics; clones count into the same.
 #[derive(Debug, Clone)]

@@ -9,33 +9,10 @@ use dashi_event_log::Entry;
 use http::{Request, StatusCode};
 use uuid::Uuid;
 
-use crate::answer::{Accepted, Rejection, json_response};
+use crate::answer::{Accepted, Rejection, Taken, json_response};
 use crate::collector::{Collector, now_ms, parsing};
 use crate::decide::turned_away;
 use crate::sources::Found;
-
-/// What became of a chunk that was not refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// Durable in the log.
-    Stored,
-    /// It held no event.
-    Empty,
-    /// The website takes no recordings.
-    Disabled,
-    /// A bot's, which is not wanted.
-    Bot,
-}
-
-impl Taken {
-    fn to_json(self) -> &'static str {
-        match self {
-            Self::Stored | Self::Empty => r#"{"ok":true}"#,
-            Self::Disabled => r#"{"ok":false,"reason":"replay_disabled"}"#,
-            Self::Bot => r#"{"beep":"boop"}"#,
-        }
-    }
-}
 
 /// `POST /api/record`.
 pub async fn record(State(collector): State<Collector>, request: Request<Body>) -> Response {

@@ -10,9 +10,9 @@ use dashi_domain::submission::{SourceKind, Submission};
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use uuid::Uuid;
 
-use crate::answer::Rejection;
+use crate::answer::{Rejection, not_found};
 use crate::client::{Client, public_host};
-use crate::collector::{Collector, not_found, now_ms};
+use crate::collector::{Collector, now_ms};
 use crate::decide::{Decision, decide};
 use crate::sources::Found;
 

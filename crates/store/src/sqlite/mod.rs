@@ -4,6 +4,7 @@
 //! take turns instead of polling for the file's lock.
 
 mod commit;
+mod insert;
 mod profile;
 mod rows;
 mod sources;

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use super::commit::{Statement, insert};
+use super::insert::{Statement, insert};
 use super::{SqliteStore, text};
 use crate::profile::{base_keys, differences, person_of, trait_keys};
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};

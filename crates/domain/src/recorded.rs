@@ -1,0 +1,40 @@
+//! What may lie in the log: the one place that knows every type of record.
+
+use uuid::Uuid;
+
+use crate::json::Value;
+use crate::record::{DecodeError, Envelope, Event};
+use crate::recording::Chunk;
+
+/// What a record is.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "almost all are events, and there is one of it at a time")]
+pub enum Recorded<'a> {
+    /// An event, an identify or web vitals.
+    Event(Event<'a>),
+    /// A chunk of a recording.
+    Chunk(Chunk),
+}
+
+impl<'a> Recorded<'a> {
+    /// Reads a record's value back, whatever it is.
+    ///
+    /// # Errors
+    /// Each is final for this record: make it a dead letter with the error's text as reason.
+    pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
+        let (envelope, mut fields) = Envelope::decode(value)?;
+        if fields.0.get("type").and_then(Value::as_str) == Some("record") {
+            let payload = fields.0.remove("payload");
+            return Chunk::decode(envelope, payload).map(Self::Chunk);
+        }
+        Event::from_fields(envelope, fields).map(Self::Event)
+    }
+
+    /// The identity of the event or chunk.
+    pub fn id(&self) -> Uuid {
+        match self {
+            Self::Event(event) => event.event_id,
+            Self::Chunk(chunk) => chunk.chunk_id,
+        }
+    }
+}
