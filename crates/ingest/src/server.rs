@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
+use crate::outgoing::{Outgoing, Watched};
+
 /// The address of a connection's other end, among every request's extensions.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -28,6 +30,11 @@ pub struct ServerLimits {
     /// How long a connection may take to send a request's head, the rest since its last request included.
     pub idle_timeout: Duration,
 }
+
+/// How much of what is to be sent may wait in the kernel, beyond what the other end has room for; the rest waits in the
+/// answer. The kernel's own bound is some megabytes for each connection whose other end does not read.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
 /// Serves until `stop`, then closes the listener, lets requests in flight be answered, and returns when the last
 /// connection has closed. The caller bounds how long it waits for that.
@@ -74,23 +81,37 @@ async fn connection(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %error, "TCP_NODELAY could not be set");
     }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
+        tracing::debug!(error = %error, "TCP_NOTSENT_LOWAT could not be set");
+    }
+    let outgoing = Outgoing::default();
+    let transport = Watched::new(TokioIo::new(stream), outgoing.clone());
+    let of_requests = outgoing.clone();
     let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
         let mut router = router.clone();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
+        request.extensions_mut().insert(of_requests.clone());
         async move { Ok::<_, Infallible>(router.call(request).await.unwrap_or_else(|never| match never {})) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(idle_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(transport, service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let whole = async {
+        tokio::select! {
+            ended = &mut connection => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         }
+    };
+    let ended = tokio::select! {
+        ended = whole => ended,
+        () = outgoing.ended() => return,
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a connection ended early");
