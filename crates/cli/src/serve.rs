@@ -5,16 +5,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::body::Body;
+use axum::middleware::map_request;
+use dashi_api::{Api, ApiMetrics, ApiSettings, Keys};
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, serve};
 use dashi_ingest::{
-    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, SessionIds, Sources,
+    Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds, Sources,
     SourcesSettings,
 };
 use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
 use dashi_store::{NewWebsite, Store, StoreError};
+use hyper::Request;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,6 +52,9 @@ impl Roles {
 
 /// Where `project` listens if nothing else is said: beside a collector with its default.
 const PROJECT_PORT: u16 = 8485;
+
+/// How often streams look for changes that nobody tells of.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// How often retention looks for records to remove.
 const RETENTION: Duration = Duration::from_secs(600);
@@ -103,6 +110,7 @@ struct Process {
     stop_helpers: CancellationToken,
     server: JoinHandle<()>,
     collector: Option<Collector>,
+    api: Option<Api>,
     projector: Option<JoinHandle<()>>,
     projector_state: Arc<Mutex<ProjectorState>>,
     projector_failed: CancellationToken,
@@ -199,6 +207,14 @@ impl Process {
             )));
         }
 
+        let api = api_settings(settings, roles, &store).map(|of_api| {
+            let metrics = ApiMetrics::new(&mut registry);
+            let (draining, stop) = (draining.clone(), stop_helpers.clone());
+            let (api, telling) = Api::new(store.clone(), of_api, metrics, draining, stop);
+            helpers.push(tokio::spawn(telling));
+            api
+        });
+
         let ops = Ops {
             log: log.clone(),
             store: store.clone(),
@@ -209,7 +225,10 @@ impl Process {
             registry,
             checked: Default::default(),
         };
-        let router = collector.as_ref().map_or_else(Router::new, Collector::router).merge(ops.router());
+        let mut router = collector.as_ref().map_or_else(Router::new, Collector::router).merge(ops.router());
+        if let Some(api) = &api {
+            router = router.merge(api.router().layer(map_request(carried)));
+        }
         let limits = ServerLimits {
             connections_max: settings.ingest.connections_max,
             idle_timeout: Duration::from_millis(settings.ingest.idle_timeout_ms),
@@ -226,6 +245,7 @@ impl Process {
             stop_helpers,
             server,
             collector,
+            api,
             projector,
             projector_state,
             projector_failed,
@@ -248,6 +268,9 @@ impl Process {
         ended("the server", self.server.await);
         if let Some(collector) = self.collector {
             collector.drain().await;
+        }
+        if let Some(api) = self.api {
+            api.drain().await;
         }
         self.stop_projector.cancel();
         if let Some(projector) = self.projector {
@@ -318,6 +341,45 @@ fn collector_settings(
         },
         force_ssl: ingest.force_ssl,
     })
+}
+
+/// `None` if there is no key: then there is no API either.
+fn api_settings(settings: &Settings, roles: Roles, store: &Store) -> Option<ApiSettings> {
+    let (ingest, api) = (&settings.ingest, &settings.api);
+    // A SQLite store tells of the changes of this process alone.
+    let is_told = roles.projects() || matches!(store, Store::Postgres(_));
+    Some(ApiSettings {
+        keys: Keys::parse(api.keys.expose())?,
+        base_path: ingest.base_path.clone(),
+        request_timeout: Duration::from_millis(ingest.request_timeout_ms),
+        retry_after_s: ingest.retry_after_s,
+        reads_max: api.reads_max,
+        streams_max: api.streams_max,
+        stream_heartbeat: Duration::from_millis(api.stream_heartbeat_ms),
+        stream_write_timeout: Duration::from_millis(api.stream_write_timeout_ms),
+        live: Duration::from_secs(settings.profiles.live_s),
+        look_again: (!is_told).then_some(LOOK_AGAIN),
+    })
+}
+
+/// Tells the API of the connection that carries a request.
+async fn carried(mut request: Request<Body>) -> Request<Body> {
+    if let Some(outgoing) = request.extensions().get::<Outgoing>().cloned() {
+        request.extensions_mut().insert(dashi_api::Client(Arc::new(Carrier(outgoing))));
+    }
+    request
+}
+
+struct Carrier(Outgoing);
+
+impl dashi_api::Connection for Carrier {
+    fn when_taken(&self, receipt: tokio::sync::oneshot::Sender<()>) {
+        self.0.when_taken(receipt);
+    }
+
+    fn end(&self) {
+        self.0.end();
+    }
 }
 
 fn not_empty(text: &str) -> Option<String> {

@@ -24,6 +24,12 @@ const SESSION_TIMEOUT_MS_MAX: u64 = 300_000;
 /// `message.timeout.ms`, a 32-bit number.
 const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 
+/// Fewest characters of an API key. At 16 letters and digits, guessing has no prospect.
+const API_KEY_CHARS_MIN: usize = 16;
+
+/// Most that a semaphore counts is far above any number of connections.
+const PLACES_MAX: usize = 1_000_000;
+
 /// Something that may run and that somebody should know about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
@@ -65,6 +71,7 @@ pub fn check(
         });
     }
     errors.extend(paths(settings));
+    errors.extend(api(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
             key: "ingest.trusted_proxies",
@@ -154,6 +161,35 @@ fn paths(settings: &Settings) -> Vec<ConfigError> {
     errors
 }
 
+/// Keys that anybody could guess, or no header could hold. No key is repeated.
+fn api(settings: &Settings) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    let keys = settings.api.keys.expose();
+    for (place, key) in keys.split(',').map(str::trim).enumerate().filter(|(_, key)| !key.is_empty()) {
+        if key.len() < API_KEY_CHARS_MIN || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            errors.push(ConfigError::OutOfRange {
+                key: "api.keys",
+                got: format!("(key {} of the list)", place + 1),
+                reason: "it is so short that it can be guessed, or has signs that no header holds",
+                remedy: "set 16 or more letters, digits and signs without spaces, such as `openssl rand -hex 32` gives",
+            });
+        }
+    }
+    for (key, places) in
+        [("api.streams_max", settings.api.streams_max), ("api.reads_max", settings.api.reads_max)]
+    {
+        if places > PLACES_MAX {
+            errors.push(ConfigError::OutOfRange {
+                key,
+                got: places.to_string(),
+                reason: "no process has so many connections",
+                remedy: "set 1 to 1000000",
+            });
+        }
+    }
+    errors
+}
+
 fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     if kafka.replication_factor != -1 && !(1..=i32::from(i16::MAX)).contains(&kafka.replication_factor) {
@@ -188,8 +224,8 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 
 /// The limits that mean nothing at 0. Those that mean something there: `event_log.retention_h`,
 /// `kafka.linger_ms`, `ingest.cors_max_age_s`.
-fn limits(settings: &Settings) -> [(&'static str, u64); 23] {
-    let Settings { ingest, event_log, kafka, projector, database, shutdown, .. } = settings;
+fn limits(settings: &Settings) -> [(&'static str, u64); 28] {
+    let Settings { ingest, event_log, kafka, projector, database, profiles, api, shutdown, .. } = settings;
     [
         ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
         ("ingest.in_flight_max", ingest.in_flight_max as u64),
@@ -212,6 +248,11 @@ fn limits(settings: &Settings) -> [(&'static str, u64); 23] {
         ("projector.retry_wait_ms_max", projector.retry_wait_ms_max),
         ("database.pool_connections_max", u64::from(database.pool_connections_max)),
         ("database.statement_timeout_ms", database.statement_timeout_ms),
+        ("profiles.live_s", profiles.live_s),
+        ("api.reads_max", api.reads_max as u64),
+        ("api.streams_max", api.streams_max as u64),
+        ("api.stream_heartbeat_ms", api.stream_heartbeat_ms),
+        ("api.stream_write_timeout_ms", api.stream_write_timeout_ms),
         ("shutdown.grace_ms", shutdown.grace_ms),
         ("kafka.replication_factor", kafka.replication_factor.unsigned_abs().into()),
     ]
@@ -396,6 +437,8 @@ mod tests {
             ("kafka.replication_factor", "40000"),
             ("ingest.request_timeout_ms", "9223372036854775807"),
             ("projector.retry_wait_ms_max", "2147483648"),
+            ("api.streams_max", "1000001"),
+            ("api.reads_max", "1000001"),
         ] {
             let error = refusal(&[(key, value)]);
             assert!(error.starts_with(&format!("{key} = {value}: ")), "{error}");
@@ -472,6 +515,23 @@ mod tests {
         ];
         assert!(check(&settings(&good), |_| true).is_ok());
         assert_eq!(settings(&good).script_paths(), ["/stats.js", "/x/y"]);
+    }
+
+    #[test]
+    fn api_keys_cannot_be_guessed_and_are_not_repeated() {
+        for (keys, place) in [
+            ("hunter2", 1),
+            ("a-key-of-16-chars,hunter2", 2),
+            ("a key with spaces in it", 1),
+            ("ключ-ключ-ключ-ключ", 1),
+        ] {
+            let error = refusal(&[("api.keys", keys)]);
+            assert!(error.starts_with(&format!("api.keys = (key {place} of the list): ")), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for keys in ["", "a-key-of-16-char", "a-key-of-16-char, b-key-of-16-char,"] {
+            assert!(check(&settings(&[("api.keys", keys)]), |_| true).is_ok(), "{keys:?}");
+        }
     }
 
     #[test]

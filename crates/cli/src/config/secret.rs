@@ -63,7 +63,7 @@ fn is_secret(key: &str) -> bool {
             let property = property.to_ascii_lowercase();
             TELLING.iter().any(|word| property.contains(word)) && !property.ends_with(".location")
         }
-        None => key == "secret",
+        None => matches!(key, "secret" | "api.keys"),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Settings {
     pub fold: Fold,
     /// Traits of people.
     pub profiles: Profiles,
+    /// The API of the read side.
+    pub api: Api,
     /// Stopping on SIGTERM.
     pub shutdown: Shutdown,
     /// Diagnostic output.
@@ -246,6 +248,24 @@ pub struct Fold {
 pub struct Profiles {
     /// Whether a null deletes a trait.
     pub null_deletes: bool,
+    /// Age of the last event of a session that still is live.
+    pub live_s: u64,
+}
+
+/// The API of the read side.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Api {
+    /// Comma list of keys; empty for no API.
+    pub keys: Secret<String>,
+    /// Reads of the store at once; further ones wait.
+    pub reads_max: usize,
+    /// Open streams; more are answered 503.
+    pub streams_max: usize,
+    /// Time between two comments of a stream.
+    pub stream_heartbeat_ms: u64,
+    /// Longest time for the reader of a stream to take an event.
+    pub stream_write_timeout_ms: u64,
 }
 
 /// Stopping on SIGTERM.

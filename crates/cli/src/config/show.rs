@@ -78,6 +78,7 @@ mod tests {
         let env = [
             ("APP_SECRET", "hunter2"),
             ("DATABASE_URL", "postgres://u:hunter2@h/d"),
+            ("DASHI_API_KEYS", "hunter2-hunter2-hunter2"),
             ("DASHI_KAFKA_PROPERTIES", "sasl.password=hunter2,security.protocol=ssl"),
         ];
         load(Sources {
@@ -98,6 +99,7 @@ mod tests {
         assert_eq!(line("listen"), "listen = \"[::]:80\" # flag --listen");
         assert_eq!(line("secret"), "secret = \"redacted\" # env APP_SECRET");
         assert_eq!(line("store"), "store = \"postgres://u:redacted@h/d\" # env DATABASE_URL");
+        assert_eq!(line("keys"), "keys = \"redacted\" # env DASHI_API_KEYS");
         assert_eq!(line("grace_ms"), "grace_ms = 25000 # default");
         assert_eq!(
             line("\"sasl.password\""),

@@ -1,0 +1,127 @@
+//! Answers: JSON with a validator, and refusals in Umami's envelope.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// Why a request is not answered with what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Something in the path or the query is not what it should be; says what.
+    Bad(&'static str),
+    /// No key, or one that is not known.
+    NoKey,
+    /// There is no such person or session.
+    NotFound,
+    /// Only GET and HEAD.
+    Method,
+    /// The store does not answer, or all places are taken; the client should come back.
+    Unavailable,
+}
+
+impl Refusal {
+    /// The answer. `retry_after_s` goes with [`Refusal::Unavailable`].
+    pub fn into_response(self, retry_after_s: u64) -> Response {
+        let (status, message, code) = match self {
+            Self::Bad(message) => (StatusCode::BAD_REQUEST, message, "bad-request"),
+            Self::NoKey => (StatusCode::UNAUTHORIZED, "Unauthorized", "unauthorized"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "Not found", "not-found"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", "method-not-allowed"),
+            Self::Unavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", "service-unavailable")
+            }
+        };
+        let number = status.as_u16();
+        let mut response = json(
+            status,
+            format!(r#"{{"error":{{"message":"{message}","code":"{code}","status":{number}}}}}"#),
+        );
+        let headers = response.headers_mut();
+        match self {
+            Self::NoKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            Self::Unavailable => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+            }
+            Self::Bad(_) | Self::NotFound | Self::Method => {}
+        }
+        response
+    }
+}
+
+/// A JSON answer. It is about people: nobody but who asked may keep it, and only to ask whether it still holds.
+pub fn json(status: StatusCode, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    response
+}
+
+/// 200 with a validator, or 304 to who has it already. `tag` is printable ASCII without quotes.
+pub fn validated(request: &HeaderMap, tag: &str, body: String) -> Response {
+    let tag = format!("\"{tag}\"");
+    let mut response = if is_known(request, &tag) {
+        let mut response = json(StatusCode::NOT_MODIFIED, String::new());
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response
+    } else {
+        json(StatusCode::OK, body)
+    };
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
+}
+
+/// Whether `If-None-Match` names this tag, by the weak comparison of RFC 9110, section 13.1.2.
+fn is_known(request: &HeaderMap, tag: &str) -> bool {
+    request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+        value.trim() == "*"
+            || value.split(',').map(str::trim).any(|known| known.strip_prefix("W/").unwrap_or(known) == tag)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_tag_gets_no_body() {
+        for (known, status) in [
+            (None, 200),
+            (Some("\"1-a+b\""), 304),
+            (Some("W/\"1-a+b\""), 304),
+            (Some("\"x\", \"1-a+b\""), 304),
+            (Some("*"), 304),
+            (Some("1-a+b"), 200),
+            (Some("\"1-a\""), 200),
+            (Some(""), 200),
+        ] {
+            let mut request = HeaderMap::new();
+            if let Some(known) = known {
+                request.insert(header::IF_NONE_MATCH, HeaderValue::from_static(known));
+            }
+            let response = validated(&request, "1-a+b", "{}".to_owned());
+            assert_eq!(response.status(), status, "{known:?}");
+            assert_eq!(response.headers()[header::ETAG], "\"1-a+b\"");
+            assert_eq!(response.headers().contains_key(header::CONTENT_TYPE), status == 200, "{known:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_do_next() {
+        let refused = |refusal: Refusal| {
+            let response = refusal.into_response(7);
+            let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+            (response.status().as_u16(), header(header::WWW_AUTHENTICATE), header(header::RETRY_AFTER))
+        };
+        assert_eq!(refused(Refusal::Bad("x")), (400, None, None));
+        assert_eq!(refused(Refusal::NoKey), (401, Some("Bearer".to_owned()), None));
+        assert_eq!(refused(Refusal::NotFound), (404, None, None));
+        assert_eq!(refused(Refusal::Method), (405, None, None));
+        assert_eq!(refused(Refusal::Unavailable), (503, None, Some("7".to_owned())));
+    }
+}

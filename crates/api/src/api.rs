@@ -1,0 +1,190 @@
+//! The endpoints' frame: who may ask, in what time, and how many at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use dashi_store::{Store, StoreError};
+use http::request::Parts;
+use http::{HeaderMap, header};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answer::Refusal;
+use crate::fan_out::FanOut;
+use crate::keys::Keys;
+use crate::metrics::ApiMetrics;
+use crate::{read, stream};
+
+/// Settings of the read side.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// Who may read.
+    pub keys: Keys,
+    /// What every path begins with, such as `/umami`; empty for nothing.
+    pub base_path: String,
+    /// Bound of one request that is no stream, and of one read of a stream.
+    pub request_timeout: Duration,
+    /// What `Retry-After` says with a 503.
+    pub retry_after_s: u64,
+    /// Reads of the store at once, those of streams included; further ones wait.
+    pub reads_max: usize,
+    /// Open streams; more are answered 503.
+    pub streams_max: usize,
+    /// How often a stream that has nothing to say sends a comment.
+    pub stream_heartbeat: Duration,
+    /// How long the reader of a stream may take for one event; then the stream ends.
+    pub stream_write_timeout: Duration,
+    /// How young the last event of a session is that counts as live.
+    pub live: Duration,
+    /// How often streams look whether something has changed, for a store that does not tell what other processes
+    /// change; `None` for one that does.
+    pub look_again: Option<Duration>,
+}
+
+/// Answers who has a key. Cheap to clone.
+#[derive(Clone)]
+pub struct Api(pub(crate) Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) settings: ApiSettings,
+    pub(crate) metrics: ApiMetrics,
+    pub(crate) fan_out: FanOut,
+    pub(crate) streams: Arc<Semaphore>,
+    /// The tasks behind open streams.
+    pub(crate) tasks: TaskTracker,
+    /// Ends all streams.
+    pub(crate) draining: CancellationToken,
+    reads: Semaphore,
+    /// Whether the last read failed, so that an outage is logged once.
+    failing: AtomicBool,
+}
+
+impl Api {
+    /// The read side of a store, and the task that keeps its streams told until `stop`. `draining` ends the streams.
+    pub fn new(
+        store: Store,
+        settings: ApiSettings,
+        metrics: ApiMetrics,
+        draining: CancellationToken,
+        stop: CancellationToken,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let fan_out = FanOut::default();
+        // From here on nothing is missed: no stream has read anything yet.
+        let telling = fan_out.clone().run(store.profile_changes(), settings.look_again, stop);
+        let api = Self(Arc::new(Shared {
+            streams: Arc::new(Semaphore::new(settings.streams_max)),
+            reads: Semaphore::new(settings.reads_max),
+            store,
+            settings,
+            metrics,
+            fan_out,
+            tasks: TaskTracker::new(),
+            draining,
+            failing: AtomicBool::new(false),
+        }));
+        (api, telling)
+    }
+
+    /// The routes. They need a [`crate::Client`] among a request's extensions. No other origin's pages may read the
+    /// answers.
+    pub fn router(&self) -> Router {
+        let router = Router::new()
+            .route("/api/websites/{website}/profiles", get(read::profiles))
+            .route("/api/websites/{website}/profiles/{person}", get(read::profile))
+            .route("/api/websites/{website}/profiles/{person}/journey", get(read::journey))
+            .route("/api/websites/{website}/sessions/{session}", get(read::session))
+            .route("/api/websites/{website}/sessions/{session}/stream", get(stream::open))
+            .method_not_allowed_fallback(no_such_method);
+        let router = match self.0.settings.base_path.as_str() {
+            "" => router,
+            base_path => Router::new().nest(base_path, router),
+        };
+        router.with_state(self.clone())
+    }
+
+    /// Waits until every stream has ended. To be called once they are draining and no request can come any more.
+    pub async fn drain(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Answers one request in bounded time, if it has a key.
+    pub(crate) async fn answer(
+        &self,
+        request: &Parts,
+        work: impl Future<Output = Result<Response, Refusal>>,
+    ) -> Response {
+        let allowed = self.authorized(&request.headers);
+        let outcome = if allowed { self.bounded(work).await } else { Err(Refusal::NoKey) };
+        self.finish(outcome)
+    }
+
+    /// The answer to a request, counted.
+    pub(crate) fn finish(&self, outcome: Result<Response, Refusal>) -> Response {
+        let response = outcome.unwrap_or_else(|refusal| refusal.into_response(self.0.settings.retry_after_s));
+        self.0.metrics.count(response.status().as_u16());
+        response
+    }
+
+    async fn bounded<T>(&self, work: impl Future<Output = Result<T, Refusal>>) -> Result<T, Refusal> {
+        let answered = tokio::time::timeout(self.0.settings.request_timeout, work).await;
+        answered.unwrap_or_else(|_| {
+            self.failed(&format!("no answer within {:?}", self.0.settings.request_timeout));
+            Err(Refusal::Unavailable)
+        })
+    }
+
+    pub(crate) fn authorized(&self, headers: &HeaderMap) -> bool {
+        headers
+            .get(header::AUTHORIZATION)
+            .is_some_and(|value| self.0.settings.keys.authorize(value.as_bytes()))
+    }
+
+    /// Reads from the store, once it is this one's turn.
+    pub(crate) async fn read<T>(
+        &self,
+        reading: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Refusal> {
+        // The semaphore is never closed.
+        let _turn = self.0.reads.acquire().await.map_err(|_| Refusal::Unavailable)?;
+        match reading.await {
+            Ok(read) => {
+                if self.0.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("profiles can be read again");
+                }
+                Ok(read)
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error);
+                self.failed(&cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}")));
+                Err(Refusal::Unavailable)
+            }
+        }
+    }
+
+    /// The same in bounded time, for who is not bounded as a whole.
+    pub(crate) async fn read_in_time<T>(
+        &self,
+        reading: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Refusal> {
+        self.bounded(self.read(reading)).await
+    }
+
+    fn failed(&self, error: &str) {
+        self.0.metrics.failed_reads.inc();
+        if !self.0.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(error, "profiles cannot be read; said once until they can");
+        }
+    }
+}
+
+async fn no_such_method(State(api): State<Api>) -> Response {
+    api.finish(Err(Refusal::Method))
+}

@@ -1,0 +1,24 @@
+//! The read side of profiles: people, their sessions and journeys over HTTP, and changes as they happen. Every request
+//! needs an API key. Nothing is written here.
+//!
+//! * [`Api::router`]: the endpoints
+//! * `stream`: one connection that is told of changes. It holds no queue: a change marks it, and it reads what is true
+//!   now when the last event was taken
+//! * `fan_out`: from what the store says has changed to the streams that show it
+//! * `cursor`, `keys`, `write`: places in lists, who may read, traits as JSON
+
+mod answer;
+mod api;
+mod connection;
+mod cursor;
+mod fan_out;
+mod keys;
+mod metrics;
+mod read;
+mod stream;
+mod write;
+
+pub use api::{Api, ApiSettings};
+pub use connection::{Client, Connection};
+pub use keys::Keys;
+pub use metrics::ApiMetrics;

@@ -1,0 +1,347 @@
+//! A session's effective traits as server-sent events: what is true now, and again whenever that changes.
+//!
+//! Behind each stream stands a task. It holds no queue: a change marks its stream (see `fan_out`), and when the reader
+//! has taken the last event, the task reads what is true then. So a reader that is slower than the changes misses
+//! values in between and never the last one. One that takes nothing at all loses its connection.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::Response;
+use bytes::Bytes;
+use http::HeaderValue;
+use http::request::Parts;
+use hyper::body::Frame;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use uuid::Uuid;
+
+use crate::answer::Refusal;
+use crate::api::Api;
+use crate::connection::{Client, Connection};
+use crate::fan_out::Subscription;
+use crate::read::{id, nothing_known, parts, traits_json};
+
+/// Pause before a read that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How long a reader may take for the last event of a stream that ends for its own sake or the server's.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A comment: says that the stream is there, and shows whether the reader is.
+const HEARTBEAT: &[u8] = b":\n\n";
+
+/// `GET …/sessions/{sessionId}/stream`
+pub async fn open(
+    State(api): State<Api>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Parts,
+) -> Response {
+    let opened = start(&api, path, &request);
+    api.finish(opened)
+}
+
+fn start(
+    api: &Api,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: &Parts,
+) -> Result<Response, Refusal> {
+    // A browser's EventSource sends no headers of one's own.
+    let in_query = || {
+        let query = request.uri.query().unwrap_or_default();
+        url::form_urlencoded::parse(query.as_bytes())
+            .any(|(name, key)| name == "key" && api.0.settings.keys.knows(key.as_bytes()))
+    };
+    if !api.authorized(&request.headers) && !in_query() {
+        return Err(Refusal::NoKey);
+    }
+    let (website, session) = parts(path)?;
+    let (website_id, session_id) = (id(&website)?, id(&session)?);
+    // A server without it could not tell who reads.
+    let Client(connection) = request.extensions.get::<Client>().cloned().ok_or(Refusal::Unavailable)?;
+    if api.0.draining.is_cancelled() {
+        return Err(Refusal::Unavailable);
+    }
+    let place = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| Refusal::Unavailable)?;
+    let known = request.headers.get("last-event-id").and_then(|value| value.to_str().ok());
+    let (sender, receiver) = mpsc::channel(1);
+    let stream = Stream {
+        api: api.clone(),
+        website_id,
+        session_id,
+        subscription: api.0.fan_out.subscribe(website_id, session_id),
+        sender,
+        connection: Arc::clone(&connection),
+        shown: known.map(str::to_owned),
+        stale: true,
+        _open: Open::new(&api.0.metrics.streams, place),
+    };
+    api.0.tasks.spawn(stream.run());
+    let mut response = Response::new(Body::new(Events { receiver, connection, last: None }));
+    for (name, value) in [
+        ("content-type", "text/event-stream"),
+        ("cache-control", "no-store"),
+        // Proxies of nginx's kind would keep events back until there are more of them.
+        ("x-accel-buffering", "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    Ok(response)
+}
+
+/// A stream's place among those that may be open, counted while it is.
+struct Open {
+    gauge: Gauge,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Open {
+    fn new(gauge: &Gauge, place: OwnedSemaphorePermit) -> Self {
+        gauge.inc();
+        Self { gauge: gauge.clone(), _place: place }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+/// The task behind a stream.
+struct Stream {
+    api: Api,
+    website_id: Uuid,
+    session_id: Uuid,
+    subscription: Subscription,
+    /// To the answer's body. Has room whenever the last item was taken.
+    sender: mpsc::Sender<Item>,
+    connection: Arc<dyn Connection>,
+    /// The version that the reader has.
+    shown: Option<String>,
+    /// Whether something may have changed since what was read last.
+    stale: bool,
+    _open: Open,
+}
+
+/// Why a stream ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// The reader has gone.
+    Gone,
+    /// The reader did not take an event in time.
+    Slow,
+    /// The process stops.
+    Draining,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        let draining = self.api.0.draining.clone();
+        let ending = tokio::select! {
+            biased;
+            () = draining.cancelled() => Ending::Draining,
+            ending = self.tell() => ending,
+        };
+        match ending {
+            Ending::Gone => return,
+            Ending::Slow => {
+                self.api.0.metrics.dropped.inc();
+                tracing::debug!(
+                    website_id = %self.website_id, session_id = %self.session_id,
+                    "a stream's reader did not take an event in time"
+                );
+            }
+            Ending::Draining => {}
+        }
+        let reason = if ending == Ending::Slow { "slow" } else { "draining" };
+        if !self.part(reason).await {
+            self.connection.end();
+        }
+    }
+
+    async fn tell(&mut self) -> Ending {
+        let every = self.api.0.settings.stream_heartbeat;
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let sender = self.sender.clone();
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = sender.closed() => return Ending::Gone,
+                next = self.next(&mut heartbeat) => next,
+            };
+            let is_event = next.is_some();
+            let bytes = next.map_or(Bytes::from_static(HEARTBEAT), Bytes::from);
+            if let Err(ending) = self.deliver(bytes).await {
+                return ending;
+            }
+            if is_event {
+                self.api.0.metrics.events.inc();
+            }
+        }
+    }
+
+    /// The next event; none when it is time for a sign of life.
+    async fn next(&mut self, heartbeat: &mut Interval) -> Option<String> {
+        tokio::select! {
+            event = self.change() => Some(event),
+            _ = heartbeat.tick() => None,
+        }
+    }
+
+    /// Waits until the traits are others than the reader has. May be broken off and called again.
+    async fn change(&mut self) -> String {
+        loop {
+            if !self.stale {
+                self.subscription.dirty().await;
+                self.stale = true;
+            }
+            let reading = self.api.0.store.session_traits(self.website_id, self.session_id);
+            let Ok(traits) = self.api.read_in_time(reading).await else {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            };
+            let traits = traits.unwrap_or_else(|| nothing_known(self.website_id, self.session_id));
+            if self.subscription.follow(traits.person.as_deref()) {
+                continue;
+            }
+            self.stale = false;
+            if self.shown.as_ref() != Some(&traits.version) {
+                let event = event(Some(&traits.version), "traits", &traits_json(&traits));
+                self.shown = Some(traits.version);
+                return event;
+            }
+        }
+    }
+
+    /// Sends, and waits until it is taken.
+    async fn deliver(&self, bytes: Bytes) -> Result<(), Ending> {
+        let (receipt, taken) = oneshot::channel();
+        self.sender.try_send(Item { bytes, receipt, is_last: false }).map_err(|_| Ending::Gone)?;
+        match tokio::time::timeout(self.api.0.settings.stream_write_timeout, taken).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Ending::Gone),
+            Err(_) => Err(Ending::Slow),
+        }
+    }
+
+    /// Tries to tell the reader that it has to ask again, and to end the answer in order. Says whether all was taken.
+    async fn part(&self, reason: &str) -> bool {
+        let (receipt, taken) = oneshot::channel();
+        let bytes = event(None, "resync", &format!(r#"{{"reason":"{reason}"}}"#)).into();
+        let parting = async {
+            self.sender.send(Item { bytes, receipt, is_last: true }).await.is_ok() && taken.await.is_ok()
+        };
+        tokio::time::timeout(FAREWELL, parting).await.unwrap_or(false)
+    }
+}
+
+/// One event. `data` is a single line; without an id, the reader's last one stays.
+fn event(id: Option<&str>, name: &str, data: &str) -> String {
+    let mut out = String::with_capacity(data.len() + 100);
+    if let Some(id) = id {
+        out.push_str("id: ");
+        out.push_str(id);
+        out.push('\n');
+    }
+    out.push_str("event: ");
+    out.push_str(name);
+    out.push_str("\ndata: ");
+    out.push_str(data);
+    out.push_str("\n\n");
+    out
+}
+
+/// A part of the answer.
+struct Item {
+    bytes: Bytes,
+    /// Sent when the operating system has taken it; of the last one, when it has taken the answer's end as well.
+    receipt: oneshot::Sender<()>,
+    is_last: bool,
+}
+
+/// The answer's body.
+struct Events {
+    receiver: mpsc::Receiver<Item>,
+    connection: Arc<dyn Connection>,
+    /// The receipt of the last item, which was yielded.
+    last: Option<oneshot::Sender<()>>,
+}
+
+impl HttpBody for Events {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if let Some(receipt) = self.last.take() {
+            self.receiver.close();
+            self.connection.when_taken(receipt);
+            return Poll::Ready(None);
+        }
+        Poll::Ready(ready!(self.receiver.poll_recv(context)).map(|item| {
+            if item.is_last {
+                self.last = Some(item.receipt);
+            } else {
+                self.connection.when_taken(item.receipt);
+            }
+            Ok(Frame::data(item.bytes))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn an_event_is_framed_as_browsers_read_it() {
+        assert_eq!(event(Some("1-a"), "traits", "{}"), "id: 1-a\nevent: traits\ndata: {}\n\n");
+        assert_eq!(event(None, "resync", "{}"), "event: resync\ndata: {}\n\n");
+        assert!(HEARTBEAT.starts_with(b":") && HEARTBEAT.ends_with(b"\n\n"));
+    }
+
+    /// A connection that keeps the receipts it is given.
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<oneshot::Sender<()>>>);
+
+    impl Connection for Kept {
+        fn when_taken(&self, receipt: oneshot::Sender<()>) {
+            self.0.lock().unwrap().push(receipt);
+        }
+
+        fn end(&self) {}
+    }
+
+    #[tokio::test]
+    async fn the_body_ends_behind_its_last_item_and_only_then_gives_its_receipt() {
+        let connection = Arc::new(Kept::default());
+        let kept = || connection.0.lock().unwrap().len();
+        let (sender, receiver) = mpsc::channel(1);
+        let mut body = Events { receiver, connection: connection.clone(), last: None };
+        let mut poll = async || std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
+        let item = |is_last| Item { bytes: Bytes::from_static(b"x"), receipt: oneshot::channel().0, is_last };
+        for (is_last, receipts) in [(false, 1), (false, 2), (true, 2)] {
+            assert!(sender.try_send(item(is_last)).is_ok());
+            assert!(sender.try_send(item(false)).is_err(), "there is room for one");
+            let frame = poll().await.unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), "x");
+            assert_eq!(kept(), receipts);
+        }
+        assert!(poll().await.is_none());
+        assert_eq!(kept(), 3);
+        assert!(sender.is_closed());
+    }
+}
