@@ -8,9 +8,12 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
-use integration_tests::http::{Answer, request};
+use integration_tests::http::{Answer, post_json, request};
 use integration_tests::setup::{AGENT, WEBSITE, read_until_silent};
-use integration_tests::{Running, Setup, eventually, on_both_setups};
+use integration_tests::{
+    Deployment, PostgresServer, Running, Setup, TestDatabase, TestDirectory, eventually, kafka,
+    on_both_setups,
+};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
@@ -109,11 +112,18 @@ impl Reader {
         session: &str,
         last_event_id: Option<&str>,
     ) -> Result<Self, (u16, Option<String>)> {
-        let stream = TcpStream::connect(running.authority()).await.expect("it listens");
+        Self::at(running.authority(), &path(&format!("/sessions/{session}/stream")), last_event_id).await
+    }
+
+    async fn at(
+        authority: &str,
+        path: &str,
+        last_event_id: Option<&str>,
+    ) -> Result<Self, (u16, Option<String>)> {
+        let stream = TcpStream::connect(authority).await.expect("it listens");
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         tokio::spawn(async { connection.await.ok() });
-        let mut request = Request::get(path(&format!("/sessions/{session}/stream?key={OTHER_KEY}")))
-            .header("host", running.authority());
+        let mut request = Request::get(format!("{path}?key={OTHER_KEY}")).header("host", authority);
         if let Some(version) = last_event_id {
             request = request.header("last-event-id", version);
         }
@@ -464,6 +474,7 @@ async fn five_hundred_people_are_listed_once_each_while_others_are_added(setup: 
         pages += 1;
         let Some(next) = page["next"].as_str() else { break };
         assert_eq!(rows.len(), 60);
+        assert!(pages < 20, "the pages do not end");
         after = next.to_owned();
         // Some come before what was listed, some behind it.
         let added = [format!("a-{pages}"), format!("person-499/{pages}"), format!("z-{pages}")];
@@ -653,6 +664,111 @@ async fn a_stop_ends_all_streams_at_once(setup: Setup) {
     let ended = began.elapsed();
     assert!(told < Duration::from_secs(5) && ended < Duration::from_secs(15), "{told:?} {ended:?}");
     drop(stuck);
+}
+
+/// Two processes on one log and one store: what the one projects, the streams of both tell.
+async fn every_process_tells_what_any_of_them_projects(deployment: Deployment) {
+    let deployment = deployment.with(KEYS.0, KEYS.1).with(AT_ONCE.0, AT_ONCE.1);
+    deployment.register().await;
+    let mut collector = deployment.start("collect").ready().await;
+    let mut projector = deployment.start("project").ready().await;
+    let identify = async |data: Value| {
+        let payload = json!({ "website": deployment.website(), "id": "ada", "data": data });
+        let url = format!("{}/api/send", collector.url());
+        let body = json!({ "type": "identify", "payload": payload });
+        let answer = post_json(&url, &body, &[("user-agent", AGENT)]).await.expect("an answer");
+        answer.json()["sessionId"].as_str().expect("a session").to_owned()
+    };
+    let session = identify(json!({ "n": 0 })).await;
+    deployment.settled().await;
+    let path = format!("/api/websites/{}/sessions/{session}/stream", deployment.website());
+    let mut readers = Vec::new();
+    for server in [&collector, &projector] {
+        let mut reader = Reader::at(&server.authority, &path, None).await.expect("a place");
+        assert_eq!(reader.traits().await.1, json!({ "n": 0 }));
+        readers.push(reader);
+    }
+    for n in 1..=3 {
+        identify(json!({ "n": n })).await;
+        for reader in &mut readers {
+            assert_eq!(reader.traits().await.1, json!({ "n": n }));
+        }
+    }
+    for server in [&mut collector, &mut projector] {
+        assert_eq!(server.dashi.terminate().await, Some(0));
+    }
+    for reader in &mut readers {
+        assert_eq!(reader.event().await, Told::Resync(json!({ "reason": "draining" })));
+    }
+}
+
+#[tokio::test]
+async fn every_process_tells_what_any_of_them_projects_into_a_file() {
+    let directory = TestDirectory::create("profiles");
+    every_process_tells_what_any_of_them_projects(Deployment::embedded(&directory)).await;
+}
+
+#[tokio::test]
+async fn every_process_tells_what_any_of_them_projects_on_kafka_and_postgres() {
+    let log = format!("kafka://{}/{}", kafka::shared_broker(), kafka::unique_topic("profiles"));
+    let database = TestDatabase::create().await;
+    every_process_tells_what_any_of_them_projects(Deployment::new(log, database.url())).await;
+}
+
+#[tokio::test]
+async fn streams_outlive_an_outage_of_the_database_and_reads_are_refused_meanwhile() {
+    let directory = TestDirectory::create("profiles");
+    let mut postgres = PostgresServer::start().await;
+    postgres.create_database("dashi").await;
+    let log = format!("sqlite:{}", directory.path().join("log.db").display());
+    let deployment = Deployment::new(log, postgres.url("dashi"))
+        .with(KEYS.0, KEYS.1)
+        .with(AT_ONCE.0, AT_ONCE.1)
+        .with("DASHI_API_STREAM_HEARTBEAT_MS", "200")
+        .with("DASHI_INGEST_REQUEST_TIMEOUT_MS", "3000");
+    deployment.register().await;
+    let mut server = deployment.start("serve").ready().await;
+    let identify = async |n: u32| {
+        let payload = json!({ "website": deployment.website(), "id": "ada", "data": { "n": n } });
+        let body = json!({ "type": "identify", "payload": payload });
+        let url = format!("{}/api/send", server.url());
+        let answer = post_json(&url, &body, &[("user-agent", AGENT)]).await.expect("an answer");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["sessionId"].as_str().expect("a session").to_owned()
+    };
+    let session = identify(0).await;
+    deployment.settled().await;
+    let of_website = format!("/api/websites/{}", deployment.website());
+    let path = format!("{of_website}/sessions/{session}/stream");
+    let mut reader = Reader::at(&server.authority, &path, None).await.expect("a place");
+    assert_eq!(reader.traits().await.1, json!({ "n": 0 }));
+
+    // Connections that hang are the harder case.
+    postgres.freeze();
+    let asked = Instant::now();
+    let bearer = format!("Bearer {KEY}");
+    let url = format!("{}{of_website}/profiles/ada", server.url());
+    let refused =
+        request(Method::GET, &url, Bytes::new(), &[("authorization", &bearer)]).await.expect("an answer");
+    let envelope = r#"{"error":{"message":"Service unavailable","code":"service-unavailable","status":503}}"#;
+    assert_eq!((refused.status, refused.text().as_str()), (503, envelope));
+    assert!(refused.header("retry-after").is_some());
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    identify(1).await;
+    for _ in 0..5 {
+        assert_eq!(reader.next().await, Told::Comment);
+    }
+    postgres.thaw();
+    assert_eq!(reader.traits().await.1, json!({ "n": 1 }));
+
+    // Cut connections: changes may have been missed, and are told all the same.
+    postgres.stop_immediate().await;
+    identify(2).await;
+    assert_eq!(reader.next().await, Told::Comment);
+    postgres.start_again().await;
+    assert_eq!(reader.traits().await.1, json!({ "n": 2 }));
+    drop(reader);
+    assert_eq!(server.dashi.terminate().await, Some(0));
 }
 
 #[tokio::test]
