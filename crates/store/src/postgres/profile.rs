@@ -57,10 +57,9 @@ pub(super) async fn write(
     let bases = read_bases(connection, &base_keys(&changes.sends)).await?;
     let sends = differences(&changes.sends, &bases);
     let repeated = (changes.sends.len() - sends.len()) as u64;
-    write_persons(connection, &persons(&sends, &changes.links)).await?;
+    lock_persons(connection, &persons(&sends, &changes.links), &persons(&sends, &[])).await?;
     let mut counts = ProfileCounts::default();
     if !sends.is_empty() {
-        lock_persons(connection, &persons(&sends, &[])).await?;
         let traits = read_traits(connection, &trait_keys(&sends)).await?;
         let mut state = ProfileState::new(bases, traits);
         let needed = state.needs_history(&sends);
@@ -101,6 +100,7 @@ async fn write_links(connection: &mut PgConnection, rows: &[Link]) -> Result<Vec
          WHERE NOT EXISTS (SELECT 1 FROM dashi.profile_link AS o
              WHERE o.website_id = t.website_id AND o.session_id = t.session_id
                AND o.distinct_id = t.distinct_id AND o.kind = t.kind AND o.first_at <= t.first_at)
+         ORDER BY website_id, session_id, distinct_id COLLATE \"C\", kind
          ON CONFLICT (website_id, session_id, distinct_id, kind)
              DO UPDATE SET first_at = least(l.first_at, excluded.first_at)
          RETURNING website_id, session_id",
@@ -114,39 +114,37 @@ async fn write_links(connection: &mut PgConnection, rows: &[Link]) -> Result<Vec
     .await
 }
 
-/// Adds people, in their order; those that are there and as old are not touched.
-async fn write_persons(connection: &mut PgConnection, rows: &[(Person, i64)]) -> Result<(), sqlx::Error> {
+/// Adds people, and locks those that sends are about, so that nobody else merges sends of theirs until the transaction
+/// ends. All of it is one statement that goes through them in their order: with a second one, a writer that has added
+/// a later person could wait for an earlier one whose writer waits for it. People that are there and as old and that no
+/// send is about are not touched.
+async fn lock_persons(
+    connection: &mut PgConnection,
+    rows: &[(Person, i64)],
+    sent: &[(Person, i64)],
+) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
+    let is_sent = |person: &Person| sent.binary_search_by(|(other, _)| other.cmp(person)).is_ok();
+    // A conflict locks the row also where the last condition does not hold.
     sqlx::query(
-        "/* write_persons */
+        "/* lock_persons */
          INSERT INTO dashi.profile AS p (website_id, distinct_id, created_at)
          SELECT website_id, distinct_id, created_at
-         FROM unnest($1::uuid[], $2::text[], $3::bigint[]) AS t (website_id, distinct_id, created_at)
-         WHERE NOT EXISTS (SELECT 1 FROM dashi.profile AS o
+         FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::bool[])
+         AS t (website_id, distinct_id, created_at, is_sent)
+         WHERE is_sent OR NOT EXISTS (SELECT 1 FROM dashi.profile AS o
              WHERE o.website_id = t.website_id AND o.distinct_id = t.distinct_id
                AND o.created_at <= t.created_at)
-         ON CONFLICT (website_id, distinct_id) DO UPDATE SET created_at = least(p.created_at, excluded.created_at)",
+         ORDER BY website_id, distinct_id COLLATE \"C\"
+         ON CONFLICT (website_id, distinct_id) DO UPDATE SET created_at = excluded.created_at
+         WHERE excluded.created_at < p.created_at",
     )
     .bind(column!(rows, row => row.0.website_id))
     .bind(column!(rows, row => row.0.distinct_id.as_str()))
     .bind(column!(rows, row => row.1))
-    .execute(connection)
-    .await?;
-    Ok(())
-}
-
-async fn lock_persons(connection: &mut PgConnection, rows: &[(Person, i64)]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "/* lock_persons */
-         SELECT 1 FROM dashi.profile AS p
-         JOIN unnest($1::uuid[], $2::text[]) AS t (website_id, distinct_id)
-           ON p.website_id = t.website_id AND p.distinct_id = t.distinct_id
-         ORDER BY p.website_id, p.distinct_id FOR NO KEY UPDATE OF p",
-    )
-    .bind(column!(rows, row => row.0.website_id))
-    .bind(column!(rows, row => row.0.distinct_id.as_str()))
+    .bind(column!(rows, row => is_sent(&row.0)))
     .execute(connection)
     .await?;
     Ok(())
