@@ -1,5 +1,7 @@
 //! The promises of a store, one suite for every backend.
 
+mod profiles;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
@@ -19,6 +21,15 @@ use dashi_store::{
 use integration_tests::{PostgresServer, TestDatabase, TestDirectory, UmamiVersion, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 use uuid::Uuid;
+
+use profiles::{
+    a_deleted_trait_stays_deleted_until_it_is_written_anew, a_late_send_settles_where_it_belongs,
+    a_listener_that_is_cut_off_looks_at_everything_again, a_repeated_send_touches_no_row,
+    a_send_that_names_a_version_is_decided_anew_when_an_older_one_arrives,
+    changes_of_profiles_are_told_once_they_are_committed,
+    lists_of_people_sessions_and_events_are_read_in_pages,
+    writers_of_one_person_neither_block_each_other_nor_lose_anything,
+};
 
 /// How long anything may take on a busy machine before it counts as never.
 const SOON: Duration = Duration::from_secs(30);
@@ -60,6 +71,13 @@ macro_rules! whole_contract {
             errors_are_noted_for_their_owner_only,
             websites_come_and_go,
             equal_stores_compare_equal_and_others_are_told_apart,
+            writers_of_one_person_neither_block_each_other_nor_lose_anything,
+            a_repeated_send_touches_no_row,
+            a_late_send_settles_where_it_belongs,
+            a_deleted_trait_stays_deleted_until_it_is_written_anew,
+            a_send_that_names_a_version_is_decided_anew_when_an_older_one_arrives,
+            changes_of_profiles_are_told_once_they_are_committed,
+            lists_of_people_sessions_and_events_are_read_in_pages,
         );
     };
 }
@@ -74,7 +92,10 @@ mod sqlite {
 
 mod postgres {
     whole_contract!(super::Place::postgres);
-    store_contract!(super::Place::postgres: rows_that_do_not_fit_are_refused_and_nothing_is_written);
+    store_contract!(super::Place::postgres:
+        rows_that_do_not_fit_are_refused_and_nothing_is_written,
+        a_listener_that_is_cut_off_looks_at_everything_again,
+    );
 }
 
 mod umamis_own_postgres {
