@@ -16,6 +16,7 @@ mod harness;
 mod log_contract;
 mod outage;
 mod ownership;
+mod profiles;
 mod profiles_http;
 mod proxies;
 mod recordings;

@@ -13,6 +13,7 @@ pub mod ledger;
 pub mod location_database;
 pub mod postgres;
 mod process;
+pub mod profiles;
 mod settings;
 pub mod setup;
 pub mod umami;
