@@ -171,7 +171,7 @@ fn round_of(partition: u128, round: i64, people: u128) -> Changes {
         // The later the round the older, for one of four, who is another one for each partition.
         let at = if person % 4 == partition { 1_000 - round } else { 1_000 + round } * 10 + partition as i64;
         changes.links.push(link(session, &name, LinkKind::Own, at));
-        if (person + partition + round as u128) % 5 != 0 {
+        if !(person + partition + round as u128).is_multiple_of(5) {
             let text = format!("{partition} in {round}");
             changes.sends.push(send(session, &name, "shared", &text, at));
             changes.sends.push(send(session, &name, &format!("of {partition}"), &text, at));
