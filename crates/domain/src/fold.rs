@@ -19,7 +19,7 @@ use crate::rows::{
     DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow, RevenueRow,
     SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
-use crate::submission::{Kind, Payload, SourceKind};
+use crate::submission::{Kind, PROPERTIES_MAX, Payload, SourceKind};
 use crate::text::{cut, decode_uri_component};
 
 /// What the fold is told beside the records. Two runs with the same rules give the same rows.
@@ -52,6 +52,10 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                 if applied_before.contains(&recorded.id()) || !folding.seen.insert(recorded.id()) =>
             {
                 folding.changes.outcomes.duplicate += 1;
+            }
+            Ok(Recorded::Event(event)) if event.submission.has_too_many_properties() => {
+                let reason = format!("the identify has more than {PROPERTIES_MAX} properties");
+                folding.changes.set_aside(record, reason);
             }
             Ok(recorded) => {
                 match recorded {
@@ -126,6 +130,11 @@ impl Outcomes {
 }
 
 impl Changes {
+    /// Rows that come of data, of which one record may make thousands.
+    pub fn data_rows(&self) -> usize {
+        self.event_data.len() + self.session_data.len() + self.sends.len()
+    }
+
     /// The changes of a single record that cannot be applied.
     pub fn dead_letter(record: &Record, reason: String) -> Self {
         let mut changes = Self::default();

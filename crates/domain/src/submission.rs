@@ -8,6 +8,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
+use crate::flatten;
 use crate::json::{self, Object, Value};
 use crate::page_url::is_url;
 use crate::schema::{self, BAD_UUID, Node, SchemaError, parse_uuid, wrong_type};
@@ -83,6 +84,11 @@ pub struct Source<'a> {
     /// The id as the database compares it.
     pub id: Uuid,
 }
+
+/// Properties of one identify, at most. Each is a row that is looked up, compared and replaced in one transaction, so
+/// a body of a million would hold up everybody's; Umami's documentation speaks of 50. An event's data has no such
+/// limit: its rows are only added.
+pub const PROPERTIES_MAX: usize = 10_000;
 
 /// A body `/api/send` accepts.
 #[derive(Debug, Clone, PartialEq)]
@@ -250,6 +256,13 @@ impl Field {
 }
 
 impl<'a> Submission<'a> {
+    /// Whether this is an identify with more than [`PROPERTIES_MAX`] properties.
+    pub fn has_too_many_properties(&self) -> bool {
+        self.kind == Kind::Identify
+            && self.payload.source.kind == SourceKind::Website
+            && self.payload.data.as_ref().is_some_and(|data| flatten::count(data) > PROPERTIES_MAX)
+    }
+
     /// Reads a body of `/api/send`. Keys it does not know are dropped.
     ///
     /// # Errors

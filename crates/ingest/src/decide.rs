@@ -55,6 +55,9 @@ pub fn decide(
     index: Option<usize>,
     now_ms: i64,
 ) -> Decision {
+    if submission.has_too_many_properties() {
+        return Decision::Answer(Err(Rejection::TooLarge));
+    }
     let payload = &submission.payload;
     let source = &payload.source;
     let own_address = payload.ip.as_deref().filter(|ip| !ip.is_empty());

@@ -39,12 +39,12 @@ pub(crate) async fn apply(
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
         match commit(story, claim, reached, to, &records, run.clone()).await {
-            Ok(()) => reached = to,
+            Ok(true) => reached = to,
             Err(CommitError::Refused { source, .. }) if run.len() == 1 => {
                 set_aside(story, claim, reached, to, last, &source).await?;
                 reached = to;
             }
-            Err(CommitError::Refused { .. }) => {
+            Ok(false) | Err(CommitError::Refused { .. }) => {
                 let middle = run.start + run.len() / 2;
                 runs.push(middle..run.end);
                 runs.push(run.start..middle);
@@ -55,7 +55,12 @@ pub(crate) async fn apply(
     Ok(reached)
 }
 
-/// Folds and commits one run of the records. Events that the store turns out to hold already are folded out.
+/// Rows of data in one transaction, at most, unless a single record makes more: the statements that write them have a
+/// bound of time, and whoever waits for the transaction has one, too.
+const DATA_ROWS_MAX: usize = 50_000;
+
+/// Folds and commits one run of the records. Events that the store turns out to hold already are folded out. `false`:
+/// nothing was written, for the run makes too many rows; take less of it.
 async fn commit(
     story: &Story,
     claim: &Claim,
@@ -63,10 +68,13 @@ async fn commit(
     to: Checkpoint,
     records: &Arc<[Record]>,
     run: Range<usize>,
-) -> Result<(), CommitError> {
+) -> Result<bool, CommitError> {
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
         let changes = fold_aside(story, records, run.clone(), applied_before.clone()).await;
+        if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
+            return Ok(false);
+        }
         let began = Instant::now();
         match story.store.commit(claim, from, to, &changes).await {
             Ok(committed) => {
@@ -79,7 +87,7 @@ async fn commit(
                     let note = DeadLettered { offset: dead.offset.number(), reason: dead.reason.clone() };
                     story.note(claim, &note).await;
                 }
-                return Ok(());
+                return Ok(true);
             }
             Err(CommitError::Duplicates(ids)) if ids.iter().any(|id| !applied_before.contains(id)) => {
                 applied_before.extend(ids);

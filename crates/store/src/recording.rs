@@ -1,27 +1,60 @@
 //! Where a chunk of a recording comes among the others of its visit.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use dashi_domain::rows::RecordingRow;
 use uuid::Uuid;
 
-/// Website, visit and index of a chunk.
+/// Session, visit and index of a chunk. The session belongs to it, for a visit may go on under another one, whose chunks
+/// lie in another partition: only within a session does the log tell the order.
 pub(crate) type Place = (Uuid, Uuid, i32);
 
-/// Gives every row its index: the least that is not below its second and that no other chunk of its visit has.
-/// `taken` holds those of the visits' chunks that are stored. Rows come in the order of the log, so the result is
-/// the same however the log is cut into batches.
-pub(crate) fn placed(rows: &[RecordingRow], mut taken: HashSet<Place>) -> Vec<(i32, &RecordingRow)> {
+/// Gives every row its index: the least that is not below its second and that no other chunk of its session and visit
+/// has. `taken` holds those of stored chunks, as far as they are not below the rows' seconds. Rows come in the order of
+/// the log, so the result is the same however the log is cut into batches.
+pub(crate) fn placed(
+    rows: &[RecordingRow],
+    taken: impl IntoIterator<Item = Place>,
+) -> Vec<(i32, &RecordingRow)> {
+    let mut indexes: HashMap<(Uuid, Uuid), Indexes> = HashMap::new();
+    for (session_id, visit_id, index) in taken {
+        indexes.entry((session_id, visit_id)).or_default().take(index);
+    }
     rows.iter()
         .map(|row| {
-            let mut index = row.chunk_index_min;
-            while index < i32::MAX && taken.contains(&(row.website_id, row.visit_id, index)) {
-                index += 1;
-            }
-            taken.insert((row.website_id, row.visit_id, index));
+            let indexes = indexes.entry((row.session_id, row.visit_id)).or_default();
+            let index = indexes.free_from(row.chunk_index_min);
+            indexes.take(index);
             (index, row)
         })
         .collect()
+}
+
+/// Taken indexes, each with one from which to look on. Looking shortens the way for the next time, so that a long run
+/// of taken ones is not walked again and again.
+#[derive(Debug, Default)]
+struct Indexes(HashMap<i32, i32>);
+
+impl Indexes {
+    /// The last index of all can be had by several.
+    fn take(&mut self, index: i32) {
+        if index < i32::MAX {
+            self.0.insert(index, index + 1);
+        }
+    }
+
+    fn free_from(&mut self, first: i32) -> i32 {
+        let mut walked = Vec::new();
+        let mut index = first;
+        while let Some(&next) = self.0.get(&index) {
+            walked.push(index);
+            index = next;
+        }
+        for taken in walked {
+            self.0.insert(taken, index);
+        }
+        index
+    }
 }
 
 #[cfg(test)]
@@ -44,7 +77,7 @@ mod tests {
     }
 
     fn indexes(rows: &[RecordingRow], taken: &[Place]) -> Vec<i32> {
-        placed(rows, taken.iter().copied().collect()).into_iter().map(|(index, _)| index).collect()
+        placed(rows, taken.iter().copied()).into_iter().map(|(index, _)| index).collect()
     }
 
     #[test]
@@ -61,5 +94,20 @@ mod tests {
             indexes(&[row(1, 100), row(1, i32::MAX), row(1, i32::MAX)], &taken),
             [101, i32::MAX, i32::MAX]
         );
+    }
+
+    #[test]
+    fn the_visits_of_another_session_take_nothing() {
+        let taken = [(Uuid::from_u128(7), Uuid::from_u128(1), 100)];
+        assert_eq!(indexes(&[row(1, 100)], &taken), [100]);
+    }
+
+    /// A client that sends ever the same second makes no work that grows with the square of its chunks: at a million
+    /// steps for each of these this would not end.
+    #[test]
+    fn a_million_chunks_of_one_second_find_their_places() {
+        let rows: Vec<_> = (0..1_000_000).map(|_| row(1, 100)).collect();
+        let indexes = indexes(&rows, &[]);
+        assert_eq!((indexes[0], indexes[999_999]), (100, 1_000_099));
     }
 }

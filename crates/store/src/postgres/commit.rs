@@ -1,5 +1,6 @@
 //! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by one statement.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use dashi_domain::fold::Changes;
@@ -71,7 +72,9 @@ impl PostgresStore {
         let to_insert = changes.events.len() + changes.identifies.len() + recordings.len();
         if inserted < to_insert as u64 {
             tx.rollback().await.map_err(failed)?;
-            return Err(CommitError::Duplicates(self.applied(changes).await.map_err(failed)?));
+            return Err(CommitError::Duplicates(
+                self.applied(changes, !recordings.is_empty()).await.map_err(failed)?,
+            ));
         }
         if insert_sessions(&mut tx, &changes.sessions).await.map_err(failed)? < changes.sessions.len() as u64
         {
@@ -114,8 +117,8 @@ impl PostgresStore {
         }
     }
 
-    /// Which of the events the tables hold already.
-    async fn applied(&self, changes: &Changes) -> Result<Vec<Uuid>, sqlx::Error> {
+    /// Which of the events the tables hold already; of recordings, if there is a table of them and some in the batch.
+    async fn applied(&self, changes: &Changes, with_recordings: bool) -> Result<Vec<Uuid>, sqlx::Error> {
         let events = changes.events.iter().map(|row| row.event_id);
         let ids: Vec<Uuid> = events.chain(changes.identifies.iter().map(|row| row.event_id)).collect();
         let mut applied: Vec<Uuid> = sqlx::query_scalar(
@@ -126,7 +129,7 @@ impl PostgresStore {
         .bind(ids)
         .fetch_all(&self.pool)
         .await?;
-        if !changes.recordings.is_empty() {
+        if with_recordings {
             let chunks: Vec<Uuid> = changes.recordings.iter().map(|row| row.replay_id).collect();
             let stored: Vec<Uuid> =
                 sqlx::query_scalar("SELECT replay_id FROM session_replay WHERE replay_id = ANY($1)")
@@ -144,8 +147,10 @@ fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
     let partition = claim.partition;
     let refused = match &error {
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
-            // 22: data exception; 23: integrity constraint; 54: a row or an index entry beyond a limit.
-            ["22", "23", "54"].iter().any(|class| code.starts_with(class))
+            // 22: data exception; 23: integrity constraint; 54: a row or an index entry beyond a limit, but also a queue
+            // of notifications that somebody else does not empty.
+            let is_of_the_data = ["22", "23", "54"].iter().any(|class| code.starts_with(class));
+            is_of_the_data && !database.message().contains("NOTIFY")
         }),
         sqlx::Error::Encode(_) => true,
         _ => false,
@@ -316,14 +321,15 @@ async fn insert_recordings(connection: &mut PgConnection, rows: &[RecordingRow])
     }
     let taken: Vec<(Uuid, Uuid, i32)> = sqlx::query_as(
         "/* taken */
-         SELECT website_id, visit_id, chunk_index FROM session_replay
-         WHERE website_id = ANY($1) AND visit_id = ANY($2)",
+         SELECT session_id, visit_id, chunk_index FROM session_replay
+         WHERE session_id = ANY($1) AND visit_id = ANY($2) AND chunk_index >= $3",
     )
-    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
     .bind(column!(rows, row => row.visit_id))
+    .bind(rows.iter().map(|row| row.chunk_index_min).min())
     .fetch_all(&mut *connection)
     .await?;
-    let rows = placed(rows, taken.into_iter().collect());
+    let rows = placed(rows, taken);
     let inserted = sqlx::query(
         "/* insert_recordings */
          INSERT INTO session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events,
@@ -499,69 +505,112 @@ async fn upsert_session_data(
     rows: &[SessionDataRow],
     catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
-    let statements: &[&str] = if catalogue.has_unique_properties() {
-        &["/* upsert_session_data */
-         INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value, date_value, distinct_id, created_at)
-         SELECT session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value::numeric,
-             dashi.at_ms(date_value),
-             distinct_id,
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
-             $8::bigint[], $9::text[], $10::bigint[])
-         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
-             date_value, distinct_id, created_at)
-         ON CONFLICT (session_id, data_key) DO UPDATE
-         SET website_id = excluded.website_id, data_type = excluded.data_type,
-             string_value = excluded.string_value, number_value = excluded.number_value,
-             date_value = excluded.date_value, distinct_id = excluded.distinct_id,
-             created_at = excluded.created_at"]
-    } else {
-        &[
-            "/* update_session_data */
-         UPDATE session_data AS s
-         SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
-             number_value = t.number_value::numeric,
-             date_value = dashi.at_ms(t.date_value),
-             distinct_id = t.distinct_id,
-             created_at = dashi.at_ms(t.created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
-             $8::bigint[], $9::text[], $10::bigint[])
-         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
-             date_value, distinct_id, created_at)
-         WHERE s.session_id = t.session_id AND s.data_key = t.data_key",
-            "/* insert_session_data */
-         INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value, date_value, distinct_id, created_at)
-         SELECT session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value::numeric,
-             dashi.at_ms(date_value),
-             distinct_id,
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
-             $8::bigint[], $9::text[], $10::bigint[])
-         AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
-             date_value, distinct_id, created_at)
-         WHERE NOT EXISTS (SELECT 1 FROM session_data AS s
-             WHERE s.session_id = t.session_id AND s.data_key = t.data_key)",
-        ]
-    };
-    for statement in statements {
-        sqlx::query(*statement)
-            .bind(column!(rows, row => row.session_data_id))
-            .bind(column!(rows, row => row.website_id))
-            .bind(column!(rows, row => row.session_id))
-            .bind(column!(rows, row => row.data_key.as_str()))
-            .bind(column!(rows, row => row.value.data_type as i32))
-            .bind(column!(rows, row => row.value.string_value.as_deref()))
-            .bind(column!(rows, row => number(&row.value)))
-            .bind(column!(rows, row => row.value.date_value_ms))
-            .bind(column!(rows, row => row.distinct_id.as_deref()))
-            .bind(column!(rows, row => row.created_at_ms))
-            .execute(&mut *connection)
-            .await?;
+    if catalogue.has_unique_properties() {
+        let (ids, rows): (Vec<Uuid>, Vec<_>) = rows.iter().map(|row| (row.session_data_id, row)).unzip();
+        return write_properties(connection, UPSERT_SESSION_DATA, &ids, &rows).await;
     }
+    // Without a unique index a key may have several rows; all of them are updated. They are found by one scan of the
+    // sessions' rows: a join on session and key has no index to go by, and looks at every row of a session for each.
+    let stored: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+        "/* stored_properties */
+         SELECT session_data_id, session_id, data_key::text FROM session_data
+         WHERE session_id = ANY($1) AND data_key = ANY($2)",
+    )
+    .bind(rows.iter().map(|row| row.session_id).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>())
+    .bind(
+        rows.iter().map(|row| row.data_key.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(),
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut ids: HashMap<(Uuid, &str), Vec<Uuid>> = HashMap::new();
+    for (id, session_id, data_key) in &stored {
+        ids.entry((*session_id, data_key)).or_default().push(*id);
+    }
+    let mut updates: Vec<(Uuid, &SessionDataRow)> = Vec::new();
+    let mut inserts: Vec<&SessionDataRow> = Vec::new();
+    for row in rows {
+        match ids.get(&(row.session_id, row.data_key.as_str())) {
+            Some(ids) => updates.extend(ids.iter().map(|id| (*id, row))),
+            None => inserts.push(row),
+        }
+    }
+    updates.sort_unstable_by_key(|(id, _)| *id);
+    let (ids, of_ids): (Vec<Uuid>, Vec<&SessionDataRow>) = updates.into_iter().unzip();
+    write_properties(connection, UPDATE_SESSION_DATA, &ids, &of_ids).await?;
+    let ids: Vec<Uuid> = inserts.iter().map(|row| row.session_data_id).collect();
+    write_properties(connection, INSERT_SESSION_DATA, &ids, &inserts).await
+}
+
+/// The rows as parameters of the statements that write `session_data`.
+macro_rules! properties {
+    ($rest:literal) => {
+        concat!(
+            "FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
+                 $8::bigint[], $9::text[], $10::bigint[])
+             AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
+                 date_value, distinct_id, created_at) ",
+            $rest
+        )
+    };
+}
+
+macro_rules! insert_properties {
+    ($name:literal, $rest:literal) => {
+        concat!(
+            "/* ",
+            $name,
+            " */
+             INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
+                 string_value, number_value, date_value, distinct_id, created_at)
+             SELECT session_data_id, website_id, session_id, data_key, data_type, string_value,
+                 number_value::numeric, dashi.at_ms(date_value), distinct_id, dashi.at_ms(created_at) ",
+            properties!($rest)
+        )
+    };
+}
+
+const INSERT_SESSION_DATA: &str = insert_properties!("insert_session_data", "");
+
+const UPSERT_SESSION_DATA: &str = insert_properties!(
+    "upsert_session_data",
+    "ON CONFLICT (session_id, data_key) DO UPDATE
+     SET website_id = excluded.website_id, data_type = excluded.data_type, string_value = excluded.string_value,
+         number_value = excluded.number_value, date_value = excluded.date_value,
+         distinct_id = excluded.distinct_id, created_at = excluded.created_at"
+);
+
+const UPDATE_SESSION_DATA: &str = concat!(
+    "/* update_session_data */
+     UPDATE session_data AS s
+     SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
+         number_value = t.number_value::numeric, date_value = dashi.at_ms(t.date_value),
+         distinct_id = t.distinct_id, created_at = dashi.at_ms(t.created_at) ",
+    properties!("WHERE s.session_data_id = t.session_data_id")
+);
+
+/// Runs one of the statements above with `rows`, each under the id at its place.
+async fn write_properties(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    ids: &[Uuid],
+    rows: &[&SessionDataRow],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(statement)
+        .bind(ids)
+        .bind(column!(rows, row => row.website_id))
+        .bind(column!(rows, row => row.session_id))
+        .bind(column!(rows, row => row.data_key.as_str()))
+        .bind(column!(rows, row => row.value.data_type as i32))
+        .bind(column!(rows, row => row.value.string_value.as_deref()))
+        .bind(column!(rows, row => number(&row.value)))
+        .bind(column!(rows, row => row.value.date_value_ms))
+        .bind(column!(rows, row => row.distinct_id.as_deref()))
+        .bind(column!(rows, row => row.created_at_ms))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -247,17 +247,19 @@ async fn insert_recordings(
     rows: &[RecordingRow],
 ) -> Result<u64, sqlx::Error> {
     let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(0) };
+    let sessions = json_list(rows.iter().map(|row| row.session_id));
     let stored: Vec<(String, String, i32)> = sqlx::query_as(
-        "SELECT website_id, visit_id, chunk_index FROM session_replay
-         WHERE visit_id IN (SELECT value FROM json_each(?1))
-           AND website_id IN (SELECT value FROM json_each(?2))",
+        "SELECT session_id, visit_id, chunk_index FROM session_replay
+         WHERE session_id IN (SELECT value FROM json_each(?)) AND visit_id IN (SELECT value FROM json_each(?))
+           AND chunk_index >= ?",
     )
+    .bind(sessions)
     .bind(visits)
-    .bind(json_list(rows.iter().map(|row| row.website_id)))
+    .bind(rows.iter().map(|row| row.chunk_index_min).min())
     .fetch_all(&mut *connection)
     .await?;
-    let taken: Result<_, sqlx::Error> =
-        stored.iter().map(|(website, visit, index)| Ok((parse(website)?, parse(visit)?, *index))).collect();
+    let taken: Result<Vec<_>, sqlx::Error> =
+        stored.iter().map(|(session, visit, index)| Ok((parse(session)?, parse(visit)?, *index))).collect();
     insert(
         connection,
         &placed(rows, taken?),
