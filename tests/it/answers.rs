@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 on_both_setups!(
     bad_input_of_every_kind_gets_its_answer_and_leaves_nothing_in_the_log,
+    an_identify_has_so_many_properties_and_no_more,
     a_batch_answers_for_each_of_its_elements,
     a_large_batch_is_applied_whole,
     a_website_added_later_takes_events_within_two_seconds,
@@ -509,6 +510,51 @@ async fn a_body_that_grows_beyond_a_record_is_refused_at_once(setup: Setup) {
     running.accept("event", &json!({ "url": "/" })).await;
     running.applied(1).await;
     assert_eq!(running.complaints(), [""; 0]);
+}
+
+async fn an_identify_has_so_many_properties_and_no_more(setup: Setup) {
+    let running = setup.start(&[]).await;
+    let properties = |count: usize| -> Value {
+        let data: serde_json::Map<String, Value> = (0..count).map(|n| (format!("k{n}"), json!(n))).collect();
+        submission("identify", &json!({ "id": "user-1", "data": data }))
+    };
+    // Twice, so that the second one finds every row of the first.
+    for _ in 0..2 {
+        assert_eq!(running.send(&properties(10_000)).await.status, 200);
+    }
+    let refused = running.send(&properties(10_001)).await;
+    assert_eq!(refused.status, 413, "{}", refused.text());
+    let totals = running.applied(2).await;
+    assert_eq!((totals.in_log, totals.applied), (2, 2));
+    assert_eq!(running.number("SELECT count(*) FROM session_data").await, 10_000);
+    // An event's data is only added, and has no such limit.
+    let event = json!({ "url": "/", "data": properties(10_001)["payload"]["data"] });
+    running.accept("event", &event).await;
+    running.applied(3).await;
+    assert_eq!(running.number("SELECT count(*) FROM event_data").await, 10_001);
+}
+
+#[tokio::test]
+async fn unknown_websites_in_a_batch_wait_for_one_look_together() {
+    let running = Setup::Embedded.start(&[]).await;
+    let mut elements: Vec<Value> = (0..400)
+        .map(|n: u128| {
+            let website = uuid::Uuid::from_u128((n << 80) | 0x4000_8000_0000_0000_0000);
+            submission("event", &json!({ "website": website, "url": "/" }))
+        })
+        .collect();
+    elements.push(submission("event", &json!({ "url": "/" })));
+    let began = std::time::Instant::now();
+    let answer = running.post("/api/batch", Value::Array(elements).to_string(), &[]).await;
+    let answer = answer.json();
+    assert_eq!(
+        (&answer["errors"], &answer["processed"]),
+        (&json!(400), &json!(1)),
+        "{}",
+        answer["details"][0]
+    );
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    running.applied(1).await;
 }
 
 async fn a_batch_answers_for_each_of_its_elements(setup: Setup) {

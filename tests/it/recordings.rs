@@ -72,13 +72,23 @@ async fn answers_come_in_umamis_order(setup: Setup) {
         record(&running, chunk(UNKNOWN, &one, None), &foreign).await,
         (400, error("Invalid session token."))
     );
-    assert_eq!(record(&running, chunk(UNKNOWN, &one, None), &ours).await, (400, error("Website not found.")));
+    // A token is for its own website, and one without a website for any.
+    assert_eq!(
+        record(&running, chunk(UNKNOWN, &one, None), &ours).await,
+        (400, error("Invalid session token."))
+    );
+    let pixel = running.accept("event", &json!({ "pixel": UNKNOWN, "url": "/" })).await;
+    let silent = [("x-umami-cache", pixel["cache"].as_str().unwrap())];
+    assert_eq!(
+        record(&running, chunk(UNKNOWN, &one, None), &silent).await,
+        (400, error("Website not found."))
+    );
     assert_eq!(
         record(&running, chunk(WEBSITE, &one, None), &ours).await,
         (200, r#"{"ok":false,"reason":"replay_disabled"}"#.to_owned())
     );
-    running.applied(1).await;
-    assert_eq!(running.totals().await.in_log, 1, "nothing of it was stored");
+    running.applied(2).await;
+    assert_eq!(running.totals().await.in_log, 2, "nothing of it was stored");
     drop(running);
 
     let (running, token) = recording(setup).await;

@@ -307,13 +307,6 @@ fn collector_settings(
             "ingest.trusted_proxies: {entry:?} is neither an address nor a CIDR block such as 10.0.0.0/8"
         ))
     })?;
-    if trusted_proxies.is_everybody() && !settings.listen.ip().is_loopback() {
-        tracing::warn!(
-            listen = %settings.listen,
-            "anybody who can reach this address can claim any client address: name your proxies in \
-             ingest.trusted_proxies"
-        );
-    }
     Ok(CollectorSettings {
         ids,
         secret,

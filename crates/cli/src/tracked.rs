@@ -31,7 +31,8 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
         LinkCommand::Add { url, name, slug, id } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
             fits("--url", Some(&url), URL_CHARS_MAX)?;
-            if dashi_domain::page_url::serialise(&url).is_none() {
+            let address = dashi_domain::page_url::serialise(&url).unwrap_or_default();
+            if !address.starts_with("https://") && !address.starts_with("http://") {
                 return Err(Misuse(format!(
                     "--url {url:?} leads nowhere: give a whole address such as https://a.example/page"
                 ))

@@ -59,11 +59,14 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
     Ok(Exit::Done)
 }
 
-/// Refuses a text that is empty or does not fit its column.
+/// Refuses a text that is empty, does not fit its column, or would not fit a line.
 pub fn fits(flag: &str, text: Option<&str>, chars_max: usize) -> anyhow::Result<()> {
     let chars = text.map_or(0, |text| text.chars().count());
     if chars > chars_max {
         return Err(Misuse(format!("{flag} has {chars} characters, at most {chars_max} fit")).into());
+    }
+    if let Some(control) = text.and_then(|text| text.chars().find(|c| c.is_control())) {
+        return Err(Misuse(format!("{flag} has the control character {control:?}")).into());
     }
     if text == Some("") {
         return Err(Misuse(format!("{flag} is empty")).into());

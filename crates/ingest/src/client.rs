@@ -58,11 +58,13 @@ impl Client {
 
 /// The host that a client asked for, with its port: what a believed proxy says, else the `Host` header.
 pub fn public_host<'h>(headers: &'h HeaderMap, peer: IpAddr, rules: &ClientRules) -> Option<&'h str> {
-    let text = |name: &str| {
-        headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim).filter(|text| !text.is_empty())
+    let host = |name: &str| {
+        let first = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+        (!first.is_empty() && first.bytes().all(is_host)).then_some(first)
     };
-    let told = text("x-forwarded-host").filter(|_| rules.trusted_proxies.trusts(peer));
-    told.and_then(|hosts| hosts.split(',').next()).map(str::trim).or_else(|| text("host"))
+    let told = if rules.trusted_proxies.trusts(peer) { host("x-forwarded-host") } else { None };
+    told.or_else(|| host("host"))
 }
 
 /// The address to look up, if this text may be anywhere at all: local addresses, and texts that are none, are

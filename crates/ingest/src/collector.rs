@@ -242,16 +242,16 @@ impl Collector {
         claims: Option<&Claims>,
         submission: Submission<'_>,
         index: Option<usize>,
-        now_ms: i64,
+        now: Now,
     ) -> Decision {
         if let Some(website) = website_to_look_up(&submission, claims) {
-            match self.0.sources.website(website).await {
+            match self.0.sources.website(website, now.instant).await {
                 Found::Yes(_) => {}
                 Found::No => return Decision::Answer(Err(Rejection::UnknownWebsite)),
                 Found::Unsure => return Decision::Answer(Err(Rejection::Unavailable)),
             }
         }
-        decide(&self.0.rules, client, claims, submission, index, now_ms)
+        decide(&self.0.rules, client, claims, submission, index, now.ms)
     }
 
     /// Appends the records of all decisions at once and gives each its outcome.
@@ -307,8 +307,18 @@ pub(crate) fn parsing<T>(body: &BudgetedBody, parse: impl FnOnce() -> T) -> T {
     if body.bytes.len() > LARGE_BODY_BYTES { tokio::task::block_in_place(parse) } else { parse() }
 }
 
-/// When the whole request was there.
-#[expect(clippy::disallowed_methods, reason = "the collector is the edge at which time enters")]
-pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+/// When the whole request was there, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Milliseconds since 1970.
+    pub(crate) ms: i64,
+    pub(crate) instant: Instant,
+}
+
+impl Now {
+    #[expect(clippy::disallowed_methods, reason = "the collector is the edge at which time enters")]
+    pub(crate) fn read() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self { ms: since.map_or(0, |since| since.as_millis() as i64), instant: Instant::now() }
+    }
 }

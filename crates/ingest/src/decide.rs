@@ -136,7 +136,7 @@ fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) 
 }
 
 /// A token without a website (Umami issues none for websites, but accepts it) is used for the claims it has.
-fn names_or_silent(claims: &Claims, website: Uuid) -> bool {
+pub fn names_or_silent(claims: &Claims, website: Uuid) -> bool {
     claims.website_id.is_none() || names(claims, website)
 }
 

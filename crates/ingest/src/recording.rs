@@ -10,8 +10,8 @@ use http::{Request, StatusCode};
 use uuid::Uuid;
 
 use crate::answer::{Accepted, Rejection, Taken, json_response};
-use crate::collector::{Collector, now_ms, parsing};
-use crate::decide::turned_away;
+use crate::collector::{Collector, Now, parsing};
+use crate::decide::{names_or_silent, turned_away};
 use crate::sources::Found;
 
 /// `POST /api/record`.
@@ -31,7 +31,7 @@ pub async fn record(State(collector): State<Collector>, request: Request<Body>) 
 async fn take(collector: &Collector, request: Request<Body>) -> Result<Taken, Rejection> {
     let client = collector.client(&request);
     let body = collector.read(request.into_body()).await?;
-    let now_ms = now_ms();
+    let now = Now::read();
     let submission = parsing(&body, || ChunkSubmission::parse(&body.bytes)).map_err(Rejection::Schema)?;
     if submission.events.is_empty() {
         return Ok(Taken::Empty);
@@ -39,9 +39,13 @@ async fn take(collector: &Collector, request: Request<Body>) -> Result<Taken, Re
     if client.token.is_none() {
         return Err(Rejection::NoToken);
     }
-    let claims = collector.claims(&client, now_ms).and_then(|claims| claims.session_id.zip(claims.visit_id));
-    let Some((session_id, visit_id)) = claims else { return Err(Rejection::BadToken) };
-    match collector.sources().website(submission.website_id).await {
+    let claims = collector.claims(&client, now.ms);
+    let claims = claims.filter(|claims| names_or_silent(claims, submission.website_id));
+    let Some((session_id, visit_id)) = claims.and_then(|claims| claims.session_id.zip(claims.visit_id))
+    else {
+        return Err(Rejection::BadToken);
+    };
+    match collector.sources().website(submission.website_id, now.instant).await {
         Found::Yes(website) if website.takes_recordings => {}
         Found::Yes(_) => return Ok(Taken::Disabled),
         Found::No => return Err(Rejection::UnknownWebsite),
@@ -57,7 +61,7 @@ async fn take(collector: &Collector, request: Request<Body>) -> Result<Taken, Re
         Some(key) => named_event_id(submission.website_id, &format!("recording:{key}")),
         None => Uuid::now_v7(),
     };
-    let value = parsing(&body, || Chunk::new(&submission, chunk_id, session_id, visit_id, now_ms).encode());
+    let value = parsing(&body, || Chunk::new(&submission, chunk_id, session_id, visit_id, now.ms).encode());
     drop(submission);
     let _share = body.into_share();
     collector.append(vec![Entry { session_id, value }]).await.pop().unwrap_or(Err(Rejection::Unavailable))?;

@@ -10,7 +10,7 @@ use dashi_domain::submission::{Submission, parse_batch};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
 use crate::answer::{Rejection, batch_json, json_response, not_found};
-use crate::collector::{Alias, Collector, now_ms, parsing};
+use crate::collector::{Alias, Collector, Now, parsing};
 use crate::decide::Decision;
 use crate::recording::record;
 use crate::visit;
@@ -63,10 +63,10 @@ async fn send(State(collector): State<Collector>, request: Request<Body>) -> Res
         .bounded(async {
             let client = collector.client(&request);
             let body = collector.read(request.into_body()).await?;
-            let now_ms = now_ms();
-            let claims = collector.claims(&client, now_ms);
+            let now = Now::read();
+            let claims = collector.claims(&client, now.ms);
             let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
-            let decision = collector.decide(&client, claims.as_ref(), submission, None, now_ms).await;
+            let decision = collector.decide(&client, claims.as_ref(), submission, None, now).await;
             let _share = body.into_share();
             match collector.carry_out(vec![decision]).await.pop() {
                 Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
@@ -83,14 +83,14 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
         .bounded(async {
             let client = collector.client(&request);
             let body = collector.read(request.into_body()).await?;
-            let now_ms = now_ms();
-            let claims = collector.claims(&client, now_ms);
+            let now = Now::read();
+            let claims = collector.claims(&client, now.ms);
             let elements = parsing(&body, || parse_batch(&body.bytes)).map_err(Rejection::Schema)?;
             let mut decisions = Vec::with_capacity(elements.len());
             for (index, element) in elements.into_iter().enumerate() {
                 decisions.push(match Submission::from_value(element) {
                     Ok(submission) => {
-                        collector.decide(&client, claims.as_ref(), submission, Some(index), now_ms).await
+                        collector.decide(&client, claims.as_ref(), submission, Some(index), now).await
                     }
                     Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
                 });

@@ -161,9 +161,11 @@ impl Sources {
         self.0.read.borrow().is_some_and(|(_, succeeded)| succeeded) || !self.lists().websites.is_empty()
     }
 
-    /// A website. Waits for a read of the lists if it is not on them, for a bounded time, as the others do.
-    pub async fn website(&self, id: Uuid) -> Found<Website> {
-        self.find(Name::Website(id), |lists| lists.websites.get(&id).copied()).await
+    /// A website. Waits for a read of the lists if it is not on them, for a bounded time, as the others do. A read that
+    /// began after `asked`, the moment of the request, tells all that it can be told: so the unknown websites of a whole
+    /// batch wait for one read.
+    pub async fn website(&self, id: Uuid, asked: Instant) -> Found<Website> {
+        self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).copied()).await
     }
 
     /// The link of a slug.
@@ -171,7 +173,7 @@ impl Sources {
         if slug.chars().count() > SLUG_CHARS_MAX {
             return Found::No;
         }
-        self.find(Name::Link(slug.to_owned()), |lists| lists.links.get(slug).cloned()).await
+        self.find(Name::Link(slug.to_owned()), Instant::now(), |lists| lists.links.get(slug).cloned()).await
     }
 
     /// The id of a slug's pixel.
@@ -179,19 +181,21 @@ impl Sources {
         if slug.chars().count() > SLUG_CHARS_MAX {
             return Found::No;
         }
-        self.find(Name::Pixel(slug.to_owned()), |lists| lists.pixels.get(slug).copied()).await
+        self.find(Name::Pixel(slug.to_owned()), Instant::now(), |lists| lists.pixels.get(slug).copied()).await
     }
 
-    async fn find<T>(&self, name: Name, get: impl Fn(&Lists) -> Option<T>) -> Found<T> {
+    async fn find<T>(&self, name: Name, asked: Instant, get: impl Fn(&Lists) -> Option<T>) -> Found<T> {
         if let Some(found) = get(&self.lists()) {
             return Found::Yes(found);
         }
-        let asked = Instant::now();
         if self.lock_absent().get(&name).is_some_and(|since| since.elapsed() < self.0.settings.recheck) {
             return Found::No;
         }
         let mut read = self.0.read.subscribe();
-        self.0.wanted.notify_one();
+        let is_told = read.borrow().is_some_and(|(began, succeeded)| began >= asked && succeeded);
+        if !is_told {
+            self.0.wanted.notify_one();
+        }
         let waited = tokio::time::timeout(
             WAIT,
             // A read that began before this request may have missed what was added since.

@@ -2,17 +2,20 @@
 //! of the rules: Umami contract, section 13.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{OriginalUri, Path, State};
 use axum::response::Response;
 use dashi_domain::json::{Object, Value};
 use dashi_domain::page_url::is_url;
 use dashi_domain::submission::{SourceKind, Submission};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::answer::{Rejection, not_found};
 use crate::client::{Client, public_host};
-use crate::collector::{Collector, now_ms};
+use crate::collector::{Collector, Now};
 use crate::decide::{Decision, decide};
 use crate::sources::Found;
 
@@ -26,13 +29,13 @@ const GIF: [u8; 43] = [
 /// `GET /q/{slug}`: where the link leads.
 pub async fn link(
     State(collector): State<Collector>,
-    Path(slug): Path<String>,
+    slug: Result<Path<String>, PathRejection>,
     OriginalUri(uri): OriginalUri,
     request: Request<Body>,
 ) -> Response {
+    let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &uri, &request);
-    let found = bounded(&collector, collector.sources().link(&slug)).await;
-    let link = match found {
+    let link = match visit.bounded(collector.sources().link(&slug)).await {
         Found::Yes(link) => link,
         Found::No => return not_found(),
         Found::Unsure => return collector.refuse(Rejection::Unavailable),
@@ -53,13 +56,13 @@ pub async fn link(
 /// `GET /p/{slug}`: a picture of one pixel.
 pub async fn pixel(
     State(collector): State<Collector>,
-    Path(slug): Path<String>,
+    slug: Result<Path<String>, PathRejection>,
     OriginalUri(uri): OriginalUri,
     request: Request<Body>,
 ) -> Response {
+    let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &uri, &request);
-    let found = bounded(&collector, collector.sources().pixel(&slug)).await;
-    let id = match found {
+    let id = match visit.bounded(collector.sources().pixel(&slug)).await {
         Found::Yes(id) => id,
         Found::No => return not_found(),
         Found::Unsure => return collector.refuse(Rejection::Unavailable),
@@ -74,31 +77,34 @@ pub async fn pixel(
     response
 }
 
-/// Nobody who follows a link waits longer for a slug to be looked up than for its visit to be stored.
-async fn bounded<T>(collector: &Collector, found: impl Future<Output = Found<T>>) -> Found<T> {
-    tokio::time::timeout(collector.redirect_wait(), found).await.unwrap_or(Found::Unsure)
-}
-
 /// Who asked for what. A HEAD only asks where a link leads and is no visit.
 struct Visit {
     client: Client,
     url: String,
     referrer: Option<String>,
     counts: bool,
+    /// Until when whoever asks is kept waiting, for the slug to be found and the visit to be stored together.
+    deadline: Instant,
 }
 
 impl Visit {
     /// Reads a request's head. The URL is the public one, as far as the client or a believed proxy tells it.
     fn read(collector: &Collector, uri: &Uri, request: &Request<Body>) -> Self {
         let host = public_host(request.headers(), collector.peer(request), collector.client_rules());
-        let url = host.map(|host| format!("https://{host}{uri}")).filter(|url| is_url(url));
+        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let url = host.map(|host| format!("https://{host}{path}")).filter(|url| is_url(url));
         let referrer = request.headers().get(header::REFERER).and_then(|value| value.to_str().ok());
         Self {
             client: collector.client(request),
-            url: url.unwrap_or_else(|| uri.to_string()),
+            url: url.unwrap_or_else(|| path.to_owned()),
             referrer: referrer.filter(|referrer| is_url(referrer)).map(str::to_owned),
             counts: request.method() != Method::HEAD,
+            deadline: Instant::now() + collector.redirect_wait(),
         }
+    }
+
+    async fn bounded<T>(&self, found: impl Future<Output = Found<T>>) -> Found<T> {
+        tokio::time::timeout_at(self.deadline, found).await.unwrap_or(Found::Unsure)
     }
 }
 
@@ -118,7 +124,7 @@ async fn record(collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit)
         [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_entries(payload)))];
     let body = Value::Object(Object::from_entries(body.map(|(key, value)| (key.into(), value))));
     let decision = match Submission::from_value(body) {
-        Ok(submission) => decide(collector.rules(), &visit.client, None, submission, None, now_ms()),
+        Ok(submission) => decide(collector.rules(), &visit.client, None, submission, None, Now::read().ms),
         Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
     };
     let Some(permit) = collector.in_flight_permit() else {
@@ -135,5 +141,5 @@ async fn record(collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit)
         drop(permit);
     });
     // Past the bound it goes on by itself; a panic in it was reported where it happened.
-    let _ = tokio::time::timeout(collector.redirect_wait(), recording).await;
+    let _ = tokio::time::timeout_at(visit.deadline, recording).await;
 }

@@ -102,12 +102,11 @@ mod tests {
         assert_eq!(indexes(&[row(1, 100)], &taken), [100]);
     }
 
-    /// A client that sends ever the same second makes no work that grows with the square of its chunks: at a million
-    /// steps for each of these this would not end.
+    /// A client that sends ever the same second makes no work that grows with the square of its chunks.
     #[test]
-    fn a_million_chunks_of_one_second_find_their_places() {
-        let rows: Vec<_> = (0..1_000_000).map(|_| row(1, 100)).collect();
+    fn many_chunks_of_one_second_find_their_places() {
+        let rows: Vec<_> = (0..100_000).map(|_| row(1, 100)).collect();
         let indexes = indexes(&rows, &[]);
-        assert_eq!((indexes[0], indexes[999_999]), (100, 1_000_099));
+        assert_eq!((indexes[0], indexes[99_999]), (100, 100_099));
     }
 }

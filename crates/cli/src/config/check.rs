@@ -151,6 +151,19 @@ fn paths(settings: &Settings) -> Vec<ConfigError> {
     for path in settings.script_paths().iter().filter(|path| !is_path(path)) {
         refuse("script.names", path, SHAPE, "set something like \"stats.js\"");
     }
+    const TAKEN: &str = "Dashi answers something else there";
+    let is_taken = |path: &str| {
+        ["/api/batch", "/api/record", "/api/heartbeat", "/metrics"].contains(&path)
+            || ["/p/", "/q/", "/health/", "/api/websites/"].iter().any(|begin| path.starts_with(begin))
+    };
+    if is_taken(&ingest.send_path) || ingest.send_path == "/script.js" {
+        refuse("ingest.send_path", &ingest.send_path, TAKEN, "set a path of its own, such as \"/collect\"");
+    }
+    for path in settings.script_paths() {
+        if is_taken(&path) || path == "/api/send" || path == ingest.send_path {
+            refuse("script.names", &path, TAKEN, "set a name of its own, such as \"stats.js\"");
+        }
+    }
     for (key, url) in [("script.url", &script.url), ("script.collect_host", &script.collect_host)] {
         let is_address = url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
         let can_be_gone_to = is_address && url.bytes().all(|byte| byte.is_ascii_graphic());
@@ -331,11 +344,10 @@ fn reserved(property: &str) -> Option<ConfigError> {
 
 fn warnings(settings: &Settings, on_kafka: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
-    if !settings.listen.ip().is_loopback() && settings.ingest.client_ip_header.is_empty() {
+    if !settings.listen.ip().is_loopback() && settings.ingest.trusted_proxies.is_empty() {
         warnings.push(Warning(format!(
             "listen = {}: other machines reach it, and whoever does can name any client address in a header such as \
-             x-forwarded-for; let only a proxy reach it, and name the header which that proxy sets in \
-             ingest.client_ip_header",
+             x-forwarded-for; name your proxies in ingest.trusted_proxies",
             settings.listen
         )));
     }
@@ -500,6 +512,11 @@ mod tests {
             ("ingest.send_path", "/{x}"),
             ("ingest.send_path", "//h.example/x"),
             ("script.names", "a.js,b?c"),
+            ("ingest.send_path", "/api/batch"),
+            ("ingest.send_path", "/q/x"),
+            ("ingest.send_path", "/script.js"),
+            ("script.names", "metrics"),
+            ("script.names", "/api/send"),
             ("script.url", "javascript:alert(1)"),
             ("script.collect_host", "https://a\u{e9}.example"),
         ] {
@@ -550,7 +567,7 @@ mod tests {
             warned(&[KAFKA, SECRET, ("kafka.replication_factor", "1")])
                 .starts_with("kafka.replication_factor")
         );
-        let named = [("listen", "[::]:80"), ("ingest.client_ip_header", "x-real-ip")];
+        let named = [("listen", "[::]:80"), ("ingest.trusted_proxies", "10.0.0.0/8")];
         assert_eq!(check(&settings(&named), |_| true).unwrap(), []);
     }
 }

@@ -9,6 +9,7 @@ use std::{
 use toml::{Table, Value};
 
 use super::{
+    env_file,
     error::ConfigError,
     schema::{Place, Schema, join},
     settings::Settings,
@@ -141,7 +142,7 @@ impl Environment {
     fn read(file: Option<&Path>, own: Vec<(String, String)>) -> Result<Self, ConfigError> {
         let mut variables = BTreeMap::new();
         if let Some(path) = file {
-            for (name, value) in env_file(path)? {
+            for (name, value) in variables_of(path)? {
                 variables.insert(name, (value, Some(path.to_owned())));
             }
         }
@@ -164,18 +165,32 @@ impl Environment {
     }
 }
 
-fn env_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
-    let failed = |error: dotenvy::Error| ConfigError::EnvFile {
-        path: path.to_owned(),
-        reason: match error {
-            dotenvy::Error::LineParse(_, place) => {
-                format!("a line is not of the form NAME=VALUE (at its character {place})")
-            }
-            other => other.to_string(),
-        },
-    };
-    dotenvy::from_path_iter(path).map_err(failed)?.map(|line| line.map_err(failed)).collect()
+/// The variables of a file, less those that only name files for us to read.
+fn variables_of(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
+    let failed = |reason: String| ConfigError::EnvFile { path: path.to_owned(), reason };
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    let variables = env_file::parse(&text);
+    for variable in &variables {
+        let text_matters = SECRETS.contains(&variable.name.as_str());
+        if text_matters && env_file::would_be_expanded(&variable.value) {
+            return Err(failed(format!(
+                "line {}: the value of {} has a $ before a name. Umami may put a variable in its place, and here the \
+                 very text matters, for session ids are made from it: set {} in the environment, as Umami sees it",
+                variable.line, variable.name, variable.name
+            )));
+        }
+        if is_read_elsewhere(&variable.name) {
+            return Err(failed(format!(
+                "line {}: {} has no effect in such a file; use the flag --config or the environment",
+                variable.line, variable.name
+            )));
+        }
+    }
+    Ok(variables.into_iter().map(|variable| (variable.name, variable.value)).collect())
 }
+
+/// Variables whose text makes the secret.
+const SECRETS: &[&str] = &["APP_SECRET", "DATABASE_URL", "DASHI_SECRET"];
 
 fn from_file(schema: &Schema, path: &Path) -> Result<Entries, ConfigError> {
     let text = fs::read_to_string(path)
@@ -370,9 +385,17 @@ mod tests {
 
     #[test]
     fn a_bad_file_of_variables_is_refused_without_its_secrets() {
-        let file = Scratch::holding("APP_SECRET=\"hunter2\nX\n");
-        let error = load(Sources { env_file: Some(&file.0), ..Sources::default() }).unwrap_err().to_string();
-        assert!(error.contains("--env-file") && !error.contains("hunter2"), "{error}");
+        for (text, named) in [
+            ("A=1\nAPP_SECRET=hunter2$x\n", "line 2: the value of APP_SECRET"),
+            ("DATABASE_URL=\"postgres://u:hunter2$x@h/d\"", "line 1: the value of DATABASE_URL"),
+            ("DASHI_CONFIG=/hunter2", "line 1: DASHI_CONFIG"),
+        ] {
+            let file = Scratch::holding(text);
+            let error =
+                load(Sources { env_file: Some(&file.0), ..Sources::default() }).unwrap_err().to_string();
+            assert!(error.contains("--env-file") && error.contains(named), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
         let error =
             load(Sources { env_file: Some(Path::new("/nowhere")), ..Sources::default() }).unwrap_err();
         assert!(error.to_string().contains("/nowhere"), "{error}");

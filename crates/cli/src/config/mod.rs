@@ -8,6 +8,7 @@
 //! ```
 
 mod check;
+mod env_file;
 mod error;
 mod layer;
 mod schema;
