@@ -18,6 +18,7 @@ mod outage;
 mod ownership;
 mod profiles;
 mod profiles_http;
+mod profiles_load;
 mod proxies;
 mod recordings;
 mod replay;

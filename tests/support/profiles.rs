@@ -183,3 +183,11 @@ fn read(event: &str, at: Instant) -> Option<Shown> {
         Shown { at, version, traits: data["traits"].clone() }
     })
 }
+
+/// People, devices of each and changes by each device, from `DASHI_TEST_PROFILES` such as `1000x5x20`, else these.
+pub fn load_size(otherwise: [usize; 3]) -> [usize; 3] {
+    let Some(text) = crate::settings::environment("DASHI_TEST_PROFILES") else { return otherwise };
+    let numbers: Result<Vec<usize>, _> = text.split('x').map(str::parse).collect();
+    let numbers = numbers.ok().and_then(|numbers| <[usize; 3]>::try_from(numbers).ok());
+    numbers.unwrap_or_else(|| panic!("DASHI_TEST_PROFILES is {text}, and not such as 1000x5x20"))
+}

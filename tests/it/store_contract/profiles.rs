@@ -426,6 +426,7 @@ macro_rules! assert_pages {
                 let Some($last) = page.last() else { break };
                 $after = $place;
                 paged.extend(page.clone());
+                assert!(paged.len() <= whole.len(), "pages of {}: {paged:#?}", $limit);
             }
             assert_eq!(paged, whole, "pages of {}", $limit);
         }
