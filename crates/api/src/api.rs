@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
 use axum::response::Response;
-use axum::routing::get;
 use dashi_store::{Store, StoreError};
 use http::request::Parts;
 use http::{HeaderMap, header};
@@ -19,7 +16,6 @@ use crate::answer::Refusal;
 use crate::fan_out::FanOut;
 use crate::keys::Keys;
 use crate::metrics::ApiMetrics;
-use crate::{read, stream};
 
 /// Settings of the read side.
 #[derive(Debug, Clone)]
@@ -90,23 +86,6 @@ impl Api {
             failing: AtomicBool::new(false),
         }));
         (api, telling)
-    }
-
-    /// The routes. They need a [`crate::Client`] among a request's extensions. No other origin's pages may read the
-    /// answers.
-    pub fn router(&self) -> Router {
-        let router = Router::new()
-            .route("/api/websites/{website}/profiles", get(read::profiles))
-            .route("/api/websites/{website}/profiles/{person}", get(read::profile))
-            .route("/api/websites/{website}/profiles/{person}/journey", get(read::journey))
-            .route("/api/websites/{website}/sessions/{session}", get(read::session))
-            .route("/api/websites/{website}/sessions/{session}/stream", get(stream::open))
-            .method_not_allowed_fallback(no_such_method);
-        let router = match self.0.settings.base_path.as_str() {
-            "" => router,
-            base_path => Router::new().nest(base_path, router),
-        };
-        router.with_state(self.clone())
     }
 
     /// Waits until every stream has ended. To be called once they are draining and no request can come any more.
@@ -183,8 +162,4 @@ impl Api {
             tracing::warn!(error, "profiles cannot be read; said once until they can");
         }
     }
-}
-
-async fn no_such_method(State(api): State<Api>) -> Response {
-    api.finish(Err(Refusal::Method))
 }

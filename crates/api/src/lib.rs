@@ -15,6 +15,7 @@ mod fan_out;
 mod keys;
 mod metrics;
 mod read;
+mod routes;
 mod stream;
 mod write;
 

@@ -11,7 +11,7 @@ use dashi_domain::record::Record;
 use dashi_store::{Cause, Claim, ClaimError, CommitError};
 use uuid::Uuid;
 
-use crate::partition::Story;
+use crate::story::Story;
 
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,9 @@ mod metrics;
 mod partition;
 mod projector;
 mod replay;
+mod story;
 
 pub use metrics::ProjectorMetrics;
-pub use projector::{Projector, ProjectorError, ProjectorSettings};
+pub use projector::{Projector, ProjectorError};
 pub use replay::{Progress, ReplayError, ReplayReport, replay};
+pub use story::ProjectorSettings;

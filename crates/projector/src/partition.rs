@@ -1,36 +1,14 @@
 //! The story of one partition: claim it, read on from the checkpoint, fold, commit, until someone else's turn.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dashi_domain::fold::FoldRules;
-use dashi_domain::position::{Checkpoint, Partition};
+use dashi_domain::position::Checkpoint;
 use dashi_domain::record::Record;
-use dashi_event_log::{EventLog, LogError, ReadLimit, Reader};
-use dashi_store::{Claim, ClaimError, Store};
-use tokio_util::sync::CancellationToken;
+use dashi_event_log::{LogError, Reader};
+use dashi_store::{Claim, ClaimError};
 
 use crate::apply::{ApplyError, apply};
-use crate::lag::Standing;
-use crate::metrics::ProjectorMetrics;
-
-/// What one partition's story needs.
-#[derive(Clone)]
-pub(crate) struct Story {
-    pub log: EventLog,
-    pub store: Store,
-    pub rules: Arc<FoldRules>,
-    pub partition: Partition,
-    /// For people: who projects.
-    pub owner: Arc<str>,
-    pub read_limit: ReadLimit,
-    /// Least time between two batches, unless the last one was full.
-    pub batch_interval: Duration,
-    pub retry_wait_max: Duration,
-    pub standing: Standing,
-    pub metrics: ProjectorMetrics,
-    pub stop: CancellationToken,
-}
+use crate::story::{Story, chain};
 
 /// Why a story ended.
 #[derive(Debug)]
@@ -176,13 +154,6 @@ impl Story {
             () = tokio::time::sleep(length) => {}
         }
     }
-
-    /// Leaves the error where `dashi status` finds it.
-    pub async fn note(&self, claim: &Claim, error: &(dyn std::error::Error + Sync)) {
-        if let Err(failed) = self.store.note_error(claim, &chain(error)).await {
-            tracing::warn!(partition = %self.partition, error = %chain(&failed), "an error could not be noted");
-        }
-    }
 }
 
 /// How long to wait before trying again.
@@ -207,21 +178,6 @@ impl Retry {
     fn reset(&mut self) {
         self.attempts = 0;
     }
-}
-
-/// An error with all its causes, for a log line or a note: at this edge nobody will look at the chain again.
-pub(crate) fn chain(error: &(dyn std::error::Error + Sync)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,38 +1,18 @@
 //! Starts and stops the stories of partitions as ownership comes and goes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use dashi_domain::fold::FoldRules;
 use dashi_domain::position::{LogId, Partition};
-use dashi_event_log::{EventLog, LogError, Membership, Ownership, ReadLimit};
+use dashi_event_log::{EventLog, LogError, Membership, Ownership};
 use dashi_store::{Store, StoreError};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::lag::{Standing, measure};
 use crate::metrics::ProjectorMetrics;
-use crate::partition::{End, Story};
-
-/// Settings of a projector.
-#[derive(Debug, Clone)]
-pub struct ProjectorSettings {
-    /// The consumer group, or the name of the projection in an embedded log.
-    pub group: String,
-    /// For people: who projects.
-    pub owner: String,
-    /// How the fold folds.
-    pub rules: FoldRules,
-    /// What one batch may hold, and how long to wait for records.
-    pub read_limit: ReadLimit,
-    /// Least time between two batches of a partition, unless the last one was full.
-    pub batch_interval: Duration,
-    /// The longest wait between two tries.
-    pub retry_wait_max: Duration,
-    /// Whether the store may go on with a log whose checkpoints it does not hold, beside those of another one.
-    pub accept_new_log: bool,
-}
+use crate::partition::End;
+use crate::story::{ProjectorSettings, Story};
 
 /// How often the log is told of checkpoints and the lag is measured.
 const TICK: Duration = Duration::from_secs(1);
@@ -180,19 +160,12 @@ impl Stories {
         self.stop(partition);
         self.started += 1;
         let (number, stop) = (self.started, CancellationToken::new());
-        let story = Story {
-            log: projector.log.clone(),
-            store: projector.store.clone(),
-            rules: Arc::new(projector.settings.rules.clone()),
-            partition,
-            owner: projector.settings.owner.as_str().into(),
-            read_limit: projector.settings.read_limit,
-            batch_interval: projector.settings.batch_interval,
-            retry_wait_max: projector.settings.retry_wait_max,
-            standing: projector.standing.clone(),
-            metrics: projector.metrics.clone(),
-            stop: stop.clone(),
-        };
+        let story = Story::new(
+            (projector.log.clone(), projector.store.clone(), partition),
+            &projector.settings,
+            (projector.standing.clone(), projector.metrics.clone()),
+            stop.clone(),
+        );
         self.running.insert(partition, Running { number, stop: stop.clone() });
         self.tasks.spawn(async move {
             if !delay.is_zero() {

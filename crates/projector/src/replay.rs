@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apply::{ApplyError, apply};
 use crate::lag::Standing;
 use crate::metrics::ProjectorMetrics;
-use crate::partition::{Story, chain};
-use crate::projector::ProjectorSettings;
+use crate::story::{ProjectorSettings, Story, chain};
 
 /// How far a replay has come, in offsets: an upper bound on records where offsets have gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -118,19 +117,10 @@ pub async fn replay(
     loop {
         while tasks.len() < CONCURRENCY {
             let Some((partition, extent)) = waiting.next() else { break };
-            let story = Story {
-                log: log.clone(),
-                store: store.clone(),
-                rules: Arc::new(settings.rules.clone()),
-                partition,
-                owner: settings.owner.as_str().into(),
-                read_limit: settings.read_limit,
-                batch_interval: Duration::ZERO,
-                retry_wait_max: settings.retry_wait_max,
-                standing: Standing::default(),
-                metrics: metrics.clone(),
-                stop: stop.clone(),
-            };
+            let about = (log.clone(), store.clone(), partition);
+            let told = (Standing::default(), metrics.clone());
+            let story = Story::new(about, &settings, told, stop.clone());
+            let story = Story { batch_interval: Duration::ZERO, ..story };
             let count = Arc::clone(&count);
             tasks.spawn(async move { replay_partition(story, extent, &*count).await });
         }

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::layer::Origin;
+use super::origin::Origin;
 
 /// A setting that cannot be used. Its message says what failed, which value, and what to do; never a secret.
 #[derive(Debug, thiserror::Error)]

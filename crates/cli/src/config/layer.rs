@@ -11,6 +11,7 @@ use toml::{Table, Value};
 use super::{
     env_file,
     error::ConfigError,
+    origin::Origin,
     schema::{Place, Schema, join},
     settings::Settings,
     umami_env::{ALIASES, SECRET_FALLBACK, UNUSED},
@@ -40,33 +41,6 @@ pub struct FlagValue {
     pub value: String,
     /// The flag as one types it, such as `--listen`.
     pub flag: &'static str,
-}
-
-/// Where a value came from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// `config/default.toml`.
-    Default,
-    /// The file of `--config`.
-    File(PathBuf),
-    /// An environment variable, ours or Umami's.
-    Env(String),
-    /// A variable in the file of `--env-file`.
-    EnvFile(String, PathBuf),
-    /// A flag.
-    Flag(&'static str),
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File(path) => write!(f, "file {}", path.display()),
-            Self::Env(name) => write!(f, "env {name}"),
-            Self::EnvFile(name, path) => write!(f, "env {name} in {}", path.display()),
-            Self::Flag(flag) => write!(f, "flag {flag}"),
-        }
-    }
 }
 
 /// Settings with the origin of each value.

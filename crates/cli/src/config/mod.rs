@@ -11,6 +11,7 @@ mod check;
 mod env_file;
 mod error;
 mod layer;
+mod origin;
 mod schema;
 mod secret;
 mod settings;
@@ -20,6 +21,7 @@ mod url;
 
 pub use check::check;
 pub use error::ConfigError;
-pub use layer::{FlagValue, Loaded, Origin, Sources, load};
+pub use layer::{FlagValue, Loaded, Sources, load};
+pub use origin::Origin;
 pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings};
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

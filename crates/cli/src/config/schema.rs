@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml::{Table, Value};
 
-use super::{error::ConfigError, layer::Origin, secret::printable, settings::Settings};
+use super::{error::ConfigError, origin::Origin, secret::printable, settings::Settings};
 
 /// The compiled-in defaults, with their documentation.
 pub const DEFAULT_TOML: &str = include_str!("../../../../config/default.toml");
