@@ -1,8 +1,10 @@
 //! The collector's paths: which there are, under which names, and what answers them.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{OriginalUri, State};
+use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
@@ -20,21 +22,21 @@ impl Collector {
     pub fn router(&self) -> Router {
         let posted = |route: MethodRouter<Self>| route.options(|| preflight("OPTIONS, POST"));
         let got = |route: MethodRouter<Self>| route.options(|| preflight("GET, HEAD, OPTIONS"));
-        let cors = self.cross_origin();
+        let cors = Arc::new(self.cross_origin());
         let mut router = Router::new()
             .route("/api/send", posted(post(send)))
             .route("/api/batch", posted(post(batch)))
             .route("/api/record", posted(post(record)))
             .route("/api/heartbeat", got(get(heartbeat)))
             .fallback(elsewhere)
-            .layer(map_response(move |response| with_headers(response, cors.clone())))
+            .layer(map_response(move |response| with_headers(response, Arc::clone(&cors))))
             .route("/p/{slug}", got(get(visit::pixel)))
             .route("/q/{slug}", got(get(visit::link)))
             .route("/script.js", got(get(script)));
         if self.paths().force_ssl {
             let hsts = HeaderValue::from_static("max-age=63072000; includeSubDomains; preload");
-            let headers = HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]);
-            router = router.layer(map_response(move |response| with_headers(response, headers.clone())));
+            let headers = Arc::new(HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]));
+            router = router.layer(map_response(move |response| with_headers(response, Arc::clone(&headers))));
         }
         if !self.paths().base.is_empty() {
             router = Router::new().nest(&self.paths().base, router);
@@ -124,11 +126,7 @@ async fn script(State(collector): State<Collector>, headers: HeaderMap) -> Respo
 }
 
 /// A path that is not among the routes: an alias of one, or one with a slash too many at its end.
-async fn elsewhere(
-    State(collector): State<Collector>,
-    OriginalUri(whole): OriginalUri,
-    request: Request<Body>,
-) -> Response {
+async fn elsewhere(State(collector): State<Collector>, request: Request<Body>) -> Response {
     let path = request.uri().path();
     if let Some(alias) = collector.paths().aliases.get(path).copied() {
         return match (alias, request.method()) {
@@ -149,12 +147,12 @@ async fn elsewhere(
             }
         };
     }
-    let Some(shorter) = whole.path().strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
+    let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
         return not_found();
     };
     // Two slashes, or a slash and a backslash, begin the name of another host.
-    let mut location = format!("/{}", shorter.trim_matches(['/', '\\']));
-    if let Some(query) = whole.query() {
+    let mut location = format!("{}/{}", collector.paths().base, shorter.trim_matches(['/', '\\']));
+    if let Some(query) = request.uri().query() {
         location.push('?');
         location.push_str(query);
     }
@@ -166,8 +164,8 @@ async fn elsewhere(
 }
 
 /// Adds headers where the answer has none of the name.
-async fn with_headers(mut response: Response, headers: HeaderMap) -> Response {
-    for (name, value) in &headers {
+async fn with_headers(mut response: Response, headers: Arc<HeaderMap>) -> Response {
+    for (name, value) in &*headers {
         response.headers_mut().entry(name).or_insert_with(|| value.clone());
     }
     response

@@ -3,13 +3,13 @@
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{OriginalUri, Path, State};
+use axum::extract::{Path, State};
 use axum::response::Response;
 use dashi_domain::json::{Object, Value};
 use dashi_domain::page_url::is_url;
 use dashi_domain::submission::{SourceKind, Submission};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -30,11 +30,10 @@ const GIF: [u8; 43] = [
 pub async fn link(
     State(collector): State<Collector>,
     slug: Result<Path<String>, PathRejection>,
-    OriginalUri(uri): OriginalUri,
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
-    let visit = Visit::read(&collector, &uri, &request);
+    let visit = Visit::read(&collector, &request);
     let link = match visit.bounded(collector.sources().link(&slug)).await {
         Found::Yes(link) => link,
         Found::No => return not_found(),
@@ -57,11 +56,10 @@ pub async fn link(
 pub async fn pixel(
     State(collector): State<Collector>,
     slug: Result<Path<String>, PathRejection>,
-    OriginalUri(uri): OriginalUri,
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
-    let visit = Visit::read(&collector, &uri, &request);
+    let visit = Visit::read(&collector, &request);
     let id = match visit.bounded(collector.sources().pixel(&slug)).await {
         Found::Yes(id) => id,
         Found::No => return not_found(),
@@ -89,14 +87,15 @@ struct Visit {
 
 impl Visit {
     /// Reads a request's head. The URL is the public one, as far as the client or a believed proxy tells it.
-    fn read(collector: &Collector, uri: &Uri, request: &Request<Body>) -> Self {
+    fn read(collector: &Collector, request: &Request<Body>) -> Self {
         let host = public_host(request.headers(), collector.peer(request), collector.client_rules());
-        let path = uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = format!("{}{path}", collector.paths().base);
         let url = host.map(|host| format!("https://{host}{path}")).filter(|url| is_url(url));
         let referrer = request.headers().get(header::REFERER).and_then(|value| value.to_str().ok());
         Self {
             client: collector.client(request),
-            url: url.unwrap_or_else(|| path.to_owned()),
+            url: url.unwrap_or(path),
             referrer: referrer.filter(|referrer| is_url(referrer)).map(str::to_owned),
             counts: request.method() != Method::HEAD,
             deadline: Instant::now() + collector.redirect_wait(),
