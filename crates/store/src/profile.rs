@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 
+use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
     BaseKey, BaseRow, LinkKind, Person, ProfileCounts, Send, TraitKey, TraitRow, session_version, version,
 };
 use dashi_domain::rows::{SessionAttributes, SessionDataRow};
+use sqlx::{ColumnIndex, Decode, Row, Type};
 use uuid::Uuid;
 
 /// A person and what is known of them.
@@ -172,6 +174,37 @@ pub(crate) fn person_of(links: Vec<(String, i32, i64)>) -> Option<String> {
     let mut people = links.into_iter().map(|(person, ..)| person);
     let first = people.next()?;
     people.all(|other| other == first).then_some(first)
+}
+
+/// Website and session of the properties that belong to nobody: no person's change tells of them.
+pub(crate) fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uuid, Uuid)> {
+    let is_of_nobody = |row: &&SessionDataRow| row.distinct_id.as_deref().unwrap_or_default().is_empty();
+    changes.session_data.iter().filter(is_of_nobody).map(|row| (row.website_id, row.session_id))
+}
+
+/// How a link's session belongs to its person, by its column.
+pub(crate) fn kind(code: i32) -> Result<LinkKind, sqlx::Error> {
+    LinkKind::from_code(code).ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))
+}
+
+/// The attributes of a session's row; texts in columns of their names.
+pub(crate) fn attributes<'r, R>(row: &'r R) -> Result<SessionAttributes, sqlx::Error>
+where
+    R: Row,
+    &'static str: ColumnIndex<R>,
+    Option<String>: Decode<'r, R::Database> + Type<R::Database>,
+{
+    Ok(SessionAttributes {
+        browser: row.try_get("browser")?,
+        os: row.try_get("os")?,
+        device: row.try_get("device")?,
+        screen: row.try_get("screen")?,
+        language: row.try_get("language")?,
+        country: row.try_get("country")?,
+        region: row.try_get("region")?,
+        city: row.try_get("city")?,
+        distinct_id: row.try_get("distinct_id")?,
+    })
 }
 
 #[cfg(test)]

@@ -9,10 +9,10 @@ mod cache;
 mod device;
 mod os;
 
-pub use bot::is_bot;
-pub use browser::browser;
+use bot::is_bot;
+use browser::browser;
 pub use device::{Device, device};
-pub use os::os;
+use os::os;
 
 /// Everything one user-agent text tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

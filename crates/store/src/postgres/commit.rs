@@ -209,13 +209,6 @@ async fn move_checkpoint(
     Ok(moved == 1)
 }
 
-/// A column of the rows as an array parameter.
-macro_rules! column {
-    ($rows:expr, $row:ident => $value:expr) => {
-        $rows.iter().map(|$row| $value).collect::<Vec<_>>()
-    };
-}
-
 /// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type.
 async fn insert_events(
     connection: &mut PgConnection,

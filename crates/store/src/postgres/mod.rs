@@ -1,5 +1,12 @@
 //! The store on PostgreSQL.
 
+/// A column of the rows as an array parameter.
+macro_rules! column {
+    ($rows:expr, $row:ident => $value:expr) => {
+        $rows.iter().map(|$row| $value).collect::<Vec<_>>()
+    };
+}
+
 mod catalogue;
 mod commit;
 mod profile;

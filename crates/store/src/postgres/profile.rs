@@ -6,17 +6,17 @@ use std::time::Duration;
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Link, LinkKind, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp,
-    TraitKey, TraitRow, WriteRow, merge, persons, version,
+    BaseKey, BaseRow, Link, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp, TraitKey,
+    TraitRow, WriteRow, merge, persons, version,
 };
-use dashi_domain::rows::{DataValue, SessionAttributes, SessionDataRow};
+use dashi_domain::rows::{DataValue, SessionDataRow};
 use sqlx::postgres::{PgListener, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use crate::profile::{CHANGES_MAX, base_keys, differences, trait_keys};
+use crate::profile::{CHANGES_MAX, attributes, base_keys, differences, kind, sessions_of_nobody, trait_keys};
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};
 
 /// The channel of NOTIFY.
@@ -24,13 +24,6 @@ const CHANNEL: &str = "dashi_profile";
 
 /// Least time between two attempts to listen.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
-
-/// A column of the rows as an array parameter.
-macro_rules! column {
-    ($rows:expr, $row:ident => $value:expr) => {
-        $rows.iter().map(|$row| $value).collect::<Vec<_>>()
-    };
-}
 
 /// The five columns of an optional value as array parameters.
 macro_rules! bind_values {
@@ -50,10 +43,8 @@ pub(super) async fn write(
     changes: &Changes,
 ) -> Result<ProfileCounts, sqlx::Error> {
     let linked = write_links(connection, &changes.links).await?;
-    let mut told: Vec<String> = linked.into_iter().map(session_text).collect();
-    let of_nobody =
-        changes.session_data.iter().filter(|row| row.distinct_id.as_deref().unwrap_or_default().is_empty());
-    told.extend(of_nobody.map(|row| session_text((row.website_id, row.session_id))));
+    let mut told: Vec<String> =
+        linked.into_iter().chain(sessions_of_nobody(changes)).map(session_text).collect();
     let bases = read_bases(connection, &base_keys(&changes.sends)).await?;
     let sends = differences(&changes.sends, &bases);
     let repeated = (changes.sends.len() - sends.len()) as u64;
@@ -642,24 +633,6 @@ impl PostgresStore {
         rows.and_then(|rows| rows.iter().map(event).collect())
             .map_err(StoreError::away("reading a person's journey"))
     }
-}
-
-fn kind(code: i32) -> Result<LinkKind, sqlx::Error> {
-    LinkKind::from_code(code).ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))
-}
-
-fn attributes(row: &PgRow) -> Result<SessionAttributes, sqlx::Error> {
-    Ok(SessionAttributes {
-        browser: row.try_get("browser")?,
-        os: row.try_get("os")?,
-        device: row.try_get("device")?,
-        screen: row.try_get("screen")?,
-        language: row.try_get("language")?,
-        country: row.try_get("country")?,
-        region: row.try_get("region")?,
-        city: row.try_get("city")?,
-        distinct_id: row.try_get("distinct_id")?,
-    })
 }
 
 #[cfg(test)]

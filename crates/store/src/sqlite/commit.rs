@@ -11,7 +11,7 @@ use sqlx::{AssertSqlSafe, Connection as _};
 use uuid::Uuid;
 
 use super::insert::{Statement, insert};
-use super::{NOW_MS, SqliteStore, profile, stored, text};
+use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
 use crate::recording::placed;
 use crate::{Claim, CommitError, Committed, ProfileChange};
 
@@ -161,17 +161,13 @@ async fn held(
     let Some(ids) = json_list(ids) else { return Ok(Vec::new()) };
     let sql = format!("SELECT {key} FROM {table} WHERE {key} IN (SELECT value FROM json_each(?))");
     let found: Vec<String> = sqlx::query_scalar(AssertSqlSafe(sql)).bind(ids).fetch_all(connection).await?;
-    found.iter().map(|id| parse(id)).collect()
+    found.iter().map(|id| parse_uuid(id)).collect()
 }
 
 /// Ids as a parameter of `json_each`; `None` if there are none.
 fn json_list(ids: impl Iterator<Item = Uuid>) -> Option<String> {
     let ids: Vec<String> = ids.map(|id| format!("\"{}\"", text(id))).collect();
     (!ids.is_empty()).then(|| format!("[{}]", ids.join(",")))
-}
-
-fn parse(id: &str) -> Result<Uuid, sqlx::Error> {
-    id.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
 
 async fn insert_events(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
@@ -258,8 +254,10 @@ async fn insert_recordings(
     .bind(rows.iter().map(|row| row.chunk_index_min).min())
     .fetch_all(&mut *connection)
     .await?;
-    let taken: Result<Vec<_>, sqlx::Error> =
-        stored.iter().map(|(session, visit, index)| Ok((parse(session)?, parse(visit)?, *index))).collect();
+    let taken: Result<Vec<_>, sqlx::Error> = stored
+        .iter()
+        .map(|(session, visit, index)| Ok((parse_uuid(session)?, parse_uuid(visit)?, *index)))
+        .collect();
     insert(
         connection,
         &placed(rows, taken?),

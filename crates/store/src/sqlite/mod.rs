@@ -250,3 +250,12 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
 fn text(id: Uuid) -> String {
     id.hyphenated().to_string()
 }
+
+/// The UUID that a column holds as [`text`] writes it.
+fn uuid(row: &SqliteRow, column: &str) -> Result<Uuid, sqlx::Error> {
+    parse_uuid(row.try_get(column)?)
+}
+
+fn parse_uuid(text: &str) -> Result<Uuid, sqlx::Error> {
+    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}

@@ -3,18 +3,18 @@
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Link, LinkKind, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp,
-    TraitKey, TraitRow, WriteRow, merge, persons, version,
+    BaseKey, BaseRow, Link, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp, TraitKey,
+    TraitRow, WriteRow, merge, persons, version,
 };
-use dashi_domain::rows::{DataValue, SessionAttributes, SessionDataRow};
+use dashi_domain::rows::{DataValue, SessionDataRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::insert::{Statement, insert};
-use super::{SqliteStore, text};
-use crate::profile::{base_keys, differences, person_of, trait_keys};
+use super::{SqliteStore, text, uuid};
+use crate::profile::{attributes, base_keys, differences, kind, person_of, sessions_of_nobody, trait_keys};
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};
 
 /// Writes what a batch does to profiles, as the last part of its transaction; returns what is to be told once it is
@@ -29,10 +29,8 @@ pub(super) async fn write(
             told.push(ProfileChange::Session { website_id: link.website_id, session_id: link.session_id });
         }
     }
-    let of_nobody =
-        changes.session_data.iter().filter(|row| row.distinct_id.as_deref().unwrap_or_default().is_empty());
-    for row in of_nobody {
-        let change = ProfileChange::Session { website_id: row.website_id, session_id: row.session_id };
+    for (website_id, session_id) in sessions_of_nobody(changes) {
+        let change = ProfileChange::Session { website_id, session_id };
         if !told.contains(&change) {
             told.push(change);
         }
@@ -294,11 +292,6 @@ fn stamp(row: &SqliteRow, at: &str, id: &str) -> Result<Stamp, sqlx::Error> {
     Ok(Stamp { received_at_ms: row.try_get(at)?, event_id: uuid(row, id)? })
 }
 
-fn uuid(row: &SqliteRow, column: &str) -> Result<Uuid, sqlx::Error> {
-    let text: &str = row.try_get(column)?;
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
-}
-
 impl SqliteStore {
     pub(crate) fn profile_changes(&self) -> broadcast::Receiver<ProfileChange> {
         self.0.changes.subscribe()
@@ -347,11 +340,9 @@ impl SqliteStore {
         let (after_at, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
         let session = |row: &SqliteRow| {
             let has_row = row.try_get::<Option<String>, _>("known")?.is_some();
-            let code: i32 = row.try_get("kind")?;
             Ok(PersonSession {
                 session_id: uuid(row, "session_id")?,
-                kind: LinkKind::from_code(code)
-                    .ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))?,
+                kind: kind(row.try_get("kind")?)?,
                 attributes: has_row.then(|| attributes(row)).transpose()?,
                 first_at_ms: row.try_get("first_at")?,
                 last_at_ms: row.try_get("last_at")?,
@@ -512,18 +503,4 @@ impl SqliteStore {
         rows.and_then(|rows| rows.iter().map(event).collect())
             .map_err(StoreError::away("reading a person's journey"))
     }
-}
-
-fn attributes(row: &SqliteRow) -> Result<SessionAttributes, sqlx::Error> {
-    Ok(SessionAttributes {
-        browser: row.try_get("browser")?,
-        os: row.try_get("os")?,
-        device: row.try_get("device")?,
-        screen: row.try_get("screen")?,
-        language: row.try_get("language")?,
-        country: row.try_get("country")?,
-        region: row.try_get("region")?,
-        city: row.try_get("city")?,
-        distinct_id: row.try_get("distinct_id")?,
-    })
 }

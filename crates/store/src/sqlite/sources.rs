@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::{SqliteStore, text};
+use super::{SqliteStore, text, uuid};
 use crate::{Link, NewWebsite, Pixel, StoreError, Website};
 
 impl SqliteStore {
@@ -20,7 +20,7 @@ impl SqliteStore {
         rows.iter()
             .map(|row| {
                 Ok(Website {
-                    id: id(row, "website_id")?,
+                    id: uuid(row, "website_id")?,
                     name: row.try_get("name")?,
                     domain: row.try_get("domain")?,
                     created_at_ms: row.try_get("created_at")?,
@@ -76,7 +76,7 @@ impl SqliteStore {
         let sql = "SELECT link_id, name, slug, url FROM link WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &SqliteRow| {
             Ok(Link {
-                id: id(row, "link_id")?,
+                id: uuid(row, "link_id")?,
                 name: row.try_get("name")?,
                 slug: row.try_get("slug")?,
                 url: row.try_get("url")?,
@@ -116,7 +116,7 @@ impl SqliteStore {
     pub(crate) async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
         let sql = "SELECT pixel_id, name, slug FROM pixel WHERE deleted_at IS NULL ORDER BY slug";
         let pixel = |row: &SqliteRow| {
-            Ok(Pixel { id: id(row, "pixel_id")?, name: row.try_get("name")?, slug: row.try_get("slug")? })
+            Ok(Pixel { id: uuid(row, "pixel_id")?, name: row.try_get("name")?, slug: row.try_get("slug")? })
         };
         let rows = sqlx::query(sql).fetch_all(&self.0.readers).await;
         rows.and_then(|rows| rows.iter().map(pixel).collect()).map_err(StoreError::away("listing pixels"))
@@ -162,9 +162,4 @@ impl SqliteStore {
             .rows_affected();
         Ok(removed > 0)
     }
-}
-
-fn id(row: &SqliteRow, column: &str) -> Result<Uuid, sqlx::Error> {
-    let text: &str = row.try_get(column)?;
-    text.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
