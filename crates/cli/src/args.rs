@@ -272,6 +272,10 @@ pub struct BenchArgs {
     /// Write the marks of acknowledged events to this file
     #[arg(long, value_name = "FILE")]
     pub record_acknowledged: Option<PathBuf>,
+    /// Leave out the empty requests (GET /api/heartbeat) that follow a closed loop for at most 5 s: their rate is
+    /// the limit of server, generator and machine, and the report prints the events' ratio to it
+    #[arg(long)]
+    pub no_limit: bool,
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -48,12 +48,17 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
         }
     });
     let terminal = std::io::stderr().is_terminal();
-    let report = dashi_load::run(plan, stop, move |snapshot| {
+    let progress = move |snapshot: &Snapshot| {
         if terminal {
-            tell(snapshot);
+            show(snapshot);
         }
-    })
-    .await?;
+    };
+    let limit = (!args.no_limit && plan.mode == Mode::Closed).then(|| plan.limit());
+    let mut report = dashi_load::run(plan, stop.clone(), progress).await?;
+    // Measured in the same run, since machines differ from one minute to the next; not after an interrupt.
+    if let Some(limit) = limit.filter(|_| !stop.is_cancelled()) {
+        report = report.beside(&dashi_load::run(limit, stop, progress).await?);
+    }
     if terminal {
         eprintln!();
     }
@@ -61,7 +66,7 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     Ok(if report.counts.acknowledged_events > 0 { Exit::Done } else { Exit::Failed })
 }
 
-fn tell(snapshot: &Snapshot) {
+fn show(snapshot: &Snapshot) {
     let left = snapshot.total.saturating_sub(snapshot.elapsed).as_secs_f64();
     eprint!(
         "\r{:>10} requests  {:>8.0}/s  {} errors  {left:.0} s left   ",

@@ -27,7 +27,7 @@ mod schedule;
 
 pub use connection::{Connection, ConnectionError, Response, Target};
 pub use payload::Kind;
-pub use plan::{LoadPlan, Mix, Mode};
+pub use plan::{LoadPlan, Mix, Mode, Requests};
 pub use record::{Acknowledged, read_acknowledged};
-pub use report::{ByKind, Counts, Errors, Latency, Report, Snapshot};
+pub use report::{ByKind, Counts, Errors, Latency, Limit, Report, Snapshot};
 pub use run::{LoadError, run};

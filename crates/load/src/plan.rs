@@ -11,6 +11,8 @@ pub struct LoadPlan {
     pub target: String,
     /// Website the events belong to: a UUID the collector knows.
     pub website: String,
+    /// What each request carries.
+    pub requests: Requests,
     /// Who decides when the next request leaves.
     pub mode: Mode,
     /// Keep-alive connections, each with at most one request under way. 1 to 10,000.
@@ -54,6 +56,16 @@ pub struct LoadPlan {
     /// - identify: a key of its own in `data`, hence `session_data.data_key`. Without this option the key
     ///   is always `mark` and the mark is its value, so that properties are overwritten as in real life.
     pub record_acknowledged: Option<PathBuf>,
+}
+
+/// What each request carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requests {
+    /// Events, by the plan's mix and batch.
+    Events,
+    /// Nothing: `GET /api/heartbeat`, which a collector answers without work. The rate is what the server's HTTP
+    /// stack, this generator and the machine allow at all, so it is the limit that events are compared with.
+    Empty,
 }
 
 /// Who decides when the next request leaves.
@@ -116,6 +128,7 @@ impl LoadPlan {
         Self {
             target: target.into(),
             website: website.into(),
+            requests: Requests::Events,
             mode: Mode::Closed,
             connections: 64,
             duration: Duration::from_secs(10),
@@ -129,6 +142,21 @@ impl LoadPlan {
             pause_on_retry_after: false,
             timeout: Duration::from_secs(10),
             record_acknowledged: None,
+        }
+    }
+
+    /// The plan that measures the limit of this one's server: empty requests over as many connections, in a closed
+    /// loop of at most 5 s, after a warm-up of half a second.
+    #[must_use]
+    pub fn limit(&self) -> Self {
+        Self {
+            requests: Requests::Empty,
+            mode: Mode::Closed,
+            duration: self.duration.min(Duration::from_secs(5)),
+            warmup: Duration::from_millis(500),
+            requests_max: None,
+            record_acknowledged: None,
+            ..self.clone()
         }
     }
 

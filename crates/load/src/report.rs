@@ -27,6 +27,21 @@ pub struct Report {
     pub latency: Latency,
     /// Processor time of the generator in `elapsed_s`, user and system; absent without `/proc`.
     pub client_cpu_s: Option<f64>,
+    /// What the same server answers without work; absent if it was not measured.
+    pub limit: Option<Limit>,
+}
+
+/// Empty requests to the same server in the same run: what nothing that does work can exceed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Limit {
+    /// Answered empty requests per second.
+    pub empty_requests_per_s: f64,
+    /// Median time to the answer of an empty request.
+    pub empty_p50_us: u64,
+    /// `requests_per_s` of the report, divided by that of empty requests; 0 if none was answered.
+    pub requests_ratio: f64,
+    /// `events_per_s` of the report, divided by the rate of empty requests; above 1 only in batches.
+    pub events_ratio: f64,
 }
 
 /// What became of requests. Each is answered, an error, or missed.
@@ -114,6 +129,21 @@ pub struct Snapshot {
     pub errors: u64,
 }
 
+impl Report {
+    /// Sets this report beside that of [`LoadPlan::limit`](crate::LoadPlan::limit).
+    #[must_use]
+    pub fn beside(self, empty: &Self) -> Self {
+        let ratio = |rate: f64| if empty.requests_per_s > 0.0 { rate / empty.requests_per_s } else { 0.0 };
+        let limit = Limit {
+            empty_requests_per_s: empty.requests_per_s,
+            empty_p50_us: empty.latency.p50_us,
+            requests_ratio: ratio(self.requests_per_s),
+            events_ratio: ratio(self.events_per_s),
+        };
+        Self { limit: Some(limit), ..self }
+    }
+}
+
 impl Errors {
     /// All of them.
     pub fn total(&self) -> u64 {
@@ -199,6 +229,14 @@ impl fmt::Display for Report {
             let share = if self.elapsed_s > 0.0 { 100.0 * cpu_s / self.elapsed_s } else { 0.0 };
             row(f, "generator", format!("{cpu_s:.2} s of processor time, {share:.0} % of a core"))?;
         }
+        if let Some(limit) = self.limit {
+            let Limit { empty_requests_per_s, empty_p50_us, events_ratio, .. } = limit;
+            let text = format!(
+                "{empty_requests_per_s:.0} empty requests/s of this server (p50 {:.3} ms); events are {events_ratio:.2} of it",
+                empty_p50_us as f64 / 1_000.0
+            );
+            row(f, "limit", text)?;
+        }
         Ok(())
     }
 }
@@ -222,7 +260,19 @@ mod tests {
             warmup: Counts::default(),
             latency: Latency::of(&histogram),
             client_cpu_s: Some(0.5),
+            limit: None,
         }
+    }
+
+    #[test]
+    fn a_limit_beside_a_report_shows_the_ratio() {
+        let empty = Report { requests_per_s: 2_000.0, ..report() };
+        let beside = report().beside(&empty);
+        let limit = beside.limit.unwrap();
+        assert_eq!((limit.requests_ratio, limit.events_ratio), (0.25, 0.000_25));
+        assert!(beside.to_string().contains("2000 empty requests/s of this server (p50 0.500 ms)"));
+        let nothing = Report { requests_per_s: 0.0, ..report() };
+        assert_eq!(report().beside(&nothing).limit.unwrap().events_ratio, 0.0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{Answer, Connection, ConnectionError, Target};
 use crate::cpu::thread_cpu_s;
 use crate::payload::{Event, Payloads};
-use crate::plan::{LoadPlan, Mode};
+use crate::plan::{LoadPlan, Mode, Requests};
 use crate::random::Random;
 use crate::record::Recorder;
 use crate::report::{Counts, Latency, Report, Snapshot};
@@ -247,14 +247,14 @@ impl Job {
             ),
             None => None,
         };
-        let endpoint = if plan.batch == 1 { "send" } else { "batch" };
+        let (method, endpoint, content_type) = match plan.requests {
+            Requests::Events if plan.batch == 1 => ("POST", "send", "content-type: application/json\r\n"),
+            Requests::Events => ("POST", "batch", "content-type: application/json\r\n"),
+            Requests::Empty => ("GET", "heartbeat", ""),
+        };
         let head = format!(
-            concat!(
-                "POST {}/api/{} HTTP/1.1\r\nhost: {}\r\nuser-agent: dashi-bench/{}\r\n",
-                "content-type: application/json\r\n",
-            ),
+            "{method} {}/api/{endpoint} HTTP/1.1\r\nhost: {}\r\nuser-agent: dashi-bench/{}\r\n{content_type}",
             target.base,
-            endpoint,
             target.authority,
             env!("CARGO_PKG_VERSION"),
         );
@@ -312,10 +312,16 @@ impl Job {
         }
     }
 
-    /// Puts the request of `turn` together and returns its events through `events`.
+    /// Puts the request of `turn` together and returns its events through `events`, none if it is empty.
     fn compose(&self, turn: &Turn, events: &mut Vec<Event>, body: &mut Vec<u8>, request: &mut Vec<u8>) {
-        let batch = self.plan.batch as u64;
         events.clear();
+        if self.plan.requests == Requests::Empty {
+            request.clear();
+            request.extend_from_slice(self.head.as_bytes());
+            request.extend_from_slice(b"\r\n");
+            return;
+        }
+        let batch = self.plan.batch as u64;
         events.extend((0..batch).map(|at| self.payloads.event(turn.number * batch + at)));
         let session = events.first().map_or(0, |event| event.session);
         body.clear();
@@ -352,7 +358,10 @@ impl Job {
     /// Books a complete answer: which of `events` it acknowledges, and how long it took.
     fn settle(&self, turn: &Turn, events: &[Event], answer: Answer, body: &[u8]) {
         let at = Instant::now();
-        let verdict = Verdict::read(answer.status, body, events.len());
+        let verdict = match self.plan.requests {
+            Requests::Events => Verdict::read(answer.status, body, events.len()),
+            Requests::Empty => Verdict::Refused,
+        };
         if self.plan.token
             && let Some(token) = verdict.token()
             && let Some(event) = events.first()
@@ -437,6 +446,7 @@ impl Job {
             warmup: books.warmup.clone(),
             latency: Latency::of(&books.latency),
             client_cpu_s,
+            limit: None,
         }
     }
 }

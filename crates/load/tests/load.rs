@@ -156,7 +156,8 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
             None => break,
         };
     }
-    let mut body = vec![0; headers["content-length"].parse().unwrap()];
+    let length = headers.get("content-length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
     Some(Request { line: line.trim_end().to_owned(), headers, body })
@@ -212,6 +213,20 @@ async fn the_report_counts_what_the_server_saw() {
     assert!(requests.iter().all(|request| !request.headers.contains_key("x-umami-cache")));
     let types: BTreeSet<_> = requests.iter().map(|request| request.body["type"].to_string()).collect();
     assert_eq!(types.len(), 3);
+}
+
+#[tokio::test]
+async fn the_limit_is_measured_with_empty_requests_that_acknowledge_nothing() {
+    let server = Server::start(|_, _| Reply::Bytes(accepted())).await;
+    let limit = LoadPlan { requests_max: Some(100), batch: 7, ..server.plan() }.limit();
+    assert_eq!((limit.connections, limit.requests_max), (4, None));
+    let limit = LoadPlan { requests_max: Some(100), warmup: Duration::ZERO, ..limit };
+    let report = load(limit).await;
+    assert_eq!((report.counts.requests, report.latency.samples), (100, 100));
+    assert_eq!((report.counts.acknowledged_events, report.counts.refused_events), (0, 0));
+    let requests = server.requests();
+    assert!(requests.iter().all(|request| request.line == "GET /api/heartbeat HTTP/1.1"));
+    assert!(requests.iter().all(|request| !request.headers.contains_key("content-type")));
 }
 
 #[tokio::test]
