@@ -41,7 +41,7 @@ const TOO_LARGE_ANSWER: &str =
 const NOT_FOUND_ANSWER: &str = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
 const BOT_ANSWER: &str = r#"{"beep":"boop"}"#;
 
-/// The headers of contract §1.1, on every answer of the API.
+/// The headers of docs/umami-contract.md §1.1, on every answer of the API.
 fn assert_cross_origin(answer: &Answer) {
     for (name, value) in [
         ("access-control-allow-origin", "*"),
@@ -83,7 +83,7 @@ const BAD_TYPE: &str =
     r#""type":{"errors":["Invalid option: expected one of \"event\"|\"identify\"|\"performance\""]}"#;
 const ONE_OF: &str = "Exactly one of website, link, or pixel must be provided";
 
-/// Bodies of `/api/send` that fit no schema, and what is answered: every kind of contract §3.3.
+/// Bodies of `/api/send` that fit no schema, and what is answered: every kind of docs/umami-contract.md §3.3.
 fn bad_bodies() -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
     let undefined = schema_error(r#""errors":["Invalid input: expected object, received undefined"]"#);

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 on_both_setups!(what_umamis_client_for_node_sends_is_taken_as_one_session,);
 
-/// The requests of `@umami/node` 0.4 (contract §19.3): its own agent, no token, keys that the server ignores, mostly no URL.
+/// The requests of `@umami/node` 0.4 (docs/umami-contract.md §19.3): its own agent, no token, keys that the server
+/// ignores, mostly no URL.
 async fn what_umamis_client_for_node_sends_is_taken_as_one_session(setup: Setup) {
     let running = setup.start(&[]).await;
     let agent = "Mozilla/5.0 Umami/20.11.1";

@@ -1,5 +1,5 @@
-//! What the dashboard reads adds up: its questions (contract §16), in SQL of our own, against a plain count of what was
-//! sent and answered.
+//! What the dashboard reads adds up: its questions (docs/umami-contract.md §16), in SQL of our own, against a
+//! plain count of what was sent and answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Where visitors are: by a proxy's headers, by the location database, or nowhere (contract §7.7).
+//! Where visitors are: by a proxy's headers, by the location database, or nowhere (docs/umami-contract.md §7.7).
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Recordings (contract §14): answers in Umami's order, chunks in the order of the log, rows that Umami can read.
+//! Recordings (docs/umami-contract.md §14): answers in Umami's order, chunks in the order of the log,
+//! rows that Umami can read.
 
 use std::io::Read as _;
 

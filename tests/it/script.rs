@@ -1,4 +1,4 @@
-//! The tracker script and its names (contract §1, §20), and the other paths that an operator can give.
+//! The tracker script and its names (docs/umami-contract.md §1 and §20), and the other paths that an operator can give.
 
 use hyper::Method;
 use integration_tests::http::{self, Answer};

@@ -412,8 +412,8 @@ async fn what_umami_fails_on_is_stored_within_the_columns_bounds(setup: Setup) {
     assert_eq!(running.number("SELECT count(*) FROM session_data").await, 0);
 }
 
-/// A request that Umami answers 500, by its line in the table of contract §3.4, and what is stored instead: a table,
-/// one of its columns, and its value in the rows of that request.
+/// A request that Umami answers 500, by its line in the table of docs/umami-contract.md §3.4, and what is stored
+/// instead: a table, one of its columns, and its value in the rows of that request.
 struct Failure {
     line: usize,
     kind: &'static str,

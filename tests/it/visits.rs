@@ -1,4 +1,5 @@
-//! Links and pixels (contract §13): answered whatever becomes of the visit, recorded as an event, never held up.
+//! Links and pixels (docs/umami-contract.md §13): answered whatever becomes of the visit, recorded as an
+//! event, never held up.
 
 use std::time::{Duration, Instant};
 

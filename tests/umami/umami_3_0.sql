@@ -1,5 +1,5 @@
 -- What the migrations of Umami 3.0 leave in a database, as far as a collector and a dashboard meet in it: names, types and
--- indexes of the contract's sections 15 and 22, and Prisma's own table.
+-- indexes of docs/umami-contract.md §15 and §22, and Prisma's own table.
 CREATE EXTENSION IF NOT EXISTS pgcrypto;
 CREATE TABLE _prisma_migrations (
     id varchar(36) NOT NULL,

@@ -1,4 +1,4 @@
--- What the migrations from Umami 3.1 to 3.3 change, as far as the contract's section 23 tells: sessions are linked to
+-- What the migrations from Umami 3.1 to 3.3 change, as far as docs/umami-contract.md §23 tells: sessions are linked to
 -- distinct ids, a property of a session is unique, and website_event has fewer and wider indexes.
 INSERT INTO _prisma_migrations (id, checksum, finished_at, migration_name, started_at, applied_steps_count)
 SELECT md5('id' || n)::uuid, md5('a' || n) || md5('b' || n), now(), lpad(n::text, 2, '0') || '_migration', now(), 1

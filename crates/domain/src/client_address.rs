@@ -25,7 +25,7 @@ const AFTER_FORWARDED_FOR: &[&str] = &["forwarded", "x-client-ip", "x-cluster-cl
 /// before all others; its value is taken whole. `peer` stands in for an absent `x-forwarded-for`, so that the
 /// headers which rank after that one only count when it is present and empty.
 ///
-/// Source: umami-contract §7.2.
+/// Source: docs/umami-contract.md §7.2.
 pub fn client_address<'h>(
     header: impl Fn(&str) -> Option<&'h str>,
     client_ip_header: Option<&str>,
@@ -136,7 +136,7 @@ impl fmt::Display for Address {
 /// (octal), `::1.2.3.4` (meant as mapped), `fe80::1%eth0`. Brackets, ports and surrounding spaces make it no
 /// address.
 ///
-/// Source: umami-contract §7.2, behaviour of ipaddr.js 2.
+/// Source: docs/umami-contract.md §7.2, behaviour of ipaddr.js 2.
 pub fn parse_lenient(text: &str) -> Option<Address> {
     if !text.contains(':') {
         return parse_v4(text).map(|ip| Address { ip: ip.into(), zone: None });
@@ -218,7 +218,7 @@ impl BlockedAddresses {
     /// Reads a comma list of addresses and networks (`10.0.0.0/8`). Never fails: an entry that is neither
     /// still blocks a client address of exactly this text.
     ///
-    /// Source: umami-contract §7.6.
+    /// Source: docs/umami-contract.md §7.6.
     pub fn parse(list: &str) -> Self {
         let mut blocked = Self::default();
         for entry in list.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {

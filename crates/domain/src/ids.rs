@@ -2,7 +2,7 @@
 //! again; only the event id of a request is made from the clock, once, and travels in its record.
 //!
 //! Source of the formulas: Umami 3.1, recorded as vectors in `tests/vectors/umami-vectors.json`; for
-//! [`IdentifiedSessions::PerDevice`], section 23 of the contract.
+//! [`IdentifiedSessions::PerDevice`], docs/umami-contract.md §6.3.
 
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha512};

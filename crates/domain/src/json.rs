@@ -3,8 +3,8 @@
 //! Umami's collector reads bodies with `Request.json()` and writes with `JSON.stringify`; identifiers, rows
 //! and answers depend on details in which ordinary JSON libraries differ (key order, duplicate keys, number
 //! text, `Number()` of odd values). Source of the rules: ECMA-262 (`JSON.parse`, `JSON.stringify`,
-//! `ToNumber`, `OrdinaryOwnPropertyKeys`), the WHATWG Encoding standard, and section 1.1 of the Umami
-//! contract.
+//! `ToNumber`, `OrdinaryOwnPropertyKeys`), the WHATWG Encoding standard, and
+//! docs/umami-contract.md §1.1.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};

@@ -23,7 +23,7 @@ impl Location {
     /// Puts a source's answers together: `region` is the source's own code and gets its country, and
     /// everything is percent-decoded once, whatever the source.
     ///
-    /// Source: umami-contract §7.7.
+    /// Source: docs/umami-contract.md §7.7.
     pub fn from_parts(country: Option<&str>, region: Option<&str>, city: Option<&str>) -> Self {
         let decoded = |text: &str| Some(percent_decoded(text).into_owned()).filter(|text| !text.is_empty());
         Self {
@@ -36,7 +36,7 @@ impl Location {
     /// Makes the place fit its columns: a country longer than two characters is none, region and city are cut
     /// to 20 and 50 characters, U+0000 is dropped.
     ///
-    /// Source: umami-contract §3.4.
+    /// Source: docs/umami-contract.md §3.4.
     pub fn limited(self) -> Self {
         let clean = |text: String| Some(text.replace('\0', "")).filter(|text| !text.is_empty());
         let cut = |text: String, chars_max| text.chars().take(chars_max).collect::<String>();
@@ -62,7 +62,7 @@ const PROVIDERS: &[[&str; 3]] = &[
 /// `header` looks the bytes of a value up by its lower-case name. They are read as UTF-8 and percent-decoded
 /// twice, since the original does so; nothing is upper-cased or checked. A local client has no place even if
 /// headers name one, so ask [`is_local`] first.
-/// Source: umami-contract §7.7.
+/// Source: docs/umami-contract.md §7.7.
 pub fn from_headers<'h>(header: impl Fn(&str) -> Option<&'h [u8]>) -> Option<Location> {
     let non_empty = |name: &str| header(name).filter(|value| !value.is_empty());
     PROVIDERS.iter().find_map(|[country, region, city]| {
@@ -85,7 +85,7 @@ pub fn region(country: Option<&str>, region: Option<&str>) -> Option<String> {
 /// True for addresses that are in no public place: private, loopback, link-local and unspecified ones.
 ///
 /// 169.254.0.0/24 and 169.254.255.0/24 are reserved and not local, 100.64.0.0/10 is not local either.
-/// Source: umami-contract §7.7.
+/// Source: docs/umami-contract.md §7.7.
 pub fn is_local(ip: &IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {

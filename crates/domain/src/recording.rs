@@ -1,6 +1,6 @@
 //! Recordings: what a visitor saw and did, as the recorder in the page tells it (rrweb events), chunk by chunk.
 //! `/api/record` takes a chunk; its row lies in Umami's table `session_replay`. "Replay" is kept for reading the event
-//! log again. Source of the rules: Umami contract, section 14.
+//! log again. Source of the rules: docs/umami-contract.md §14.
 
 use std::borrow::Cow;
 use std::io::Write as _;

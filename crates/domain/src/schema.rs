@@ -1,6 +1,6 @@
 //! What the schemas of all endpoints share: the tree of errors that a client reads, and the rules of UUIDs and times.
 //!
-//! The rules are those of Umami's schemas (sections 2, 3.3 and 14 of the contract), the texts those of zod 4.3,
+//! The rules are those of Umami's schemas (docs/umami-contract.md §2, §3.3 and §14), the texts those of zod 4.3,
 //! compared with zod itself when this was written.
 
 use std::borrow::Cow;
@@ -31,8 +31,8 @@ impl SchemaError {
     /// The whole answer, as JSON.
     ///
     /// `{"error":{"message":"Bad request","code":"bad-request","status":400,"errors":[…],"properties":{…}}}`,
-    /// where `properties` is left out if there are none and a batch has `items`. Source: section 3.3 of the
-    /// contract.
+    /// where `properties` is left out if there are none and a batch has `items`. Source:
+    /// docs/umami-contract.md §3.3.
     pub fn to_json(&self) -> String {
         let mut out = String::from(r#"{"error":{"message":"Bad request","code":"bad-request","status":400,"#);
         self.0.write_members(&mut out);

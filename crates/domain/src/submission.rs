@@ -1,7 +1,7 @@
 //! What `/api/send` and `/api/batch` accept, and the answer to what they do not.
 //!
 //! [`Submission::parse`] is the only way from a body to a [`Submission`]; nothing behind it checks again. The
-//! rules are those of Umami's schema (sections 2, 3.4 and 4 of the contract).
+//! rules are those of Umami's schema (docs/umami-contract.md §2, §3.4 and §4).
 
 use std::borrow::Cow;
 use std::fmt;

@@ -513,7 +513,7 @@ fn recorded_data_folds_into_the_recorded_rows() {
     }
 }
 
-/// The rest of what Umami answers with 500: umami-contract §3.4.
+/// The rest of what Umami answers with 500: docs/umami-contract.md §3.4.
 #[test]
 fn where_umami_fails_a_row_that_fits_is_written() {
     let long = |count: usize| "x".repeat(count);

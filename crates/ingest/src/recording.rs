@@ -1,4 +1,4 @@
-//! `/api/record`: chunks of recordings. Source of the rules: Umami contract, section 14.
+//! `/api/record`: chunks of recordings. Source of the rules: docs/umami-contract.md §14.
 
 use axum::body::Body;
 use axum::extract::State;

@@ -1,5 +1,5 @@
-//! The tracker script, as `/script.js` and under the names that the operator gives it. Source of the headers: Umami
-//! contract, section 20.
+//! The tracker script, as `/script.js` and under the names that the operator gives it. Source of the
+//! headers: docs/umami-contract.md §20.1.
 
 use std::io::Write as _;
 use std::time::SystemTime;

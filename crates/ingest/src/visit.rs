@@ -1,5 +1,5 @@
 //! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): recorded as an event, answered whatever becomes of it. Source
-//! of the rules: Umami contract, section 13.
+//! of the rules: docs/umami-contract.md §13.
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;

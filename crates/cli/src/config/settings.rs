@@ -52,7 +52,8 @@ impl Settings {
     /// else `DATABASE_URL` if the environment has it, which [`load`](super::load) has put in its place; else
     /// none.
     ///
-    /// With none, an embedded Dashi makes a secret of its own. Source: Umami contract, section 5.
+    /// With none, an embedded Dashi makes a secret of its own. Source:
+    /// docs/umami-contract.md §6.1.
     pub fn secret_text(&self) -> Option<&str> {
         Some(self.secret.expose().as_str()).filter(|text| !text.is_empty())
     }

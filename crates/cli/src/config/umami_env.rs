@@ -1,8 +1,10 @@
-//! Umami's environment variables, read as aliases of our settings. Source: Umami contract, section 20.
+//! Umami's environment variables, read as aliases of our settings. Source:
+//! docs/umami-contract.md §20.2.
 
 use super::url::is_postgres;
 
-/// The variable whose text is the secret where no other is given. Source: Umami contract, section 5.
+/// The variable whose text is the secret where no other is given. Source:
+/// docs/umami-contract.md §6.1.
 pub(super) const SECRET_FALLBACK: &str = "DATABASE_URL";
 
 /// One of Umami's variables.
@@ -34,7 +36,8 @@ pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "COLLECT_API_HOST", key: "script.collect_host", read: as_it_is },
 ];
 
-/// The others of section 20 and what becomes of them here, for those who bring an Umami's environment along.
+/// The others of docs/umami-contract.md §20.2 and what becomes of them here, for those who bring an Umami's
+/// environment along.
 pub(super) const UNUSED: &[(&str, &str)] = &[
     ("DATABASE_REPLICA_URL", "Dashi writes, and reads nothing that a replica could answer"),
     ("REDIS_URL", "websites, links and pixels are kept in memory"),

@@ -3,7 +3,7 @@
 /// True if `ua` looks like a program: crawler, HTTP library, monitor, previewer, headless browser.
 ///
 /// An empty text is no bot. Letter case does not matter, and only ASCII letters fold, as in JavaScript.
-/// Source: umami-contract §7.5, behaviour of isbot 5.1.37.
+/// Source: docs/umami-contract.md §7.5, behaviour of isbot 5.1.37.
 pub fn is_bot(ua: &str) -> bool {
     if ua.is_empty() {
         return false;

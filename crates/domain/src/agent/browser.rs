@@ -6,7 +6,7 @@ use super::{is_js_space, js_lines};
 ///
 /// Tokens are case-sensitive. The order of the rules carries meaning, because almost every agent claims to be
 /// several browsers: Edge says Chrome, Chrome says Safari.
-/// Source: umami-contract §7.3, behaviour of detect-browser 5.3.
+/// Source: docs/umami-contract.md §7.3, behaviour of detect-browser 5.3.
 pub fn browser(ua: &str) -> Option<&'static str> {
     RULES.iter().find(|(_, matches)| matches(ua)).map(|(name, _)| *name)
 }

@@ -1,6 +1,6 @@
 //! Kinds of devices, told from the platform an agent names and from the model in it.
 //!
-//! The rules are our own: they follow the answers recorded in umami-contract §7.4 and §25 and what makers
+//! The rules are our own: they follow the answers recorded in docs/umami-contract.md §7.4 and §25 and what makers
 //! publish about their agents.
 
 use super::is_js_space;
@@ -28,7 +28,7 @@ pub enum Device {
 
 /// The stored kind of the device that sent `ua` from `screen` (`<width>x<height>`).
 ///
-/// Source: umami-contract §7.4.
+/// Source: docs/umami-contract.md §7.4.
 pub fn device(ua: Option<&str>, screen: Option<&str>) -> &'static str {
     Device::of(ua.unwrap_or_default()).on_screen(screen)
 }

@@ -1,7 +1,7 @@
 //! What a user-agent text tells: browser, operating system, kind of device, and whether a program sent it.
 //!
 //! The stored words are those of Umami, because dashboards map them to labels and icons.
-//! Source: umami-contract §7.3 (browser, os), §7.4 (device), §7.5 (bot).
+//! Source: docs/umami-contract.md §7.3 (browser, os), §7.4 (device), §7.5 (bot).
 
 mod bot;
 mod browser;

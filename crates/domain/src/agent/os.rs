@@ -3,7 +3,7 @@
 /// The operating system `ua` names, in Umami's stored words; `None` if no rule matches.
 ///
 /// Tokens are case-sensitive; the order of the rules decides, not the order of the tokens in the text.
-/// Source: umami-contract §7.3, behaviour of detect-browser 5.3.
+/// Source: docs/umami-contract.md §7.3, behaviour of detect-browser 5.3.
 pub fn os(ua: &str) -> Option<&'static str> {
     RULES.iter().find(|(_, tokens)| tokens.iter().any(|token| token.is_in(ua))).map(|(name, _)| *name)
 }
