@@ -119,8 +119,15 @@ fn claims(answer: &Value) -> String {
 
 /// One event of every kind, with everything that a version may treat in its own way.
 async fn everything_is_written_and_nothing_is_changed(site: &Site, version: UmamiVersion) {
-    let per_device = version == UmamiVersion::V3_3;
-    let identified = if per_device { IdentifiedSessions::PerDevice } else { IdentifiedSessions::Shared };
+    let (release, formula, identified) = match version {
+        UmamiVersion::V3_0 => ("3.0", "shared", IdentifiedSessions::Shared),
+        UmamiVersion::V3_1 => ("3.1", "shared", IdentifiedSessions::Shared),
+        UmamiVersion::V3_2 => ("3.2", "shared", IdentifiedSessions::Shared),
+        UmamiVersion::V3_3 => ("3.3", "linked", IdentifiedSessions::Linked),
+        UmamiVersion::V3_4 => ("3.4 or newer", "per-device", IdentifiedSessions::PerDevice),
+    };
+    let is_linked = identified == IdentifiedSessions::Linked;
+    let has_type = version >= UmamiVersion::V3_3;
     let user = site.session("user-1", identified);
     let umamis_row = Uuid::from_u128(900);
     run(
@@ -161,8 +168,8 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     // The ids and the tokens are the version's.
     assert_eq!(known["sessionId"], user.to_string());
     assert_eq!(anonymous["sessionId"], site.session("", identified).to_string());
-    assert_eq!(claims(&anonymous).ends_with(r#","type":"cache"}"#), per_device, "{}", claims(&anonymous));
-    assert_eq!(claims(&anonymous).contains("type"), per_device, "{}", claims(&anonymous));
+    assert_eq!(claims(&anonymous).ends_with(r#","type":"cache"}"#), has_type, "{}", claims(&anonymous));
+    assert_eq!(claims(&anonymous).contains("type"), has_type, "{}", claims(&anonymous));
 
     let events =
         "SELECT concat_ws(' ', event_type, event_name, url_path, utm_source, page_title, hostname, tag)
@@ -193,17 +200,29 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     assert_eq!(site.texts(revenue).await, ["sale EUR 12.5000"]);
     let properties =
         "SELECT concat_ws(' ', distinct_id, data_key, string_value) FROM session_data ORDER BY 1";
-    assert_eq!(site.texts(properties).await, ["user-1 plan pro", "user-1 seats 5.0000", "user-2 plan free"]);
     let kept = format!("SELECT string_value FROM session_data WHERE session_data_id = '{umamis_row}'");
-    assert_eq!(site.texts(&kept).await, ["pro"], "the row that Umami made keeps its id");
     let sessions = "SELECT concat_ws(' ', coalesce(distinct_id, '-'), browser) FROM session ORDER BY 1";
-    assert_eq!(site.texts(sessions).await, ["- chrome", "user-1 chrome", "user-2 chrome"]);
+    if is_linked {
+        // One device is one session, whoever it was said to be: its properties and its name are the last said.
+        assert_eq!(site.texts(properties).await, ["user-1 seats 5.0000", "user-2 plan free"]);
+        assert_eq!(site.texts(&kept).await, ["free"], "the row that Umami made keeps its id");
+        assert_eq!(site.texts(sessions).await, ["user-2 chrome"]);
+    } else {
+        assert_eq!(
+            site.texts(properties).await,
+            ["user-1 plan pro", "user-1 seats 5.0000", "user-2 plan free"]
+        );
+        assert_eq!(site.texts(&kept).await, ["pro"], "the row that Umami made keeps its id");
+        assert_eq!(site.texts(sessions).await, ["- chrome", "user-1 chrome", "user-2 chrome"]);
+    }
     if version >= UmamiVersion::V3_3 {
         let links = format!(
-            "SELECT concat_ws(' ', session_id = '{user}', distinct_id, extract(epoch FROM created_at)::bigint)
+            "SELECT concat_ws(' ', distinct_id, session_id = '{user}', extract(epoch FROM created_at)::bigint)
              FROM session_link ORDER BY 1"
         );
-        assert_eq!(site.texts(&links).await, [format!("f user-2 {MAY_S}"), format!("t user-1 {MAY_S}")]);
+        let of_another = if is_linked { 't' } else { 'f' };
+        let expected = [format!("user-1 t {MAY_S}"), format!("user-2 {of_another} {MAY_S}")];
+        assert_eq!(site.texts(&links).await, expected);
     }
 
     assert_eq!(server.dashi.terminate().await, Some(0));
@@ -213,11 +232,6 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     assert!(made.is_empty() && gone.is_empty(), "made {made:#?}, gone {gone:#?}");
 
     // What was recognised is said once, with the formula and its reason.
-    let (release, formula) = match version {
-        UmamiVersion::V3_0 => ("3.0", "shared"),
-        UmamiVersion::V3_1 => ("3.1 or 3.2", "shared"),
-        UmamiVersion::V3_3 => ("3.3 or newer", "per-device"),
-    };
     let lines = server.dashi.stderr();
     let recognised: Vec<_> =
         lines.lines().filter(|line| line.contains("recognised Umami's tables")).collect();
@@ -231,9 +245,8 @@ async fn everything_is_written_and_nothing_is_changed(site: &Site, version: Umam
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap();
     let in_force = &shown["ingest.identified_sessions"];
     assert_eq!(in_force["value"], "auto");
-    let reason = if per_device { "has the table" } else { "has no table" };
-    let reason = format!("{formula}, for the database {reason} session_link");
-    assert_eq!(in_force["in_force"], reason);
+    let reason = format!("{formula}, for the database is one of Umami {release}: ");
+    assert!(in_force["in_force"].as_str().unwrap().starts_with(&reason), "{in_force}");
 }
 
 /// But for the property that Umami had made, whose row keeps its id.
@@ -269,22 +282,34 @@ async fn on_3_1() {
 }
 
 #[tokio::test]
+async fn on_3_2() {
+    let site = Site::of(UmamiVersion::V3_2).await;
+    everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_2).await;
+}
+
+#[tokio::test]
 async fn on_3_3() {
     let site = Site::of(UmamiVersion::V3_3).await;
     everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_3).await;
 }
 
 #[tokio::test]
+async fn on_3_4() {
+    let site = Site::of(UmamiVersion::V3_4).await;
+    everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_4).await;
+}
+
+#[tokio::test]
 async fn in_a_schema_of_its_own() {
-    let site = Site::in_schema(UmamiVersion::V3_3, "analytics").await;
-    everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_3).await;
+    let site = Site::in_schema(UmamiVersion::V3_4, "analytics").await;
+    everything_is_written_and_nothing_is_changed(&site, UmamiVersion::V3_4).await;
     assert_eq!(site.texts("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, ["0"]);
 }
 
 /// Who sets another formula than the database's gets it, and is told.
 #[tokio::test]
 async fn a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis() {
-    let site = Site::of(UmamiVersion::V3_3).await;
+    let site = Site::of(UmamiVersion::V3_4).await;
     let deployment = site.deployment.clone().with("DASHI_INGEST_IDENTIFIED_SESSIONS", "shared");
     let mut server = deployment.start("serve").ready().await;
     let user = json!({ "url": "/", "id": "user-1", "timestamp": MAY_S });
@@ -306,7 +331,7 @@ async fn a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis() {
 async fn a_start_after_an_upgrade_goes_on_with_the_new_tables() {
     let site = Site::of(UmamiVersion::V3_0).await;
     let mut formulas = Vec::new();
-    for (n, version) in [UmamiVersion::V3_0, UmamiVersion::V3_1, UmamiVersion::V3_3].into_iter().enumerate() {
+    for (n, version) in UmamiVersion::ALL.into_iter().enumerate() {
         if version > UmamiVersion::V3_0 {
             version.migrate(&mut site.connect().await).await;
         }
@@ -315,20 +340,22 @@ async fn a_start_after_an_upgrade_goes_on_with_the_new_tables() {
         site.accept(&server, "performance", vitals, None).await;
         let user = json!({ "id": "user-1", "timestamp": MAY_S, "data": { "version": n } });
         let answer = site.accept(&server, "identify", user, None).await;
-        formulas.push(
-            answer["sessionId"].as_str()
-                == Some(&site.session("user-1", IdentifiedSessions::Shared).to_string()),
-        );
+        let formula = [IdentifiedSessions::Shared, IdentifiedSessions::Linked, IdentifiedSessions::PerDevice]
+            .into_iter()
+            .find(|formula| answer["sessionId"] == site.session("user-1", *formula).to_string());
+        formulas.push(formula.unwrap());
         site.deployment.settled().await;
         assert_eq!(server.dashi.terminate().await, Some(0));
     }
-    assert_eq!(formulas, [true, true, false]);
+    let shared = IdentifiedSessions::Shared;
+    let expected = [shared, shared, shared, IdentifiedSessions::Linked, IdentifiedSessions::PerDevice];
+    assert_eq!(formulas, expected);
     let totals = site.deployment.settled().await.totals;
     // The copies of the performance event are known to be copies, though no row of it is in Umami's table.
-    assert_eq!((totals.in_log, totals.applied, totals.duplicate, totals.dead), (6, 4, 2, 0));
+    assert_eq!((totals.in_log, totals.applied, totals.duplicate, totals.dead), (10, 6, 4, 0));
     assert_eq!(site.texts("SELECT count(*) FROM website_event WHERE event_type = 5").await, ["0"]);
     let values = site.texts("SELECT string_value FROM session_data ORDER BY created_at, 1").await;
-    assert_eq!(values, ["1.0000", "2.0000"]);
+    assert_eq!(values, ["2.0000", "3.0000", "4.0000"]);
 }
 
 /// A role that may write Umami's tables and nothing else, once with the right to make schemas, once with a schema that

@@ -9,22 +9,29 @@ use sqlx::postgres::PgConnection;
 pub enum UmamiVersion {
     V3_0,
     V3_1,
+    V3_2,
     V3_3,
+    V3_4,
 }
 
 impl UmamiVersion {
+    /// All of them, the oldest first.
+    pub const ALL: [Self; 5] = [Self::V3_0, Self::V3_1, Self::V3_2, Self::V3_3, Self::V3_4];
+
     /// What the migrations of this version do to a database of the version before.
     pub fn migrations(self) -> &'static str {
         match self {
             Self::V3_0 => include_str!("../umami/umami_3_0.sql"),
             Self::V3_1 => include_str!("../umami/umami_3_1.sql"),
+            Self::V3_2 => include_str!("../umami/umami_3_2.sql"),
             Self::V3_3 => include_str!("../umami/umami_3_3.sql"),
+            Self::V3_4 => include_str!("../umami/umami_3_4.sql"),
         }
     }
 
     /// Makes this version's tables in an empty database or schema, step by step.
     pub async fn install(self, connection: &mut PgConnection) {
-        for version in [Self::V3_0, Self::V3_1, Self::V3_3] {
+        for version in Self::ALL {
             if version <= self {
                 version.migrate(connection).await;
             }

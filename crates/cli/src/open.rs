@@ -7,9 +7,12 @@ use anyhow::Context as _;
 use dashi_domain::calendar::SaltRotation;
 use dashi_domain::fold::FoldRules;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
+use dashi_domain::umami::Release;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
 use dashi_projector::ProjectorSettings;
-use dashi_store::{PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store, StoreError};
+use dashi_store::{
+    PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store, StoreError, UmamiTables,
+};
 use jiff::tz::TimeZone;
 
 use crate::config::{self, LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
@@ -97,12 +100,12 @@ pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
 }
 
 /// What a distinct id does to a session, and why.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formula {
     /// What is in force.
     pub identified: IdentifiedSessions,
     /// Why, in words.
-    pub because: &'static str,
+    pub because: String,
 }
 
 impl Formula {
@@ -110,6 +113,7 @@ impl Formula {
     pub fn name(&self) -> &'static str {
         match self.identified {
             IdentifiedSessions::Shared => "shared",
+            IdentifiedSessions::Linked => "linked",
             IdentifiedSessions::PerDevice => "per-device",
         }
     }
@@ -120,9 +124,10 @@ impl Formula {
 /// # Errors
 /// The store's URL cannot be understood.
 pub fn formula_by_settings(settings: &Settings) -> anyhow::Result<Option<Formula>> {
-    let formula = |identified, because| Some(Formula { identified, because });
+    let formula = |identified, because: &str| Some(Formula { identified, because: because.to_owned() });
     Ok(match (settings.ingest.identified_sessions, parse_store_url(&settings.store)?) {
         (config::IdentifiedSessions::Shared, _) => formula(IdentifiedSessions::Shared, "it is set"),
+        (config::IdentifiedSessions::Linked, _) => formula(IdentifiedSessions::Linked, "it is set"),
         (config::IdentifiedSessions::PerDevice, _) => formula(IdentifiedSessions::PerDevice, "it is set"),
         (config::IdentifiedSessions::Auto, StoreUrl::Sqlite(_)) => {
             formula(IdentifiedSessions::Shared, "the store is a file")
@@ -136,14 +141,16 @@ pub fn formula_by_settings(settings: &Settings) -> anyhow::Result<Option<Formula
 /// # Errors
 /// The store does not answer.
 pub async fn formula_by_store(store: &Store) -> Result<Formula, StoreError> {
-    let (identified, because) = match store.umami().await? {
-        Some(umami) if umami.has_session_link => {
-            (IdentifiedSessions::PerDevice, "the database has the table session_link")
-        }
-        Some(_) => (IdentifiedSessions::Shared, "the database has no table session_link"),
-        None => (IdentifiedSessions::Shared, "the database has no tables of Umami's yet"),
-    };
-    Ok(Formula { identified, because })
+    Ok(match store.umami().await? {
+        Some(UmamiTables { release, by }) => Formula {
+            identified: release.identified_sessions(),
+            because: format!("the database is one of Umami {release}: {by}"),
+        },
+        None => Formula {
+            identified: Release::OURS.identified_sessions(),
+            because: "the database has no tables of Umami's yet".to_owned(),
+        },
+    })
 }
 
 /// How a projector or a replay runs.

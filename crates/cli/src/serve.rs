@@ -140,7 +140,7 @@ impl Process {
         // An embedded store is there at once; a database may be away, and that is waited for while collecting.
         let migrated = CancellationToken::new();
         let formula = open::formula_by_settings(settings)?;
-        if let (Some(ids), Some(formula)) = (&ids, formula) {
+        if let (Some(ids), Some(formula)) = (&ids, &formula) {
             decide(ids, formula);
         }
         if let Store::Sqlite(_) = &store {
@@ -155,7 +155,7 @@ impl Process {
             helpers.push(tokio::spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = migrate(&store, ids.as_ref(), formula) => migrated.cancel(),
+                    () = migrate(&store, ids.as_ref(), formula.as_ref()) => migrated.cancel(),
                 }
             }));
         }
@@ -388,7 +388,7 @@ fn made_at() -> SystemTime {
 
 /// Makes the tables, however long the database is away; then asks a collector's database what it says of session ids:
 /// that settles it, or is compared with what is set. Says what it waits for whenever that changes.
-async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<Formula>) {
+async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>) {
     let mut told = String::new();
     loop {
         let made = async {
@@ -396,11 +396,11 @@ async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<Formula>) 
             if let Some(ids) = ids {
                 let shown = open::formula_by_store(store).await?;
                 match set {
-                    None => decide(ids, shown),
+                    None => decide(ids, &shown),
                     Some(set) if set.identified != shown.identified => tracing::warn!(
                         set = set.name(),
                         umami = shown.name(),
-                        because = shown.because,
+                        because = %shown.because,
                         "session ids of identified visitors are not those that this database's Umami computes"
                     ),
                     Some(_) => {}
@@ -419,10 +419,10 @@ async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<Formula>) 
 }
 
 /// Settles how ids are computed, and says so.
-fn decide(ids: &SessionIds, formula: Formula) {
+fn decide(ids: &SessionIds, formula: &Formula) {
     tracing::info!(
         identified_sessions = formula.name(),
-        because = formula.because,
+        because = %formula.because,
         "the formula of identified visitors' session ids"
     );
     ids.decide(formula.identified);

@@ -2,7 +2,9 @@
 //! again; only the event id of a request is made from the clock, once, and travels in its record.
 //!
 //! Source of the formulas: Umami 3.1, recorded as vectors in `tests/vectors/umami-vectors.json`; for
-//! [`IdentifiedSessions::PerDevice`], docs/umami-contract.md §6.3.
+//! [`IdentifiedSessions::Linked`] and [`IdentifiedSessions::PerDevice`], docs/umami-contract.md §6.3.
+
+use std::borrow::Cow;
 
 use jiff::tz::TimeZone;
 use sha2::{Digest, Sha512};
@@ -59,13 +61,16 @@ pub struct IdRules {
     pub identified: IdentifiedSessions,
 }
 
-/// What a distinct id does to the session of its visitor. Sessions without one are the same under both, and so are
+/// What a distinct id does to the session of its visitor. Sessions without one are the same under all, and so are
 /// visits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentifiedSessions {
     /// It is the session, on all devices and for ever: U(source, id), as Umami has it up to 3.2.
     Shared,
-    /// It is one more part of it: U(source, ip, userAgent, sessionSalt, id), as Umami has it from 3.3 on.
+    /// It is no part of it: U(source, ip, userAgent, sessionSalt). An identify links it to the session that its
+    /// device has anyway, as Umami 3.3 has it.
+    Linked,
+    /// It is one more part of it: U(source, ip, userAgent, sessionSalt, id), as Umami has it from 3.4 on.
     PerDevice,
 }
 
@@ -92,9 +97,13 @@ impl IdRules {
     /// [`IdentifiedSessions`].
     pub fn session_id(&self, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
         let distinct_id = visitor.distinct_id.unwrap_or_default();
-        if self.identified == IdentifiedSessions::Shared && !distinct_id.is_empty() {
-            return self.secret.uuid(&[visitor.source.as_bytes(), distinct_id.as_bytes()]);
-        }
+        let part = match self.identified {
+            IdentifiedSessions::Shared if !distinct_id.is_empty() => {
+                return self.secret.uuid(&[visitor.source.as_bytes(), distinct_id.as_bytes()]);
+            }
+            IdentifiedSessions::Shared | IdentifiedSessions::Linked => Cow::Borrowed(""),
+            IdentifiedSessions::PerDevice => cut(distinct_id.into(), DISTINCT_ID_UNITS_MAX),
+        };
         let start = salt_start_ms(created_at_ms, self.rotation, &self.zone);
         let salt = hash(&[utc_string(start).as_bytes()]);
         self.secret.uuid(&[
@@ -102,7 +111,7 @@ impl IdRules {
             visitor.address.as_bytes(),
             visitor.user_agent.as_bytes(),
             &salt,
-            cut(distinct_id.into(), DISTINCT_ID_UNITS_MAX).as_bytes(),
+            part.as_bytes(),
         ])
     }
 
@@ -236,9 +245,12 @@ mod tests {
             };
             let session_id = rules.session_id(&visitor, at_ms);
             assert_eq!(session_id, vector.session_id, "{}", vector.note);
-            let per_device = IdRules { identified: IdentifiedSessions::PerDevice, ..rules.clone() };
             let is_anonymous = visitor.distinct_id.is_none_or(str::is_empty);
-            assert_eq!(per_device.session_id(&visitor, at_ms) == session_id, is_anonymous, "{}", vector.note);
+            for identified in [IdentifiedSessions::Linked, IdentifiedSessions::PerDevice] {
+                let other = IdRules { identified, ..rules.clone() };
+                let is_same = other.session_id(&visitor, at_ms) == session_id;
+                assert_eq!(is_same, is_anonymous, "{}, {identified:?}", vector.note);
+            }
             assert_eq!(rules.visit_id(session_id, at_ms), vector.visit_id, "{}", vector.note);
         }
     }
@@ -262,6 +274,26 @@ mod tests {
         assert_eq!(visit(99_999, true), Visit { id: kept, started_at_s: now_s - 99_999 });
         let without_token = rules.visit(session, now_s * 1_000, now_s, false, (None, None));
         assert_eq!(without_token, Visit { id: fresh, started_at_s: now_s });
+    }
+
+    #[test]
+    fn a_distinct_id_is_no_part_of_a_linked_session() {
+        let rules = IdRules {
+            secret: Secret::from_text("lab-secret-0001"),
+            rotation: SaltRotation::Month,
+            zone: TimeZone::UTC,
+            identified: IdentifiedSessions::Linked,
+        };
+        let id = |address, distinct_id| {
+            let source = "11111111-1111-4111-8111-111111111111";
+            let visitor = Visitor { source, address, user_agent: "agent", distinct_id };
+            rules.session_id(&visitor, 1_777_593_600_000)
+        };
+        let anonymous = id("2.125.160.216", None);
+        for distinct_id in ["", "user-1", "user-2"] {
+            assert_eq!(id("2.125.160.216", Some(distinct_id)), anonymous);
+        }
+        assert_ne!(id("2.125.160.217", Some("user-1")), anonymous);
     }
 
     /// The expected id was computed apart from this code: version 5 in the DNS namespace over the hexadecimal SHA-512

@@ -7,6 +7,7 @@
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]
 //! * what it folds into: [`fold`], [`rows`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
+//! * by whose rules: [`umami`]
 
 pub mod agent;
 pub mod calendar;
@@ -28,3 +29,4 @@ pub mod schema;
 pub mod submission;
 pub mod text;
 pub mod token;
+pub mod umami;

@@ -53,8 +53,8 @@ impl Tokens {
         }
     }
 
-    /// Signs the claims: HS256, claims in the order `websiteId`, `sessionId`, `visitId`, `iat`, and for ids per
-    /// device `type`. Without the last it is Umami 3.1's token byte for byte.
+    /// Signs the claims: HS256, claims in the order `websiteId`, `sessionId`, `visitId`, `iat`, and where Umami asks for
+    /// it, `type`. Without the last it is Umami 3.1's token byte for byte.
     pub fn issue(
         &self,
         website_id: Option<&str>,
@@ -72,7 +72,7 @@ impl Tokens {
         }
         claims
             .push_str(&format!("\"sessionId\":\"{session_id}\",\"visitId\":\"{visit_id}\",\"iat\":{iat_s}"));
-        if identified == IdentifiedSessions::PerDevice {
+        if identified != IdentifiedSessions::Shared {
             claims.push_str(&format!(",\"type\":\"{CACHE_TYPE}\""));
         }
         claims.push('}');
@@ -175,9 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn with_ids_per_device_the_last_claim_is_the_type() {
+    fn with_ids_of_3_3_and_newer_the_last_claim_is_the_type() {
         let (session, visit) = (Uuid::from_u128(7), Uuid::from_u128(8));
-        let token = tokens().issue(Some(WEBSITE), session, visit, 5, IdentifiedSessions::PerDevice);
+        let issue = |identified| tokens().issue(Some(WEBSITE), session, visit, 5, identified);
+        let token = issue(IdentifiedSessions::PerDevice);
+        assert_eq!(issue(IdentifiedSessions::Linked), token);
         let claims = BASE64.decode(token.split('.').nth(1).expect("claims")).expect("base64");
         assert_eq!(
             String::from_utf8_lossy(&claims),

@@ -24,7 +24,7 @@ pub use profile::{
 };
 pub use source::{Link, NewWebsite, Pixel, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
-pub use umami::{UmamiRelease, UmamiTables};
+pub use umami::UmamiTables;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};

@@ -493,7 +493,7 @@ mod tests {
             ("ingest.salt_rotation = 'year'", "expected one of `month`, `week`, `day`), not \"year\""),
             (
                 "ingest.identified_sessions = 'both'",
-                "expected one of `auto`, `shared`, `per-device`), not \"both\"",
+                "expected one of `auto`, `shared`, `linked`, `per-device`), not \"both\"",
             ),
             ("[store]\nurl = 'sqlite:a'", "store takes a text, such as \"sqlite:data/store.db\", not "),
             ("kafka = 'h:1'", "kafka takes a section [kafka] with settings in it, not \"h:1\""),

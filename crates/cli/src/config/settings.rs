@@ -162,6 +162,8 @@ pub enum IdentifiedSessions {
     Auto,
     /// It is the session, on all devices.
     Shared,
+    /// It is linked to it, and no part of it.
+    Linked,
     /// It is a part of it.
     PerDevice,
 }

@@ -1,5 +1,6 @@
-//! What Umami's tables are like in this database. Its versions differ in a few of them; the catalogue tells which, and
-//! nothing else is believed: neither a version number nor the list of migrations.
+//! What Umami's tables are like in this database. Its versions differ in a few of them; the catalogue tells which, and no
+//! version number is believed. Of 3.4, which changed rules and no table that is written here, tables of its dashboard
+//! tell, or the list of migrations where it may be read.
 //!
 //! It is read when the tables are made, when a partition is claimed, when it is a minute old, and when a statement was
 //! refused. So an upgrade of Umami is noticed while Dashi runs, at the latest after a minute.
@@ -11,10 +12,11 @@ use std::time::{Duration, Instant};
 
 use dashi_domain::fold::Changes;
 use dashi_domain::rows::{EventType, IdentifyRow};
+use dashi_domain::umami::Release;
 use sqlx::PgConnection;
 
 use super::PostgresStore;
-use crate::{StoreError, UmamiRelease, UmamiTables};
+use crate::{StoreError, UmamiTables};
 
 /// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(60);
@@ -117,7 +119,14 @@ const REQUIRED: &[(&str, &[&str])] = &[
 ];
 
 /// Tables that not every version has.
-const OPTIONAL: &[&str] = &["session_replay", "session_link"];
+const OPTIONAL: &[&str] =
+    &["session_replay", "heatmap_event", "session_link", "annotation", "api_key", MIGRATIONS];
+
+/// Prisma's list of the migrations that it ran.
+const MIGRATIONS: &str = "_prisma_migrations";
+
+/// The migrations that 3.4 added.
+const MIGRATIONS_OF_3_4: &[&str] = &["25_add_annotation", "26_add_api_key"];
 
 /// Columns of `website_event` that came with 3.1.
 const VITALS: &[&str] = &["lcp", "inp", "cls", "fcp", "ttfb"];
@@ -176,6 +185,8 @@ pub(crate) struct Catalogue {
     tables: BTreeMap<String, BTreeMap<String, Option<usize>>>,
     /// Whether `session_data` has a unique index on exactly (session_id, data_key).
     unique_properties: bool,
+    /// Whether the list of migrations names one of 3.4's; false where it may not be read.
+    ran_3_4: bool,
     /// Columns that hold less than those of 3.1.
     narrow: HashMap<(&'static str, &'static str), usize>,
 }
@@ -212,12 +223,40 @@ impl Catalogue {
                               ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
                          = ARRAY['data_key', 'session_id'])",
         )
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
         let columns = columns.into_iter().map(|(table, column, width)| {
             (table, column, width.and_then(|width| usize::try_from(width).ok()))
         });
-        Ok(Self::new(columns, unique_properties))
+        let mut catalogue = Self::new(columns, unique_properties);
+        catalogue.ran_3_4 = catalogue.read_migrations(connection).await?;
+        Ok(catalogue)
+    }
+
+    /// Whether migrations of 3.4 ran to their end, as far as Prisma's list says and may be read.
+    async fn read_migrations(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let columns = ["migration_name", "finished_at", "rolled_back_at"];
+        if !columns.iter().all(|column| self.has_column(MIGRATIONS, column)) {
+            return Ok(false);
+        }
+        // Asked first: a statement that the role may not run would spoil the transaction it is in.
+        let may_read: Option<bool> =
+            sqlx::query_scalar("/* catalogue */ SELECT has_table_privilege(to_regclass($1)::oid, 'SELECT')")
+                .bind(MIGRATIONS)
+                .fetch_one(&mut *connection)
+                .await?;
+        if may_read != Some(true) {
+            return Ok(false);
+        }
+        sqlx::query_scalar(
+            "/* catalogue */
+             SELECT EXISTS (
+                 SELECT 1 FROM _prisma_migrations
+                 WHERE migration_name = ANY($1) AND finished_at IS NOT NULL AND rolled_back_at IS NULL)",
+        )
+        .bind(MIGRATIONS_OF_3_4)
+        .fetch_one(connection)
+        .await
     }
 
     fn new(
@@ -237,7 +276,7 @@ impl Catalogue {
                 }
             }
         }
-        Self { tables, unique_properties, narrow }
+        Self { tables, unique_properties, ran_3_4: false, narrow }
     }
 
     /// Whether there is no table of Umami's at all: then they may be made.
@@ -288,23 +327,30 @@ impl Catalogue {
         }
     }
 
-    /// Which version made the tables, and what tells so.
+    /// Which version made the tables, and what tells so: what came last. 3.4's tables have common names, so they count
+    /// only beside those of 3.3 and with their own keys.
     pub fn recognised(&self) -> UmamiTables {
-        let has_session_link = self.has_session_link();
-        let (release, by) = match (has_session_link, self.unique_properties) {
-            (true, true) => (
-                UmamiRelease::From3_3,
-                "the table session_link and a unique index on session_data (session_id, data_key)",
-            ),
-            (true, false) => (UmamiRelease::From3_3, "the table session_link"),
-            (false, true) => (UmamiRelease::From3_3, "a unique index on session_data (session_id, data_key)"),
-            (false, false) if self.has_vitals() => (
-                UmamiRelease::From3_1,
-                "the columns of web vitals in website_event, and no table session_link",
-            ),
-            (false, false) => (UmamiRelease::V3_0, "no columns of web vitals in website_event"),
+        let (release, by) = if self.has_session_link() {
+            if self.has_column("annotation", "annotation_id") || self.has_column("api_key", "api_key_id") {
+                (Release::V3_4, "the table session_link, and annotation or api_key")
+            } else if self.ran_3_4 {
+                (Release::V3_4, "the table session_link, and 3.4's migrations")
+            } else {
+                (Release::V3_3, "the table session_link, and nothing of 3.4")
+            }
+        } else if self.has_column("website", "recorder_enabled") {
+            (Release::V3_2, "the column recorder_enabled in website, and no table session_link")
+        } else if self.has_table("heatmap_event") {
+            (Release::V3_2, "the table heatmap_event, and no table session_link")
+        } else if self.has_vitals() {
+            (
+                Release::V3_1,
+                "the columns of web vitals in website_event, and no tables heatmap_event and session_link",
+            )
+        } else {
+            (Release::V3_0, "no columns of web vitals in website_event")
         };
-        UmamiTables { release, by, has_session_link }
+        UmamiTables { release, by }
     }
 
     /// The changes as these tables hold them: texts cut where a column is narrower than 3.1's, and without columns
@@ -513,14 +559,42 @@ mod tests {
         }
     }
 
+    /// The tables of 3.1 with these columns beside them.
+    fn with(more: &[(&str, &str)]) -> Catalogue {
+        let mut catalogue = catalogue(false, |_, _| None);
+        for (table, column) in more {
+            let columns = catalogue.tables.entry((*table).to_owned()).or_default();
+            columns.insert((*column).to_owned(), None);
+        }
+        catalogue
+    }
+
     #[test]
-    fn versions_are_recognised_by_what_they_have() {
-        let release = |catalogue: Catalogue| catalogue.recognised().release;
-        assert_eq!(release(catalogue(false, |_, _| None)), UmamiRelease::From3_1);
-        assert_eq!(release(catalogue(true, |_, _| None)), UmamiRelease::From3_3);
+    fn versions_are_recognised_by_what_came_with_them() {
+        let release = |catalogue: &Catalogue| catalogue.recognised().release;
         let without_cls = catalogue(false, |_, column| (column == "cls").then_some(None));
         assert!(without_cls.check().is_ok() && !without_cls.has_vitals());
-        assert_eq!(release(without_cls), UmamiRelease::V3_0);
+        assert_eq!(release(&without_cls), Release::V3_0);
+        let (link, heatmap) = (("session_link", "session_id"), ("heatmap_event", "heatmap_event_id"));
+        for (more, expected) in [
+            (&[][..], Release::V3_1),
+            (&[heatmap], Release::V3_2),
+            (&[("website", "recorder_enabled")], Release::V3_2),
+            (&[heatmap, link], Release::V3_3),
+            (&[link], Release::V3_3),
+            (&[heatmap, link, ("annotation", "annotation_id")], Release::V3_4),
+            (&[heatmap, link, ("api_key", "api_key_id")], Release::V3_4),
+            // Somebody else's tables of the same names.
+            (&[link, ("annotation", "id"), ("api_key", "id")], Release::V3_3),
+            (&[("annotation", "annotation_id")], Release::V3_1),
+        ] {
+            assert_eq!(release(&with(more)), expected, "{more:?}");
+        }
+        let mut of_migrations = with(&[link]);
+        of_migrations.ran_3_4 = true;
+        assert_eq!(release(&of_migrations), Release::V3_4);
+        // An index that somebody made is no other version.
+        assert_eq!(release(&catalogue(true, |_, _| None)), Release::V3_1);
     }
 
     #[test]
