@@ -15,6 +15,7 @@ pub mod client_address;
 pub mod flatten;
 pub mod fold;
 pub mod ids;
+mod javascript;
 pub mod json;
 pub mod location;
 pub mod page_url;

@@ -1,5 +1,7 @@
 //! Tells programs from people by the user-agent text.
 
+use crate::javascript::is_space;
+
 /// True if `ua` looks like a program: crawler, HTTP library, monitor, previewer, headless browser.
 ///
 /// An empty text is no bot. Letter case does not matter, and only ASCII letters fold, as in JavaScript.
@@ -269,7 +271,7 @@ fn is_lone_word_pair(ua: &[u8], word: usize) -> bool {
 fn is_name_with_short_comment(ua: &str, word: usize) -> bool {
     let comment = || {
         let rest = one_digit_version(ua[word..].strip_prefix('/')?)?;
-        rest.strip_prefix(super::is_js_space)?.strip_prefix('(')?.strip_suffix(')')
+        rest.strip_prefix(is_space)?.strip_prefix('(')?.strip_suffix(')')
     };
     word > 0
         && comment().is_some_and(|text| !text.is_empty() && text.bytes().all(|b| is_word(&b) || b == b'@'))
@@ -278,7 +280,7 @@ fn is_name_with_short_comment(ua: &str, word: usize) -> bool {
 /// `Mozilla/5.0` and one name, or a comment with at most one product in it.
 fn is_mozilla_with_little_else(ua: &str) -> bool {
     let name_byte = |b: u8| is_word(&b) || b == b'.' || b == b'-';
-    let rest = || one_digit_version(ua.strip_prefix("mozilla/")?)?.strip_prefix(super::is_js_space);
+    let rest = || one_digit_version(ua.strip_prefix("mozilla/")?)?.strip_prefix(is_space);
     let Some(rest) = rest() else { return false };
     if !rest.is_empty() && rest.bytes().all(name_byte) {
         return true;
@@ -288,7 +290,7 @@ fn is_mozilla_with_little_else(ua: &str) -> bool {
     if comment.is_empty() {
         return true;
     }
-    let product = comment.strip_prefix(super::is_js_space).unwrap_or(comment);
+    let product = comment.strip_prefix(is_space).unwrap_or(comment);
     let Some((name, version)) = product.split_once('/') else { return false };
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let is_decimal = version.split_once('.').is_some_and(|(whole, part)| is_number(whole) && is_number(part));

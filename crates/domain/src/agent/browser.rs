@@ -1,6 +1,7 @@
 //! Names of browsers: an ordered list of rules, the first that matches names the browser.
 
-use super::{is_js_space, js_lines};
+use super::js_lines;
+use crate::javascript::is_space;
 
 /// The browser `ua` names, in Umami's stored words; `None` if no rule matches.
 ///
@@ -44,7 +45,7 @@ const RULES: &[Rule] = &[
     ("bb10", |ua| {
         js_lines(ua)
             .filter_map(|line| {
-                after(line, "BB10;", |rest| rest.strip_prefix(is_js_space)?.strip_prefix("Touch"))
+                after(line, "BB10;", |rest| rest.strip_prefix(is_space)?.strip_prefix("Touch"))
             })
             .any(|rest| after(rest, "Version/", version).is_some())
     }),
@@ -114,18 +115,18 @@ fn loose_version(text: &str) -> Option<&str> {
 }
 
 fn spaced_version(text: &str) -> Option<&str> {
-    version(text.strip_prefix(is_js_space)?)
+    version(text.strip_prefix(is_space)?)
 }
 
 /// A version that is the last of its word.
 fn strictly_closed_version(text: &str) -> Option<&str> {
-    version(text).filter(|rest| rest.is_empty() || rest.starts_with(is_js_space))
+    version(text).filter(|rest| rest.is_empty() || rest.starts_with(is_space))
 }
 
 /// The same, where a colon may stand before the white space.
 fn closed_version(text: &str) -> Option<&str> {
     let rest = version(text)?;
-    let spaced = rest.strip_prefix(':').unwrap_or(rest).starts_with(is_js_space);
+    let spaced = rest.strip_prefix(':').unwrap_or(rest).starts_with(is_space);
     (rest.is_empty() || spaced).then_some(rest)
 }
 
@@ -163,10 +164,8 @@ fn is_pocket_ie(ua: &str) -> bool {
         ua.strip_prefix("Microsoft Pocket Internet Explorer/").and_then(decimal).is_some_and(str::is_empty)
     };
     let as_mozilla = || {
-        let rest = mozilla(ua)?
-            .strip_prefix(is_js_space)?
-            .strip_prefix("(compatible;")?
-            .strip_prefix(is_js_space)?;
+        let rest =
+            mozilla(ua)?.strip_prefix(is_space)?.strip_prefix("(compatible;")?.strip_prefix(is_space)?;
         let rest =
             ["MSIE ", "MSPIE ", "MSInternet Explorer "].iter().find_map(|name| rest.strip_prefix(name))?;
         let rest = decimal(rest)?.strip_prefix(';')?;
@@ -206,7 +205,7 @@ fn is_internet_explorer(ua: &str) -> bool {
     };
     js_lines(ua).last().and_then(eleven).is_some()
         || js_lines(ua).any(|line| eight_to_ten(line).is_some())
-        || after(ua, "MSIE", |rest| rest.strip_prefix(is_js_space)?.strip_prefix("7.0")).is_some()
+        || after(ua, "MSIE", |rest| rest.strip_prefix(is_space)?.strip_prefix("7.0")).is_some()
 }
 
 /// A page inside another iPhone app, or WebKit that names no browser at all.

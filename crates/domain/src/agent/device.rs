@@ -3,7 +3,7 @@
 //! The rules are our own: they follow the answers recorded in docs/umami-contract.md §7.4 and §25 and what makers
 //! publish about their agents.
 
-use super::is_js_space;
+use crate::javascript::is_space;
 
 /// Kind of device an agent runs on, before its screen is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,7 +75,7 @@ fn is_narrow(screen: &str) -> bool {
 
 /// JavaScript's `Number(text)`, `None` for NaN.
 fn js_number(text: &str) -> Option<f64> {
-    let text = text.trim_matches(is_js_space);
+    let text = text.trim_matches(is_space);
     if text.is_empty() {
         return Some(0.0);
     }

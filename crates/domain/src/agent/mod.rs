@@ -40,11 +40,6 @@ impl Agent {
     }
 }
 
-/// White space as JavaScript's `\s` means it; Rust's set has U+0085 and lacks the byte order mark.
-fn is_js_space(c: char) -> bool {
-    c == '\u{feff}' || (c != '\u{85}' && c.is_whitespace())
-}
-
 /// The pieces over which a JavaScript `.` can reach; it stops at each of these four characters.
 fn js_lines(text: &str) -> impl Iterator<Item = &str> {
     text.split(['\n', '\r', '\u{2028}', '\u{2029}'])
