@@ -17,6 +17,7 @@
 mod answer;
 mod connection;
 mod cpu;
+mod error;
 mod payload;
 mod plan;
 mod random;
@@ -26,8 +27,8 @@ mod run;
 mod schedule;
 
 pub use connection::{Connection, ConnectionError, Response, Target};
-pub use payload::Kind;
-pub use plan::{LoadPlan, Mix, Mode, Requests};
+pub use error::LoadError;
+pub use plan::{Kind, LoadPlan, Mix, Mode, Requests};
 pub use record::{Acknowledged, read_acknowledged};
 pub use report::{ByKind, Counts, Errors, Latency, Limit, Report, Snapshot};
-pub use run::{LoadError, run};
+pub use run::run;

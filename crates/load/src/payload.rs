@@ -2,38 +2,8 @@
 
 use std::io::Write as _;
 
-use serde::Serialize;
-
-use crate::plan::LoadPlan;
+use crate::plan::{Kind, LoadPlan};
 use crate::random::Random;
-
-/// What an event is. The names in JSON and in the file of acknowledged events are in snake case.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// `type: event` without a name.
-    PageView,
-    /// `type: event` with `name` and `data`.
-    CustomEvent,
-    /// `type: identify` with `data`.
-    Identify,
-    /// `type: performance` with web vitals.
-    Performance,
-}
-
-impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::PageView, Self::CustomEvent, Self::Identify, Self::Performance];
-
-    /// The name in the file of acknowledged events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::PageView => "page_view",
-            Self::CustomEvent => "custom_event",
-            Self::Identify => "identify",
-            Self::Performance => "performance",
-        }
-    }
-}
 
 /// Event `n` of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

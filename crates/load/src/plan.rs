@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::payload::Kind;
-use crate::run::LoadError;
+use serde::Serialize;
+
+use crate::error::LoadError;
 
 /// What to send where, how fast and for how long. [`LoadPlan::new`] gives sensible values to change.
 #[derive(Debug, Clone)]
@@ -81,6 +82,34 @@ pub enum Mode {
         /// Requests (not events) per second over all connections.
         requests_per_s: f64,
     },
+}
+
+/// What an event is. The names in JSON and in the file of acknowledged events are in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// `type: event` without a name.
+    PageView,
+    /// `type: event` with `name` and `data`.
+    CustomEvent,
+    /// `type: identify` with `data`.
+    Identify,
+    /// `type: performance` with web vitals.
+    Performance,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::PageView, Self::CustomEvent, Self::Identify, Self::Performance];
+
+    /// The name in the file of acknowledged events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PageView => "page_view",
+            Self::CustomEvent => "custom_event",
+            Self::Identify => "identify",
+            Self::Performance => "performance",
+        }
+    }
 }
 
 /// Relative shares of the kinds of events; 0 leaves a kind out.

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::payload::Kind;
+use crate::plan::Kind;
 
 /// One event the collector has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::payload::Kind;
+use crate::plan::Kind;
 
 /// What a run did. `Display` is a table for people; field names carry their units for machines.
 #[derive(Debug, Clone, PartialEq, Serialize)]

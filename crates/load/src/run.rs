@@ -2,7 +2,6 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::panic;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -17,42 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Answer, Connection, ConnectionError, Target};
 use crate::cpu::thread_cpu_s;
+use crate::error::LoadError;
 use crate::payload::{Event, Payloads};
 use crate::plan::{LoadPlan, Mode, Requests};
 use crate::random::Random;
 use crate::record::Recorder;
 use crate::report::{Counts, Latency, Report, Snapshot};
 use crate::schedule::{Schedule, pace};
-
-/// Why there is no report.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    /// The plan contradicts itself; nothing was sent. Change it.
-    #[error("cannot run this plan: {0}")]
-    Plan(&'static str),
-    /// The first connection failed; nothing was sent. (Later failures are counted in the report.)
-    #[error("the collector at {authority} cannot be reached")]
-    Unreachable {
-        /// `host:port` of the target.
-        authority: String,
-        /// What came instead of a connection.
-        source: ConnectionError,
-    },
-    /// The file of acknowledged events could not be written. The run was ended, its record is not whole.
-    #[error("cannot record acknowledged events in {}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The system gave no thread or runtime for the generator; nothing was sent.
-    #[error("cannot start the generator")]
-    Start(#[source] io::Error),
-    /// The generator panicked, or the progress callback did.
-    #[error("the generator panicked")]
-    Panicked,
-}
 
 /// Runs `plan` to its end, or to `stop`, and reports what was done until then.
 ///
