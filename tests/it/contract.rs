@@ -374,6 +374,10 @@ const SECTIONS: &[Row] = &[
         "19.3",
         &[
             "it::clients::what_umamis_client_for_node_sends_is_taken_as_one_session",
+            "it::clients::what_clients_for_python_send_is_taken_as_their_visitors",
+            "tracker::e2e/node::@umami/node: every call gives its rows",
+            "tracker::e2e/python::umami-analytics: every call gives its rows",
+            "tracker::e2e/python::umami-asgi: each request of an application is a page view of who made it",
             "it::vectors::every_recorded_agent_is_detected_or_refused_as_a_bot",
         ],
         "",
