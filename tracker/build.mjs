@@ -1,32 +1,39 @@
-// Builds dist/script.js from src/script.ts. With --check it builds into a temporary file instead and fails unless the
-// checked-in file is the same, byte for byte, and small enough.
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+// Builds dist/script.js from src/script.ts, and dist/script-vitals.js from src/vitals.ts. With --check it builds into a
+// temporary folder instead and fails unless the checked-in files are the same, byte for byte, and small enough.
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
+import { minify } from "terser";
 
-const GZIP_BYTES_MAX = 3072;
+/** Each file by its source, with what it may weigh. */
+const FILES = {
+  "script.js": { source: "src/script.ts", gzipBytesMax: 3072 },
+  "script-vitals.js": { source: "src/vitals.ts", gzipBytesMax: 1024 },
+};
 
 const here = fileURLToPath(new URL(".", import.meta.url));
-const checkedIn = join(here, "dist/script.js");
+const checkedIn = join(here, "dist");
 const check = process.argv.includes("--check");
 const temporary = check && mkdtempSync(join(tmpdir(), "dashi-tracker-"));
-const outfile = temporary ? join(temporary, "script.js") : checkedIn;
+const outdir = temporary || checkedIn;
 
 const fail = (message) => {
   console.error(`error: ${message}`);
   process.exitCode = 1;
 };
 
-try {
-  await build({
+const buildOne = async (name, { source, gzipBytesMax }) => {
+  const outfile = join(outdir, name);
+  const { outputFiles } = await build({
     absWorkingDir: here,
-    entryPoints: ["src/script.ts"],
+    entryPoints: [source],
     outfile,
     bundle: true,
     minify: true,
+    write: false,
     format: "iife",
     target: "es2018",
     charset: "utf8",
@@ -35,15 +42,24 @@ try {
     // Without the project's own one, which would only add "use strict".
     tsconfigRaw: {},
   });
-  const built = readFileSync(outfile);
-  if (check && !built.equals(readFileSync(checkedIn))) {
-    fail("dist/script.js is not what src/ builds; run `npm run build`");
+  // A second time: terser leaves 3 % less than esbuild alone.
+  const { code } = await minify(outputFiles[0].text, { ecma: 2018, compress: { passes: 3 } });
+  const built = Buffer.from(code + "\n");
+  writeFileSync(outfile, built);
+  if (check && !built.equals(readFileSync(join(checkedIn, name)))) {
+    fail(`dist/${name} is not what src/ builds; run \`npm run build\``);
   }
   const gzipBytes = gzipSync(built, { level: 9 }).length;
-  console.log(`script.js: ${built.length} bytes, ${gzipBytes} gzipped of ${GZIP_BYTES_MAX}`);
-  if (gzipBytes > GZIP_BYTES_MAX) fail(`script.js is ${gzipBytes - GZIP_BYTES_MAX} bytes too large`);
+  console.log(`${name}: ${built.length} bytes, ${gzipBytes} gzipped of ${gzipBytesMax}`);
+  if (gzipBytes > gzipBytesMax) fail(`${name} is ${gzipBytes - gzipBytesMax} bytes too large`);
+  return built.toString();
+};
+
+try {
+  const built = {};
+  for (const [name, file] of Object.entries(FILES)) built[name] = await buildOne(name, file);
   // The server writes COLLECT_API_ENDPOINT over it.
-  const paths = built.toString().split("/api/send").length - 1;
+  const paths = built["script.js"].split("/api/send").length - 1;
   if (paths !== 1) fail(`/api/send stands ${paths} times in script.js, not once`);
 } finally {
   if (temporary) rmSync(temporary, { recursive: true });

@@ -40,8 +40,51 @@ async fn the_script_is_served_as_umamis_is() {
         assert!(compressed.body.len() <= 3_072, "{}", compressed.body.len());
         assert_eq!(get(&running, Method::DELETE, path, &[]).await.status, 405, "{path}");
     }
-    for path in ["/script", "/stats", "/S/t", "/s", "/recorder.js"] {
+    for path in [
+        "/script",
+        "/stats",
+        "/S/t",
+        "/s",
+        "/recorder.js",
+        "/vitals.js",
+        "/script.js-vitals.js",
+        "/s/script-vitals.js",
+    ] {
         assert_eq!(get(&running, Method::GET, path, &[]).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_file_that_measures_is_served_beside_every_name_of_the_script() {
+    let built =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../tracker/dist/script-vitals.js"))
+            .unwrap();
+    for (base, moved) in [("", ""), ("/umami", ""), ("", "https://cdn.example/own.js")] {
+        let env =
+            [("TRACKER_SCRIPT_NAME", "stats.js, /s/t "), ("BASE_PATH", base), ("TRACKER_SCRIPT_URL", moved)];
+        let running = Setup::Embedded.start(&env).await;
+        for path in ["/script-vitals.js", "/stats-vitals.js", "/s/t-vitals.js"] {
+            let path = format!("{base}{path}");
+            let answer = get(&running, Method::GET, &path, &[]).await;
+            assert_eq!((answer.status, answer.text()), (200, built.clone()), "{path}");
+            let header = |name| answer.header(name);
+            assert_eq!(
+                [header("content-type"), header("access-control-allow-origin"), header("cache-control")],
+                [
+                    Some("application/javascript; charset=UTF-8"),
+                    Some("*"),
+                    Some("public, max-age=86400, must-revalidate")
+                ]
+            );
+            let etag = header("etag").unwrap();
+            let known = get(&running, Method::GET, &path, &[("if-none-match", etag)]).await;
+            assert_eq!((known.status, known.body.len()), (304, 0), "{path}");
+            let head = get(&running, Method::HEAD, &path, &[]).await;
+            assert_eq!((head.status, head.body.len(), head.header("etag")), (200, 0, Some(etag)), "{path}");
+            let compressed = get(&running, Method::GET, &path, &[("accept-encoding", "gzip")]).await;
+            assert_eq!(compressed.header("content-encoding"), Some("gzip"));
+            assert_eq!(get(&running, Method::DELETE, &path, &[]).await.status, 405, "{path}");
+        }
     }
 }
 

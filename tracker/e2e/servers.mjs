@@ -30,10 +30,12 @@ export const startGate = async (dashi) => {
     /** "up", "503" (with Retry-After), "hang up", or "lost answers": events arrive but their answers do not. */
     mode: "up",
     /**
-     * Every try to send an event, in the order of arrival: kind, payload, token, when it began and ended (ms since
-     * 1970), and status and reply if Dashi answered.
+     * Every try to send an event, alone or in a batch, in the order of arrival: kind, payload, token, when it began and
+     * ended (ms since 1970), the number of its request, and status and reply if Dashi answered.
      */
     tries: [],
+    /** How many requests there were. */
+    requests: 0,
     /** How many were turned away, by the gate or because Dashi was away. */
     refused: 0,
     /** How long an answer takes at least, in ms. */
@@ -62,9 +64,12 @@ export const startGate = async (dashi) => {
   };
 
   const take = async (request, response, body) => {
-    const { type: kind, payload } = JSON.parse(body);
-    const event = { kind, payload, token: request.headers["x-umami-cache"], began: Date.now() };
-    gate.tries.push(event);
+    const began = Date.now();
+    const number = gate.requests++;
+    const tries = [JSON.parse(body)]
+      .flat()
+      .map(({ type: kind, payload }) => ({ kind, payload, token: request.headers["x-umami-cache"], began, number }));
+    gate.tries.push(...tries);
     if (gate.mode === "503" || gate.mode === "hang up") {
       gate.refused++;
       if (gate.mode === "hang up") return request.socket.destroy();
@@ -72,7 +77,11 @@ export const startGate = async (dashi) => {
     }
     const answer = await forward(request, body);
     await new Promise((resolve) => setTimeout(resolve, gate.delayMs));
-    Object.assign(event, { ended: Date.now(), status: answer.status, reply: String(answer.body) });
+    const reply = String(answer.body);
+    const refused = new Map((JSON.parse(reply).details ?? []).map(({ index, response }) => [index, response.error.status]));
+    tries.forEach((event, index) =>
+      Object.assign(event, { ended: Date.now(), status: refused.get(index) ?? answer.status, reply }),
+    );
     if (gate.mode === "lost answers") return request.socket.destroy();
     return pass(response, answer);
   };
@@ -91,7 +100,7 @@ export const startGate = async (dashi) => {
   return Object.assign(gate, server);
 };
 
-const page = (gate, title, body, src = `${gate.url}/script.js`) => `<!doctype html>
+const page = (gate, title, body, { src = `${gate.url}/script.js`, attributes = 'data-performance="true"' } = {}) => `<!doctype html>
 <html lang="en">
   <head>
     <meta charset="utf-8">
@@ -102,7 +111,7 @@ const page = (gate, title, body, src = `${gate.url}/script.js`) => `<!doctype ht
       nav a, button { margin-right: 1rem }
       #waiting { border-top: 1px solid #999; color: #555 }
     </style>
-    <script defer src="${src}" data-website-id="${gate.website}" data-performance="true"></script>
+    <script defer src="${src}" data-website-id="${gate.website}" ${attributes}></script>
   </head>
   <body>
     <h1>${title}</h1>
@@ -153,6 +162,17 @@ const APP = `<nav>
   addEventListener("popstate", show);
 </script>`;
 
+/** Clicks by where the attribute stands: on the target, on a link or button around it, or on any other element. */
+const CLICKS = `<p><button id="own" data-umami-event="own">Own</button>
+<button data-umami-event="button"><b><i id="in-button">In a button</i></b></button>
+<a href="#here" data-umami-event="link"><b id="in-link">In a link</b></a></p>
+<div data-umami-event="div" data-umami-event-place="far"><p><span id="in-div">In a div</span></p></div>
+<section data-umami-event="section"><button><i id="button-in-section">Button in a section</i></button></section>
+<a href="#there"><span data-umami-event="span"><i id="span-in-link">Span in a link</i></span></a>
+<article data-umami-event="outer"><div data-umami-event="inner"><i id="nested">Nested</i></div></article>
+<main data-umami-event="out"><a id="way-out" href="/shop"><i>Shop</i></a></main>
+<p id="nothing">Nothing</p>`;
+
 /** No tracker: a page that speaks to the collector itself. */
 const PLAIN = `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Plain</title><link rel="icon" href="data:,"></head><body></body></html>`;
@@ -163,7 +183,11 @@ export const startSite = (gate) =>
     const pages = { "/": "Home", "/shop": "Shop", "/cart": "Cart" };
     response.setHeader("Content-Type", "text/html; charset=utf-8");
     if (pathname === "/plain") return response.end(PLAIN);
-    if (pathname === "/renamed") return response.end(page(gate, "Renamed", NAVIGATION, `${gate.dashi.url}/stats.js`));
+    if (pathname === "/renamed") return response.end(page(gate, "Renamed", NAVIGATION, { src: `${gate.dashi.url}/stats.js` }));
+    if (pathname === "/clicks") return response.end(page(gate, "Clicks", CLICKS, { attributes: "" }));
+    if (pathname === "/asked") return response.end(page(gate, "Asked", NAVIGATION, { attributes: 'data-auto-pageview="false"' }));
+    if (pathname.startsWith("/quiet/")) return response.end(page(gate, "App", APP, { attributes: 'data-auto-pageview="false"' }));
+    if (pathname === "/signed-in") return response.end(page(gate, "Signed in", NAVIGATION, { attributes: 'data-distinct-id="user-7"' }));
     if (pathname.startsWith("/app/")) return response.end(page(gate, "App", APP));
     if (pathname in pages) return response.end(page(gate, pages[pathname], NAVIGATION));
     response.writeHead(404);

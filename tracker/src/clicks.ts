@@ -1,9 +1,11 @@
-/** Clicks on elements with `data-umami-event`. */
+/** Clicks on elements with `data-umami-event`, or on what lies within them. Source: docs/umami-contract.md §19.1. */
 import { sleep } from "./lock";
 import { attempt } from "./store";
 
 const enum Name {
   EVENT = "data-umami-event",
+  /** An element whose event has no name leaves the click to those around it. */
+  NAMED = '[data-umami-event]:not([data-umami-event=""])',
   DATA = "data-umami-event-",
   /** Links that do not replace this page, or whose referrer an assigned address would give away. */
   LEFT_ALONE = "[download],[target]:not([target=_self]),[rel~=noreferrer]",
@@ -23,12 +25,11 @@ export const watchClicks = (track: (name: string, data: { [key: string]: string 
     "click",
     (event) =>
       attempt(() => {
-        const target = event.target as Element;
-        const element = [target, target.closest("a,button")].find((each) => each && each.getAttribute(Name.EVENT));
+        const element = (event.target as Element).closest(Name.NAMED);
         if (!element) return;
         const data: { [key: string]: string } = {};
-        for (const name of element.getAttributeNames()) {
-          if (name.startsWith(Name.DATA)) data[name.slice(Name.DATA.length)] = element.getAttribute(name)!;
+        for (const { name, value } of element.attributes) {
+          if (name.startsWith(Name.DATA)) data[name.slice(Name.DATA.length)] = value;
         }
         tracked = event;
         sent = track(element.getAttribute(Name.EVENT)!, data);

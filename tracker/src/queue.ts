@@ -5,9 +5,11 @@
  * of the site comes next sends it. Pages take turns, so events leave in order and no two pages send the same one at
  * once. An event is sent again when a navigation swallowed its answer, or when another page has just sent it and the
  * browser has not yet spread its removal. That is harmless, since its message id stays the same.
+ *
+ * Several events of one session leave in one request, and each is kept or dropped by its own verdict in the answer.
  */
 import { exclusively } from "./lock";
-import { endpoint, isOff, settings, stop, website } from "./settings";
+import { batchEndpoint, endpoint, isOff, settings, stop, website } from "./settings";
 import { attempt, keys, msUntil, read, remove, write, writeMemory } from "./store";
 
 export type Kind = "event" | "identify" | "performance";
@@ -21,6 +23,7 @@ const enum Min {
 const enum Max {
   STORED_EVENTS = 50,
   EVENT_MS = 24 * 3_600_000,
+  BATCH_CHARS = 15_000,
   /** Browsers refuse `keepalive` above 64 KiB, and a character takes up to three bytes. Larger events are not stored. */
   SMALL_CHARS = 20_000,
   REQUEST_MS = 30_000,
@@ -45,6 +48,8 @@ export interface Session {
 const own = new Map<string, Session>();
 /** Events in flight. */
 const inFlight = new Set<string>();
+/** Events that a batch left waiting: from then on each is sent by itself. */
+const alone = new Set<string>();
 
 export let session: Session = {};
 
@@ -79,13 +84,26 @@ export const drain = (): Promise<unknown> =>
   (turn = turn
     .then(() =>
       exclusively(scope + "lock", async () => {
-        for (const key of keys(item)) await deliver(key);
+        for (const waiting = keys(item); waiting[0]; ) await deliver(waiting.splice(0, batchSize(waiting)));
       }),
     )
     .then(schedule));
 
+/** How many of these events, from the first on, leave in one request. */
+const batchSize = (waiting: string[]): number => {
+  const begunIn = own.get(waiting[0]!);
+  // The answer to the first event of a session brings the token for the others.
+  if (batchEndpoint === endpoint || (begunIn && !begunIn.token)) return 1;
+  let chars = 0;
+  const end = waiting.findIndex(
+    (key) =>
+      alone.has(key) || own.get(key) !== begunIn || (chars += (read(key) + "").length) > Max.BATCH_CHARS,
+  );
+  return end < 0 ? waiting.length : end || 1;
+};
+
 /** The page may end any moment: sends its events at once, without waiting for a turn. */
-export const flush = (): Promise<unknown> => Promise.all([...own.keys()].map(deliver)).then(schedule);
+export const flush = (): Promise<unknown> => Promise.all([...own.keys()].map((key) => deliver([key]))).then(schedule);
 
 const schedule = (): void => {
   clearTimeout(timer);
@@ -95,39 +113,71 @@ const schedule = (): void => {
 /** How many ms to wait before the next try. Pages share it. */
 const pause = (): number => msUntil(retry, Max.PAUSE_MS);
 
-const deliver = async (key: string): Promise<void> => {
-  if (inFlight.has(key) || isOff() || pause()) return;
-  const body = read(key);
-  const ms = parseInt(key.slice(item.length));
-  if (body && Math.abs(Date.now() - ms) < Max.EVENT_MS) {
-    inFlight.add(key);
-    const [status, retryAfterS] = await post(Date.now() - ms < Min.LATE_MS ? body : withTime(body, ms), own.get(key) || {});
+/** Sends these events of one session, and forgets those that have been answered for good. */
+const deliver = async (group: string[]): Promise<void> => {
+  if (isOff() || pause()) return;
+  const begunIn = own.get(group[0]!) || {};
+  const sent: string[] = [];
+  const bodies: string[] = [];
+  for (const key of group) {
+    if (inFlight.has(key)) continue;
+    const body = read(key);
+    const ms = parseInt(key.slice(item.length));
+    const age = Date.now() - ms;
+    if (body && Math.abs(age) < Max.EVENT_MS) {
+      inFlight.add(key);
+      sent.push(key);
+      bodies.push(age < Min.LATE_MS ? body : withTime(body, ms));
+    } else forget(key);
+  }
+  if (!sent[0]) return;
+  const [statuses, retryAfterS] = await post(bodies, begunIn);
+  /** The status of an event that is to be sent again, if there is one. */
+  let again: number | undefined;
+  sent.forEach((key, index) => {
     inFlight.delete(key);
+    const status = statuses[index]!;
     if (!status || status === 408 || status === 429 || status > 500 || (status === 500 && serverErrors < Max.SERVER_ERRORS)) {
-      // Events sent side by side fail together: all but the first find a pause, and that counts once.
-      const left = pause();
-      if (!left) {
-        failures++;
-        if (status === 500) serverErrors++;
-      }
-      const backoff = Math.min(2 ** failures * 500, Max.BACKOFF_MS) * (1 + Math.random());
-      const wait = backoff + Math.min(retryAfterS, Max.RETRY_AFTER_S) * 1_000;
-      write(retry, Date.now() + Math.max(wait, left, backoff));
-      return;
+      again = status;
+      if (bodies[1]) alone.add(key);
+    } else {
+      if (status > 399) console.warn("Event refused", status, bodies[index]);
+      forget(key);
     }
+  });
+  if (again === undefined) {
     failures = serverErrors = 0;
     remove(retry);
+  } else {
+    // Events sent side by side fail together: all but the first find a pause, and that counts once.
+    const left = pause();
+    if (!left) {
+      failures++;
+      if (again === 500) serverErrors++;
+    }
+    const backoff = Math.min(2 ** failures * 500, Max.BACKOFF_MS) * (1 + Math.random());
+    const wait = backoff + Math.min(retryAfterS, Max.RETRY_AFTER_S) * 1_000;
+    write(retry, Date.now() + Math.max(wait, left, backoff));
   }
-  remove(key);
-  own.delete(key);
 };
 
-/** Sends one event. Gives the status (0 without an answer) and how many seconds to wait at least before the next try. */
-const post = async (body: string, begunIn: Session): Promise<[status: number, retryAfterS: number]> => {
-  let status = 0;
+const forget = (key: string): void => {
+  remove(key);
+  own.delete(key);
+  alone.delete(key);
+};
+
+/**
+ * Sends events in one request. Gives the status of each and how many seconds to wait at least before the next try. It is
+ * 0 without an answer, and for all events of a batch whose answer does not tell of each.
+ */
+const post = async (bodies: string[], begunIn: Session): Promise<[statuses: number[], retryAfterS: number]> => {
+  const isBatch = bodies[1];
+  const body = isBatch ? `[${bodies}]` : bodies[0]!;
+  let statuses = bodies.map(() => 0);
   let retryAfterS = 0;
   try {
-    const answer = await fetch(endpoint, {
+    const answer = await fetch(isBatch ? batchEndpoint : endpoint, {
       method: "POST",
       body,
       keepalive: body.length < Max.SMALL_CHARS,
@@ -138,15 +188,21 @@ const post = async (body: string, begunIn: Session): Promise<[status: number, re
       },
       signal: attempt(() => AbortSignal.timeout(Max.REQUEST_MS)) as AbortSignal,
     });
-    status = answer.status;
+    const { ok, status } = answer;
+    if (!isBatch) statuses = [status];
     retryAfterS = +answer.headers.get("Retry-After")! || 0;
-    const { cache, disabled } = await answer.json();
-    if (answer.ok && cache && typeof cache === "string") begunIn.token = cache;
+    const { cache, disabled, details, errors } = await answer.json();
+    if (ok && cache && typeof cache === "string") begunIn.token = cache;
     if (disabled) stop();
+    if (isBatch && ok && details.length === errors) {
+      const verdicts = bodies.map(() => status);
+      for (const { index, response } of details) verdicts[index] = +response.error.status || 0;
+      statuses = verdicts;
+    }
   } catch {
     // An answer that is no JSON has been given all the same.
   }
-  return [status, retryAfterS];
+  return [statuses, retryAfterS];
 };
 
 const withTime = (body: string, ms: number): string =>

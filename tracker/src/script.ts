@@ -5,9 +5,9 @@
  */
 import { watchClicks } from "./clicks";
 import { add, beginSession, drain, flush, type Kind, type Payload, session, stamp } from "./queue";
-import { isOff, settings, website } from "./settings";
+import { isOff, script, settings, website } from "./settings";
 import { attempt } from "./store";
-import { restartVitals, takeVitals, watchVitals } from "./vitals";
+import type { Values, Vitals, VitalsScript } from "./vitals";
 
 declare global {
   interface Window {
@@ -19,7 +19,6 @@ declare global {
 const enum Delay {
   /** Frameworks set the title after the address. */
   VIEW_MS = 300,
-  VITALS_MS = 10_000,
 }
 
 /** The address as it is sent, without the parts that the attributes exclude. */
@@ -31,8 +30,9 @@ const clean = (url: string): string => {
 const isAutomatic = settings.autoTrack !== "false";
 
 let url = clean(location.href);
+// Of the site itself none: older versions of Umami would store the site as its own referrer.
 let referrer = document.referrer.startsWith(location.origin + "/") ? "" : clean(document.referrer);
-let identity: string | undefined;
+let identity = settings.distinctId || undefined;
 
 const base = (): Payload => ({
   website,
@@ -79,8 +79,11 @@ const track = safely((what?: unknown, data?: unknown) => {
 });
 
 const identify = safely((id?: unknown, data?: unknown) => {
+  if (isObject(id)) {
+    data = id;
+    if (typeof id.id === "string") ({ id, ...data } = id);
+  }
   if (typeof id === "string") identity = id;
-  else if (isObject(id)) data = id;
   beginSession();
   return send("identify", { ...base(), data });
 });
@@ -88,25 +91,22 @@ const identify = safely((id?: unknown, data?: unknown) => {
 let started = false;
 /** Runs while a page view waits for its title. */
 let viewTimer = 0;
-let vitalsTimer = 0;
+let vitals: Vitals | undefined;
+/** When the current view began, in the page's own time; 0 while it is the page itself. */
+let viewMs = 0;
 const viewedUrls = new Set<string>();
 
 const countView = (): void => {
   clearTimeout(viewTimer);
   viewTimer = 0;
   viewedUrls.add(url);
-  sendEvent(base());
+  if (settings.autoPageview !== "false") sendEvent(base());
 };
-
-const reportVitals = safely(() => {
-  const vitals = takeVitals();
-  if (vitals) send("performance", { ...base(), ...vitals });
-});
 
 /** Sends what is still to be said of the current page view. */
 const finishView = (): void => {
   if (viewTimer) countView();
-  if (started) reportVitals();
+  if (started && vitals) vitals.report();
 };
 
 /** The page may have a new address. A `jump` to an anchor is no page view, unless it leads back to one. */
@@ -117,21 +117,15 @@ const navigated = safely((jump?: unknown) => {
     finishView();
     referrer = url;
     viewTimer = setTimeout(countView, Delay.VIEW_MS);
-    restartVitals();
-    scheduleVitals();
+    viewMs = performance.now();
+    if (vitals) vitals.restart(viewMs);
   }
   url = next;
 });
 
-const scheduleVitals = (): void => {
-  clearTimeout(vitalsTimer);
-  vitalsTimer = setTimeout(reportVitals, Delay.VITALS_MS);
-};
-
 const start = safely(() => {
   started = true;
   if (isAutomatic) countView();
-  scheduleVitals();
 });
 
 const hide = safely(() => {
@@ -143,7 +137,6 @@ const hide = safely(() => {
 
 attempt(() => {
   window.umami = window.umami || { track, identify, getSession: () => ({ cache: session.token, website }) };
-  if (settings.performance === "true") watchVitals();
   if (isAutomatic) {
     for (const name of ["pushState", "replaceState"] as const) {
       const original = history[name];
@@ -162,4 +155,16 @@ attempt(() => {
   drain();
   if (document.readyState === "complete") start();
   else addEventListener("load", start);
+  if (settings.performance === "true" && !isOff()) {
+    const element: VitalsScript = Object.assign(document.createElement("script"), {
+      src: script.src.replace(/(\.js)?([?#].*)?$/, "-vitals.js"),
+      nonce: script.nonce,
+      begin: (loaded: Vitals) => {
+        vitals = loaded;
+        if (viewMs) loaded.restart(viewMs);
+        return (values: Values) => send("performance", { ...base(), ...values });
+      },
+    });
+    document.head.append(element);
+  }
 });

@@ -1,7 +1,7 @@
-/** What the attributes of our own script tag say, and whether tracking is on. */
+/** What our own script tag says, and whether tracking is on. */
 import { read } from "./store";
 
-const script = (document.currentScript || { dataset: {}, src: "" }) as HTMLScriptElement;
+export const script = (document.currentScript || { dataset: {}, src: "" }) as HTMLScriptElement;
 
 export const settings: DOMStringMap = script.dataset;
 
@@ -11,6 +11,9 @@ const ownFolder = script.src.replace(/[^/]*([?#].*)?$/, "");
 
 // The server writes COLLECT_API_ENDPOINT over the path, which therefore must stand here once and nowhere else.
 export const endpoint = (settings.hostUrl || ownFolder).replace(/\/+$/, "") + "/api/send";
+
+/** Where many events go at once: beside the endpoint, if that has Umami's name. Elsewhere nobody knows of such a path. */
+export const batchEndpoint = endpoint.replace(/(\/api\/)send$/, "$1batch");
 
 const { doNotTrack, domains } = settings;
 

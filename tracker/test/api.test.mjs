@@ -70,6 +70,27 @@ test("identify(id, data) and identify(data) send data; only a text becomes the i
   ]);
 });
 
+test("identify({ id, … }) takes the id out of the object, if it is a text, and leaves the page's object alone", async () => {
+  const mine = { id: "user-1", plan: "pro", nested: { id: "stays" } };
+  const result = await calls(async (umami) => {
+    await umami.identify(mine);
+    await umami.track("after");
+    await umami.identify({ id: "user-2" });
+    await umami.identify({ id: 42, plan: "free" });
+    await umami.identify({ id: null });
+    await umami.identify("user-3", { id: "a property", plan: "team" });
+  });
+  assert.deepEqual(result, [
+    ["identify", { ...BASE, id: "user-1", data: { plan: "pro", nested: { id: "stays" } } }],
+    ["event", { ...BASE, id: "user-1", name: "after" }],
+    ["identify", { ...BASE, id: "user-2", data: {} }],
+    ["identify", { ...BASE, id: "user-2", data: { id: 42, plan: "free" } }],
+    ["identify", { ...BASE, id: "user-2", data: { id: null } }],
+    ["identify", { ...BASE, id: "user-3", data: { id: "a property", plan: "team" } }],
+  ]);
+  assert.deepEqual(mine, { id: "user-1", plan: "pro", nested: { id: "stays" } });
+});
+
 test("the identity ends with the page", async () => {
   const site = new Site();
   const page = await site.open();

@@ -93,6 +93,68 @@ test("data-do-not-track=true honours the browser's wish in each of its forms", a
   }
 });
 
+test("data-auto-pageview=false sends no page view until it is asked for, and all else as ever", async () => {
+  const { site, page } = await open({ attributes: { "data-auto-pageview": "false", "data-performance": "true" } });
+  assert.deepEqual(site.requests, []);
+  page.history.pushState({}, "", "/next");
+  await page.back();
+  await page.forward();
+  await page.fire("pageshow", { persisted: true });
+  await site.advance(400);
+  assert.deepEqual(
+    site.requests.map(({ kind }) => kind),
+    ["performance", "performance", "performance"],
+  );
+  site.requests.length = 0;
+  await page.element("button", { "data-umami-event": "buy" }).click();
+  await page.umami.track("signup");
+  await page.umami.track();
+  const { title, ...rest } = BASE;
+  const base = { ...rest, title, url: `${ORIGIN}/next`, referrer: `${ORIGIN}/start?a=1#top` };
+  assert.deepEqual(sent(site), [
+    ["event", { ...base, name: "buy", data: {} }],
+    ["event", { ...base, name: "signup" }],
+    ["event", base],
+  ]);
+  await page.leave();
+  assert.deepEqual(
+    site.requests.slice(3).map(({ kind }) => kind),
+    ["performance"],
+  );
+});
+
+test("data-auto-pageview says nothing unless it is false, and data-auto-track=false goes before it", async () => {
+  for (const [attributes, views] of [
+    [{ "data-auto-pageview": "true" }, 1],
+    [{ "data-auto-pageview": "" }, 1],
+    [{ "data-auto-pageview": "no" }, 1],
+    [{ "data-auto-pageview": "true", "data-auto-track": "false" }, 0],
+  ]) {
+    const { site } = await open({ attributes });
+    assert.equal(site.requests.length, views, JSON.stringify(attributes));
+  }
+});
+
+test("data-distinct-id is the id from the first page view on, until identify names another", async () => {
+  const { site, page } = await open({ attributes: { "data-distinct-id": "user-1" } });
+  await page.umami.track("x");
+  await page.umami.identify({ plan: "pro" });
+  await page.umami.identify("user-2");
+  await page.umami.track("y");
+  assert.deepEqual(
+    site.requests.map(({ kind, payload }) => [kind, payload.id]),
+    [
+      ["event", "user-1"],
+      ["event", "user-1"],
+      ["identify", "user-1"],
+      ["identify", "user-2"],
+      ["event", "user-2"],
+    ],
+  );
+  const nobody = await open({ attributes: { "data-distinct-id": "" } });
+  assert.deepEqual(sent(nobody.site), [["event", BASE]]);
+});
+
 test("without data-do-not-track=true the browser's wish does not count", async () => {
   for (const value of [undefined, "false"]) {
     const { site } = await open({ attributes: { "data-do-not-track": value }, navigator: { doNotTrack: "1" } });

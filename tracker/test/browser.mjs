@@ -4,8 +4,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import vm from "node:vm";
 
-/** The built script as text. */
-export const script = readFileSync(new URL("../dist/script.js", import.meta.url), "utf8");
+const built = (name) => readFileSync(new URL(`../dist/${name}`, import.meta.url), "utf8");
+/** The built scripts as text. */
+export const script = built("script.js");
+export const vitalsScript = built("script-vitals.js");
 const compile = (source) => new vm.Script(source, { filename: "script.js" });
 const compiled = compile(script);
 
@@ -103,14 +105,34 @@ export const failing = (status, headers = {}) => ({ status, headers, body: { err
 export const HANG_UP = "hang up";
 export const NEVER = "never";
 
+/** What a collector answers to a batch whose events, sent alone, would have got these answers. */
+export const batched = (answers) => {
+  const word = answers.find((answer) => typeof answer === "string");
+  if (word) return word;
+  const isOk = ({ status }) => status < 300;
+  if (answers.every(({ status }) => status === 503)) return answers[0];
+  const details = answers.flatMap((answer, index) => (isOk(answer) ? [] : [{ index, response: answer.body }]));
+  const cache = answers.filter(isOk).map(({ body }) => body?.cache).find(Boolean) ?? null;
+  const [size, errors] = [answers.length, details.length];
+  return { status: 200, body: { size, processed: size - errors, errors, details, cache } };
+};
+
 export class Site {
   clock = new Clock();
   localStorage = new FakeStorage();
   locks = new Locks();
-  /** Every request that reached the collector, in order: kind, payload, token, headers, options, at. */
+  /**
+   * Every event that reached the collector, in order: kind, payload, token, url, options, at, and the number of its
+   * request, which those of a batch share.
+   */
   requests = [];
-  /** The answer to a request; a promise or one of the words above, too. */
+  /** The answer to an event, alone or in a batch; a promise or one of the words above, too. */
   answer = () => ok();
+  /** The answer to a batch as a whole, made of the answers to its events. */
+  batchAnswer = (answers) => batched(answers);
+  /** Addresses of the scripts that pages loaded, and the text of each; nothing where there is no such file. */
+  loaded = [];
+  file = (src) => (/-vitals\.js$/.test(src) ? vitalsScript : undefined);
 
   /** Opens a page of the site in a new tab. */
   async open(options = {}) {
@@ -121,7 +143,14 @@ export class Site {
     return page;
   }
 
-  /** Requests the collector took, each event once. */
+  /** What was sent in each request: the names of its events. */
+  get batches() {
+    const batches = [];
+    for (const { number, payload } of this.requests) (batches[number] ??= []).push(payload.name);
+    return batches;
+  }
+
+  /** Events the collector took, each once. */
   get events() {
     const seen = new Map();
     for (const request of this.requests) {
@@ -144,20 +173,20 @@ export class Site {
 export class Element {
   #handlers = [];
 
-  constructor(page, name, attributes = {}, parent = null) {
-    Object.assign(this, { page, name, attributes, parent });
+  constructor(page, name, held = {}, parent = null) {
+    Object.assign(this, { page, name, held, parent });
   }
   getAttribute(name) {
-    return this.attributes[name] ?? null;
+    return this.held[name] ?? null;
   }
   hasAttribute(name) {
-    return name in this.attributes;
+    return name in this.held;
   }
-  getAttributeNames() {
-    return Object.keys(this.attributes);
+  get attributes() {
+    return Object.entries(this.held).map(([name, value]) => ({ name, value }));
   }
   get href() {
-    return this.name === "a" && this.hasAttribute("href") ? new URL(this.attributes.href, this.page.location.href).href : "";
+    return this.name === "a" && this.hasAttribute("href") ? new URL(this.held.href, this.page.location.href).href : "";
   }
   /** Enough of selectors for a comma list of tag names, [name], [name=value], [name~=value] and :not(…) of those. */
   matches(selectors) {
@@ -170,8 +199,10 @@ export class Element {
         if (part.startsWith(":not(")) return !one(part.slice(5, -1));
         const [, name, operator, value] = /^\[([a-z-]+)(?:(~?=)([^\]]*))?\]$/.exec(part);
         if (!operator) return this.hasAttribute(name);
-        const held = this.getAttribute(name) ?? "";
-        return operator === "=" ? held === value : held.split(/\s+/).includes(value);
+        if (!this.hasAttribute(name)) return false;
+        const held = this.getAttribute(name);
+        const wanted = value.replace(/^"(.*)"$/, "$1");
+        return operator === "=" ? held === wanted : held.split(/\s+/).includes(wanted);
       });
     };
     return selectors.split(",").some(one);
@@ -211,6 +242,8 @@ export class Element {
 export class Page {
   /** Addresses the script sent the tab to. */
   assigned = [];
+  /** What the script wrote to the console. */
+  warnings = [];
   errors = [];
   #listeners = [];
   #entries = [];
@@ -257,7 +290,16 @@ export class Page {
     for (const [name, value] of Object.entries({ "data-website-id": WEBSITE, ...attributes })) {
       if (value !== undefined) dataset[name.slice(5).replace(/-([a-z])/g, (_, letter) => letter.toUpperCase())] = value;
     }
-    this.document = { currentScript: src === null ? null : { dataset, src }, title, referrer, readyState, hidden };
+    this.document = {
+      currentScript: src === null ? null : { dataset, src, nonce: "page's nonce" },
+      title,
+      referrer,
+      readyState,
+      hidden,
+      createElement: (name) => ({ name }),
+      head: { append: (element) => this.#load(element) },
+    };
+    const opened = site.clock.ms;
     this.history = {
       pushState: (_state, _title, to) => page.#go(to, 1),
       replaceState: (_state, _title, to) => page.#go(to, 0),
@@ -276,7 +318,7 @@ export class Page {
       },
       crypto: secure ? { randomUUID: () => crypto.randomUUID() } : {},
       performance: {
-        now: () => 1,
+        now: () => clock.ms - opened + 1,
         getEntriesByType: (type) => (type === "navigation" ? [{ responseStart: 81.5 }] : []),
       },
       PerformanceObserver: this.#performanceObserver(),
@@ -288,6 +330,7 @@ export class Page {
       AbortSignal: { timeout: (ms) => ({ onTimeout: (work) => clock.start(work, ms, false, page) }) },
       addEventListener: (type, listener, capture = false) => this.#listeners.push({ type, listener, capture }),
       fetch: (...args) => this.#fetch(...args),
+      console: { warn: (...args) => this.warnings.push(args) },
       ...globals,
     });
     this.window.window = this.window;
@@ -311,6 +354,22 @@ export class Page {
   async fire(type, fields = {}) {
     for (const { listener } of this.listeners(type)) listener({ type, ...fields });
     await settle();
+  }
+
+  /** Loads a script that the page's own one has added, as soon as `site.file` gives its text. */
+  async #load(element) {
+    assert.equal(element.name, "script");
+    this.site.loaded.push({ src: element.src, nonce: element.nonce });
+    const source = await this.site.file(element.src);
+    if (source === undefined || !this.#alive) return;
+    this.document.currentScript = element;
+    try {
+      compile(source).runInContext(this.window);
+    } catch (error) {
+      // A browser tells of it and goes on.
+      this.errors.push(error);
+    }
+    this.document.currentScript = null;
   }
 
   element(name, attributes, parent) {
@@ -368,16 +427,25 @@ export class Page {
 
   #fetch(url, options) {
     const { site } = this;
-    const { type: kind, payload, ...others } = JSON.parse(options.body);
-    assert.deepEqual(others, {});
+    const sent = JSON.parse(options.body);
+    const isBatch = Array.isArray(sent);
+    assert.ok(!isBatch || sent.length > 1);
+    assert.equal(isBatch, url.endsWith("/api/batch"));
     const token = options.headers["x-umami-cache"];
-    const request = { url, options, kind, payload, token, at: site.clock.ms, page: this };
-    site.requests.push(request);
+    const number = (site.requests.at(-1)?.number ?? -1) + 1;
+    const requests = [sent].flat().map(({ type: kind, payload, ...others }) => {
+      assert.deepEqual(others, {});
+      return { url, options, kind, payload, token, at: site.clock.ms, page: this, number };
+    });
+    site.requests.push(...requests);
     return new Promise((resolve, reject) => {
       const onlyAlive = (work) => (value) => this.#alive && work(value);
       options.signal.onTimeout(onlyAlive(() => reject(new Error("TimeoutError"))));
-      Promise.resolve(site.answer(request)).then((answer) => {
-        request.answered = answer;
+      Promise.all(requests.map((request) => site.answer(request))).then((answers) => {
+        const answer = isBatch ? site.batchAnswer(answers) : answers[0];
+        requests.forEach((request, index) => {
+          request.answered = typeof answer === "string" || answer.status !== 200 ? answer : answers[index];
+        });
         if (answer === NEVER) return;
         if (answer === HANG_UP) return onlyAlive(reject)(new TypeError("Failed to fetch"));
         const { status, headers = {}, body } = answer;

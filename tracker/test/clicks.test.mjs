@@ -19,25 +19,56 @@ test("a click on an element with data-umami-event sends its name and data", asyn
   assert.equal(event.defaultPrevented, false);
 });
 
-test("a click within the closest a or button counts, within another element not", async () => {
-  const { site, page } = await open();
-  for (const [name, count] of [
-    ["button", 1],
-    ["a", 2],
-    ["div", 2],
-  ]) {
-    const outer = page.element(name, EVENT);
-    await page.element("b", {}, page.element("span", {}, outer)).click();
-    assert.equal(site.requests.length, count, name);
+test("a click below any ancestor with data-umami-event counts, once and for the closest", async () => {
+  for (const names of [["button"], ["a"], ["div"], ["section", "a"], ["section", "button"], ["button", "a"], ["div", "div", "svg"]]) {
+    const { site, page } = await open();
+    let inner = page.element(names[0], EVENT);
+    for (const name of names.slice(1)) inner = page.element(name, {}, inner);
+    await inner.click();
+    await page.element("b", {}, page.element("span", {}, inner)).click();
+    assert.deepEqual(site.batches, [["buy"], ["buy"]], names.join());
+    assert.deepEqual(page.warnings, []);
   }
-  await page.element("span", {}, page.element("button", {}, page.element("a", EVENT))).click();
-  assert.equal(site.requests.length, 2, "the closest of them has none");
 });
 
-test("an element of its own goes before the closest a or button", async () => {
-  const { site, page } = await open();
-  await page.element("span", { "data-umami-event": "inner" }, page.element("button", EVENT)).click();
-  assert.equal(site.requests[0].payload.name, "inner");
+test("of elements within each other the innermost with a name counts", async () => {
+  for (const [outer, inner] of [
+    ["button", "span"],
+    ["a", "span"],
+    ["section", "a"],
+    ["section", "button"],
+  ]) {
+    const { site, page } = await open();
+    const around = page.element(outer, EVENT);
+    await page.element("i", {}, page.element(inner, { "data-umami-event": "inner", "data-umami-event-x": "1" }, around)).click();
+    await page.element("i", {}, page.element(inner, { "data-umami-event": "" }, around)).click();
+    assert.deepEqual(
+      site.requests.map(({ payload }) => [payload.name, payload.data]),
+      [
+        ["inner", { x: "1" }],
+        ["buy", {}],
+      ],
+      `${inner} in ${outer}`,
+    );
+  }
+});
+
+test("a link within such an element is followed when the event has been sent, and so is one around it", async () => {
+  for (const nest of [
+    (page) => page.element("b", {}, page.element("a", { href: "/cart" }, page.element("section", EVENT))),
+    (page) => page.element("b", {}, page.element("span", EVENT, page.element("a", { href: "/cart" }))),
+  ]) {
+    const { site, page } = await open();
+    let answer;
+    site.answer = () => new Promise((resolve) => (answer = resolve));
+    const event = await nest(page).click();
+    assert.equal(event.defaultPrevented, true);
+    assert.deepEqual(page.assigned, []);
+    answer(ok());
+    await settle();
+    assert.deepEqual(page.assigned, [`${ORIGIN}/cart`]);
+    assert.deepEqual(site.batches, [["buy"]]);
+  }
 });
 
 test("handlers of the page cannot hide a click, and clicks without the attribute are nothing", async () => {
@@ -45,7 +76,7 @@ test("handlers of the page cannot hide a click, and clicks without the attribute
   const button = page.element("button", EVENT);
   button.onClick((event) => {
     event.stopPropagation();
-    button.attributes = {};
+    button.held = {};
   });
   await button.click();
   await page.element("button").click();

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { failing, HANG_UP, NEVER, ok, ORIGIN, Site, settle, taken } from "./browser.mjs";
+import { batched, failing, HANG_UP, NEVER, ok, ORIGIN, Site, script, settle, taken } from "./browser.mjs";
 
 const MANUAL = { attributes: { "data-auto-track": "false" } };
 const HOUR = 3_600_000;
@@ -101,19 +101,175 @@ test("nothing is sent during a pause: not by new events, another page, another t
   assert.deepEqual(taken(site), ["first", "second", "third"]);
 });
 
-test("events leave one after the other, in the order in which they happened", async () => {
+test("events leave one request after the other, in the order in which they happened", async () => {
   const site = new Site();
   const page = await site.open(MANUAL);
-  const answers = [];
-  site.answer = () => new Promise((resolve) => answers.push(resolve));
-  for (const name of ["a", "b", "c"]) page.umami.track(name);
-  for (let sent = 1; sent <= 3; sent++) {
+  let answer;
+  site.answer = () => new Promise((resolve) => (answer = resolve));
+  for (const [index, name] of ["a", "b", "c"].entries()) {
+    page.umami.track(name);
     await settle();
-    assert.equal(site.requests.length, sent);
-    answers[sent - 1](ok());
+    assert.equal(site.requests.length, index + 1);
+    answer(ok());
+    await settle();
   }
+  const pending = [];
+  site.answer = () => new Promise((resolve) => pending.push(resolve));
+  for (const name of ["d", "e", "f"]) page.umami.track(name);
   await settle();
-  assert.deepEqual(taken(site), ["a", "b", "c"]);
+  page.umami.track("g");
+  await settle();
+  assert.equal(site.requests.length, 6);
+  while (pending.length) {
+    pending.shift()(ok());
+    await settle();
+  }
+  assert.deepEqual(taken(site), ["a", "b", "c", "d", "e", "f", "g"]);
+  assert.deepEqual(site.batches, [["a"], ["b"], ["c"], ["d", "e", "f"], ["g"]]);
+});
+
+test("what waits leaves in one request, as soon as its session has a token", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  for (const name of ["a", "b", "c"]) page.umami.track(name);
+  page.umami.identify("me");
+  for (const name of ["d", "e"]) page.umami.track(name);
+  await settle();
+  assert.deepEqual(site.batches, [["a"], ["b", "c"], [undefined], ["d", "e"]]);
+  assert.deepEqual([...new Set(site.requests.map(({ url }) => url))], [
+    "https://stats.example/api/send",
+    "https://stats.example/api/batch",
+  ]);
+  const { options } = site.requests[1];
+  assert.deepEqual([options.method, options.keepalive, options.credentials], ["POST", true, "omit"]);
+  assert.deepEqual({ ...options.headers }, { "Content-Type": "application/json", "x-umami-cache": "token-1" });
+});
+
+test("what other pages left behind leaves in few requests of a size that browsers let outlive a page", async () => {
+  const site = new Site();
+  site.answer = () => HANG_UP;
+  const gone = await site.open(MANUAL);
+  for (let count = 0; count < 40; count++) gone.umami.track("x", { text: "y".repeat(2_000) });
+  await settle();
+  await gone.leave();
+  await site.advance(10_000);
+  site.requests.length = 0;
+  site.answer = () => ok();
+  await site.open(MANUAL);
+  await site.advance(10_000);
+  assert.equal(taken(site).length, 40);
+  assert.ok(site.batches.length <= 8, `${site.batches.length} requests`);
+  for (const { options } of site.requests) assert.ok(options.keepalive && options.body.length < 20_000);
+});
+
+const BATCH = ["taken", "bad", "busy", "blocked", "broken", "also taken"];
+const VERDICTS = { bad: failing(400), busy: failing(503), blocked: failing(403), broken: failing(500) };
+
+/** A page with a token that sends the events of `BATCH` at once. */
+const openBatch = async (site) => {
+  const page = await site.open(MANUAL);
+  await page.umami.track("first");
+  for (const name of BATCH) page.umami.track(name);
+  await settle();
+  return page;
+};
+
+test("each event of a batch has its own verdict: taken, dropped with a warning, or sent again by itself", async () => {
+  const site = new Site();
+  site.answer = ({ payload: { name } }) => (site.batches.length < 3 && VERDICTS[name]) || ok();
+  const page = await openBatch(site);
+  assert.deepEqual(site.batches, [["first"], BATCH]);
+  await site.advance(60_000);
+  assert.deepEqual(site.batches, [["first"], BATCH, ["busy"], ["broken"]]);
+  assert.deepEqual(taken(site), ["first", "taken", "also taken", "busy", "broken"]);
+  assert.deepEqual(site.queued, []);
+  assert.deepEqual(
+    page.warnings.map(([, status, body]) => [status, JSON.parse(body).payload.name]),
+    [
+      [400, "bad"],
+      [403, "blocked"],
+    ],
+  );
+});
+
+test("an event of a batch that is refused again and again goes the way of a single one, and holds up no other for long", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  await page.umami.track("first");
+  site.answer = ({ payload }) => (payload.name === "poison" ? failing(500) : ok());
+  for (const name of ["poison", "fine"]) page.umami.track(name);
+  await settle();
+  assert.deepEqual(taken(site), ["first", "fine"]);
+  page.umami.track("later");
+  await site.advance(2 * HOUR);
+  assert.deepEqual(taken(site), ["first", "fine", "later"]);
+  assert.equal(names(site.requests).filter((name) => name === "poison").length, 11);
+  assert.deepEqual(site.queued, []);
+});
+
+test("a batch that fails as a whole, or whose answer tells nothing of its events, is sent one by one", async () => {
+  for (const answer of [
+    HANG_UP,
+    ...[400, 403, 404, 405, 408, 413, 429, 500, 502, 503].map((status) => failing(status)),
+    { status: 200, body: "<html>" },
+    { status: 200, body: {} },
+    { status: 200, body: null },
+    ok(),
+    { status: 200, body: { size: 6, processed: 0, errors: 6, details: [], cache: null } },
+    { status: 200, body: { size: 6, processed: 5, errors: 1, details: [{ index: 1 }], cache: null } },
+  ]) {
+    const site = new Site();
+    site.batchAnswer = () => answer;
+    await openBatch(site);
+    await site.advance(60_000);
+    assert.deepEqual(site.batches, [["first"], BATCH, ...BATCH.map((name) => [name])], JSON.stringify(answer));
+    assert.deepEqual(taken(site), ["first", ...BATCH]);
+    assert.deepEqual(site.queued, []);
+  }
+});
+
+test("an answer to a batch that came too late for its page is sent for again, with the same messageIds", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  await page.umami.track("first");
+  site.answer = () => NEVER;
+  for (const name of ["a", "b"]) page.umami.track(name);
+  await settle();
+  await page.leave();
+  site.answer = () => ok();
+  await site.open(MANUAL);
+  await site.advance(1_000);
+  assert.deepEqual(site.batches, [["first"], ["a", "b"], ["a", "b"]]);
+  const ids = site.requests.map(({ payload }) => payload.messageId);
+  assert.deepEqual(ids.slice(1, 3), ids.slice(3));
+});
+
+test("with another path of the endpoint, beside which nothing is known, events leave one by one", async () => {
+  const site = new Site();
+  const page = await site.open({ ...MANUAL, source: script.replace("/api/send", "/take/this") });
+  await page.umami.track("first");
+  for (const name of BATCH) page.umami.track(name);
+  await site.advance(1_000);
+  assert.deepEqual(site.batches, [["first"], ...BATCH.map((name) => [name])]);
+});
+
+test("an event that is dropped is told of on the console, one that is taken or waits is not", async () => {
+  for (const [status, warned] of [
+    [400, true],
+    [403, true],
+    [404, true],
+    [503, false],
+    [200, false],
+  ]) {
+    const site = new Site();
+    const page = await site.open(MANUAL);
+    site.answer = () => (status === 200 ? ok() : failing(status));
+    await page.umami.track("x");
+    assert.deepEqual(
+      page.warnings.map(([, said, body]) => [said, JSON.parse(body).payload.name]),
+      warned ? [[status, "x"]] : [],
+    );
+  }
 });
 
 test("order holds through an outage, identify included", async () => {
@@ -426,14 +582,15 @@ test("a large event goes without keepalive, which browsers limit, and is not sto
 test("two tabs never send the same event at once", async () => {
   for (const secure of [true, false]) {
     const site = new Site();
-    let underWay = 0;
+    const underWay = new Map();
     let most = 0;
     let outage = true;
-    site.answer = async () => {
+    site.answer = async ({ number }) => {
       if (outage) return HANG_UP;
-      most = Math.max(most, ++underWay);
+      underWay.set(number, true);
+      most = Math.max(most, underWay.size);
       await settle();
-      underWay--;
+      underWay.delete(number);
       return ok();
     };
     const tabs = [await site.open({ ...MANUAL, secure }), await site.open({ ...MANUAL, secure })];

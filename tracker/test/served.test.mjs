@@ -1,7 +1,7 @@
 // What the server may do to the script before it serves it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ENDPOINT, script, Site } from "./browser.mjs";
+import { ENDPOINT, script, Site, vitalsScript } from "./browser.mjs";
 
 const endpointOf = async (source, attributes = {}) => {
   const site = new Site();
@@ -30,10 +30,19 @@ test("a default host may be written before it; the tag's own goes before that", 
   assert.equal(await endpointOf(script), ENDPOINT);
 });
 
-test("the script stands alone: an expression that leaves no global but umami, and ends in a line of its own", async () => {
+test("the scripts stand alone: expressions that leave no global but umami, and end in a line of their own", async () => {
   assert.match(script, /^\(\(\)=>\{[^]*\}\)\(\);\n$/);
-  const page = await new Site().open();
+  assert.match(vitalsScript, /^\(\(\)=>\{[^]*\}\)\(\);\n$/);
+  const page = await new Site().open({ attributes: { "data-performance": "true" } });
   const before = await new Site().open({ source: "" });
   const added = Object.keys(page.window).filter((name) => !(name in before.window));
   assert.deepEqual(added, ["umami"]);
+});
+
+test("a file that measures does nothing where no tracker has asked for it", async () => {
+  const site = new Site();
+  const page = await site.open({ source: vitalsScript });
+  await site.advance(20_000);
+  await page.leave();
+  assert.deepEqual([...site.requests, ...page.errors], []);
 });

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BASE, NEVER, ORIGIN, Site, settle } from "./browser.mjs";
+import { BASE, NEVER, ORIGIN, Site, settle, vitalsScript } from "./browser.mjs";
 
 const open = async (options = {}) => {
   const site = new Site();
@@ -166,4 +166,79 @@ test("data-before-send sees performance, too, also while leaving", async () => {
   await settle();
   await page.leave();
   assert.equal(reports(site)[0].tag, "seen");
+});
+
+test("the file that measures is loaded where it is asked for only, from beside the script, under any name of that", async () => {
+  for (const [src, expected] of [
+    ["https://stats.example/script.js", "https://stats.example/script-vitals.js"],
+    ["https://stats.example/script.js?v=1.2/3.js", "https://stats.example/script-vitals.js"],
+    ["https://stats.example/umami/stats.js#x", "https://stats.example/umami/stats-vitals.js"],
+    ["https://stats.example/s/t", "https://stats.example/s/t-vitals.js"],
+  ]) {
+    for (const [attributes, loaded] of [
+      [{ "data-performance": "true" }, [{ src: expected, nonce: "page's nonce" }]],
+      [{ "data-performance": "true", "data-auto-track": "false" }, [{ src: expected, nonce: "page's nonce" }]],
+      [{ "data-performance": "false" }, []],
+      [{}, []],
+      [{ "data-performance": "true", "data-website-id": undefined }, []],
+      [{ "data-performance": "true", "data-domains": "other.example" }, []],
+    ]) {
+      const site = new Site();
+      await site.open({ src, attributes });
+      assert.deepEqual(site.loaded, loaded, `${src} ${JSON.stringify(attributes)}`);
+    }
+  }
+});
+
+/** A page whose second file arrives when `arrive` is called. */
+const openSlowly = async (options = {}) => {
+  const site = new Site();
+  let arrive;
+  site.file = () => new Promise((resolve) => (arrive = () => (resolve(vitalsScript), settle())));
+  const page = await site.open({ ...options, attributes: { "data-performance": "true" } });
+  return { site, page, arrive: () => arrive() };
+};
+
+test("a file that comes late reports what was measured before it came", async () => {
+  const { site, page, arrive } = await openSlowly();
+  await site.advance(8_000);
+  await arrive();
+  measureAll(page);
+  await site.advance(9_999);
+  assert.deepEqual(values(site), []);
+  await site.advance(1);
+  assert.deepEqual(values(site), [ALL]);
+});
+
+test("a file that comes after a navigation measures the view that is shown, and nothing of the one before", async () => {
+  const { site, page, arrive } = await openSlowly();
+  await site.advance(3_000);
+  page.history.pushState({}, "", "/two");
+  await arrive();
+  measureAll(page);
+  page.measure("layout-shift", { startTime: 2_900, value: 0.5, hadRecentInput: false });
+  page.measure("layout-shift", { startTime: 3_500, value: 0.25, hadRecentInput: false });
+  await site.advance(10_000);
+  assert.deepEqual(values(site), [{ inp: 96, cls: 0.25 }]);
+  assert.equal(reports(site)[0].url, `${ORIGIN}/two`);
+});
+
+test("without the second file all else works", async () => {
+  for (const text of [undefined, "", "<!doctype html>"]) {
+    const site = new Site();
+    site.file = async () => text;
+    const page = await site.open({ attributes: { "data-performance": "true" } });
+    page.history.pushState({}, "", "/two");
+    await site.advance(20_000);
+    await page.umami.track("x");
+    await page.leave();
+    assert.deepEqual(
+      site.requests.map(({ kind, payload }) => [kind, payload.name]),
+      [
+        ["event", undefined],
+        ["event", undefined],
+        ["event", "x"],
+      ],
+    );
+  }
 });

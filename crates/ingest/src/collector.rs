@@ -22,7 +22,7 @@ use crate::client::{Client, ClientRules};
 use crate::decide::{Decision, Rules, decide, website_to_look_up};
 use crate::geo::GeoDatabase;
 use crate::metrics::IngestMetrics;
-use crate::script::{Script, ScriptSettings};
+use crate::script::{Script, ScriptFile, ScriptSettings, vitals_path};
 use crate::server::Peer;
 use crate::session_ids::SessionIds;
 use crate::sources::{Found, Sources};
@@ -113,13 +113,17 @@ pub(crate) struct Paths {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Alias {
     Send,
-    Script,
+    Script(ScriptFile),
 }
 
 impl Collector {
     /// A collector that appends to `log`.
     pub fn new(log: EventLog, sources: Sources, settings: CollectorSettings, metrics: IngestMetrics) -> Self {
-        let scripts = settings.script_paths.into_iter().map(|path| (path, Alias::Script));
+        let scripts = settings
+            .script_paths
+            .into_iter()
+            .flat_map(|path| [(vitals_path(&path), ScriptFile::Vitals), (path, ScriptFile::Tracker)]);
+        let scripts = scripts.map(|(path, file)| (path, Alias::Script(file)));
         let sends = settings.send_path.into_iter().map(|path| (path, Alias::Send));
         Self(Arc::new(Shared {
             log,

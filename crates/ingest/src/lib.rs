@@ -34,6 +34,6 @@ pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
 pub use outgoing::Outgoing;
-pub use script::ScriptSettings;
+pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
 pub use sources::{Sources, SourcesSettings};

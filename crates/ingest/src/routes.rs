@@ -15,6 +15,7 @@ use crate::answer::{Rejection, batch_json, json_response, not_found};
 use crate::collector::{Alias, Collector, Now, parsing};
 use crate::decide::Decision;
 use crate::recording::record;
+use crate::script::ScriptFile;
 use crate::visit;
 
 impl Collector {
@@ -32,7 +33,8 @@ impl Collector {
             .layer(map_response(move |response| with_headers(response, Arc::clone(&cors))))
             .route("/p/{slug}", got(get(visit::pixel)))
             .route("/q/{slug}", got(get(visit::link)))
-            .route("/script.js", got(get(script)));
+            .route("/script.js", got(get(script)))
+            .route("/script-vitals.js", got(get(script_vitals)));
         if self.paths().force_ssl {
             let hsts = HeaderValue::from_static("max-age=63072000; includeSubDomains; preload");
             let headers = Arc::new(HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]));
@@ -122,7 +124,11 @@ async fn preflight(allow: &'static str) -> Response {
 }
 
 async fn script(State(collector): State<Collector>, headers: HeaderMap) -> Response {
-    collector.paths().script.respond(&headers)
+    collector.paths().script.respond(ScriptFile::Tracker, &headers)
+}
+
+async fn script_vitals(State(collector): State<Collector>, headers: HeaderMap) -> Response {
+    collector.paths().script.respond(ScriptFile::Vitals, &headers)
 }
 
 /// A path that is not among the routes: an alias of one, or one with a slash too many at its end.
@@ -132,14 +138,14 @@ async fn elsewhere(State(collector): State<Collector>, request: Request<Body>) -
         return match (alias, request.method()) {
             (Alias::Send, &Method::POST) => send(State(collector), request).await,
             (Alias::Send, &Method::OPTIONS) => preflight("OPTIONS, POST").await,
-            (Alias::Script, &Method::GET | &Method::HEAD) => {
-                let mut response = collector.paths().script.respond(request.headers());
+            (Alias::Script(file), &Method::GET | &Method::HEAD) => {
+                let mut response = collector.paths().script.respond(file, request.headers());
                 if request.method() == Method::HEAD {
                     *response.body_mut() = Body::empty();
                 }
                 response
             }
-            (Alias::Script, &Method::OPTIONS) => preflight("GET, HEAD, OPTIONS").await,
+            (Alias::Script(_), &Method::OPTIONS) => preflight("GET, HEAD, OPTIONS").await,
             _ => {
                 let mut response = Response::new(Body::empty());
                 *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;

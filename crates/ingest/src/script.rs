@@ -1,5 +1,5 @@
-//! The tracker script, as `/script.js` and under the names that the operator gives it. Source of the
-//! headers: docs/umami-contract.md §20.1.
+//! The tracker script, as `/script.js` and under the names that the operator gives it, and its second file, which measures
+//! web vitals, beside each of them. Source of the headers: docs/umami-contract.md §20.1.
 
 use std::io::Write as _;
 use std::time::SystemTime;
@@ -15,6 +15,9 @@ use sha2::{Digest as _, Sha256};
 
 /// Built from `tracker/src`; a test of the tracker proves it current.
 const SCRIPT: &str = include_str!("../../../tracker/dist/script.js");
+
+/// The second file, which the first one loads on pages that ask for web vitals. Built from `tracker/src` as well.
+const VITALS: &str = include_str!("../../../tracker/dist/script-vitals.js");
 
 /// The path in it that events are posted to.
 const SEND_PATH: &str = "/api/send";
@@ -32,14 +35,34 @@ pub struct ScriptSettings {
     pub modified: SystemTime,
 }
 
-/// The script, ready to be served.
+/// The path of the second file beside the script of this path: `/a/b.js` has `/a/b-vitals.js`. The script itself, in
+/// the browser, computes it in the same way.
+pub fn vitals_path(script: &str) -> String {
+    format!("{}-vitals.js", script.strip_suffix(".js").unwrap_or(script))
+}
+
+/// Both files, ready to be served.
 #[derive(Debug)]
 pub struct Script {
     elsewhere: Option<HeaderValue>,
+    tracker: File,
+    vitals: File,
+    modified: SystemTime,
+}
+
+/// Which of the two files a request is for.
+#[derive(Debug, Clone, Copy)]
+pub enum ScriptFile {
+    Tracker,
+    Vitals,
+}
+
+/// A file in the forms in which it is served.
+#[derive(Debug)]
+struct File {
     plain: Bytes,
     compressed: Bytes,
     etag: HeaderValue,
-    modified: SystemTime,
 }
 
 impl Script {
@@ -53,30 +76,24 @@ impl Script {
             text.push_str("})(document.currentScript);\n");
         }
         text.push_str(&SCRIPT.replace(SEND_PATH, settings.send_path.as_deref().unwrap_or(SEND_PATH)));
-        let hash: String = Sha256::digest(&text).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-        // Writing into memory cannot fail, and hexadecimal digits fit a header.
-        #[expect(clippy::expect_used, reason = "proved by the line above")]
-        let (compressed, etag) = {
-            encoder.write_all(text.as_bytes()).expect("a Vec takes all");
-            let compressed = encoder.finish().expect("a Vec takes all");
-            (compressed, HeaderValue::try_from(format!("W/\"{hash}\"")).expect("visible ASCII"))
-        };
         Self {
             elsewhere: settings.url.as_deref().and_then(|url| HeaderValue::try_from(url).ok()),
-            plain: text.into(),
-            compressed: compressed.into(),
-            etag,
+            tracker: File::new(text),
+            vitals: File::new(VITALS.to_owned()),
             modified: settings.modified,
         }
     }
 
-    /// The answer to a GET or HEAD with these headers.
-    pub fn respond(&self, request: &HeaderMap) -> Response {
+    /// The answer to a GET or HEAD for `file` with these headers.
+    pub fn respond(&self, file: ScriptFile, request: &HeaderMap) -> Response {
+        let (file, elsewhere) = match file {
+            ScriptFile::Tracker => (&self.tracker, self.elsewhere.as_ref()),
+            ScriptFile::Vitals => (&self.vitals, None),
+        };
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-        if let Some(url) = &self.elsewhere {
+        if let Some(url) = elsewhere {
             headers.insert(header::LOCATION, url.clone());
             *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
             return response;
@@ -86,11 +103,11 @@ impl Script {
             HeaderValue::from_static("public, max-age=86400, must-revalidate"),
         );
         headers.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
-        headers.insert(header::ETAG, self.etag.clone());
+        headers.insert(header::ETAG, file.etag.clone());
         if let Ok(modified) = HeaderValue::try_from(httpdate::fmt_http_date(self.modified)) {
             headers.insert(header::LAST_MODIFIED, modified);
         }
-        if self.is_known(request) {
+        if self.is_known(file, request) {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             return response;
         }
@@ -98,23 +115,38 @@ impl Script {
             .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/javascript; charset=UTF-8"));
         *response.body_mut() = if takes_gzip(request) {
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            Body::from(self.compressed.clone())
+            Body::from(file.compressed.clone())
         } else {
-            Body::from(self.plain.clone())
+            Body::from(file.plain.clone())
         };
         response
     }
 
     /// Whether the client has this version. A tag that it names decides alone (RFC 9110 §13.1.3).
-    fn is_known(&self, request: &HeaderMap) -> bool {
+    fn is_known(&self, file: &File, request: &HeaderMap) -> bool {
         let text = |name| request.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         if let Some(tags) = text(header::IF_NONE_MATCH) {
             let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-            let ours = self.etag.to_str().map(opaque).unwrap_or_default();
+            let ours = file.etag.to_str().map(opaque).unwrap_or_default();
             return tags.split(',').any(|tag| tag.trim() == "*" || opaque(tag) == ours);
         }
         let since = text(header::IF_MODIFIED_SINCE).and_then(|date| httpdate::parse_http_date(date).ok());
         since.is_some_and(|since| httpdate::HttpDate::from(self.modified) <= httpdate::HttpDate::from(since))
+    }
+}
+
+impl File {
+    fn new(text: String) -> Self {
+        let hash: String = Sha256::digest(&text).iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        // Writing into memory cannot fail, and hexadecimal digits fit a header.
+        #[expect(clippy::expect_used, reason = "proved by the line above")]
+        let (compressed, etag) = {
+            encoder.write_all(text.as_bytes()).expect("a Vec takes all");
+            let compressed = encoder.finish().expect("a Vec takes all");
+            (compressed, HeaderValue::try_from(format!("W/\"{hash}\"")).expect("visible ASCII"))
+        };
+        Self { plain: text.into(), compressed: compressed.into(), etag }
     }
 }
 
@@ -155,17 +187,37 @@ mod tests {
             collect_host: Some("https://c.example/\"x".to_owned()),
             ..settings()
         });
-        let text = String::from_utf8(script.plain.to_vec()).expect("UTF-8");
+        let text = String::from_utf8(script.tracker.plain.to_vec()).expect("UTF-8");
         let host = "(s=>{if(s)s.dataset.hostUrl=s.dataset.hostUrl||\"https://c.example/\\\"x\"})(document.currentScript);\n";
         assert!(text.starts_with(host), "{text}");
         assert!(text.contains("\"/take\"") && !text.contains(SEND_PATH));
-        assert_ne!(script.etag, Script::new(&settings()).etag);
+        assert_ne!(script.tracker.etag, Script::new(&settings()).tracker.etag);
+    }
+
+    #[test]
+    fn the_second_file_lies_beside_the_script_whatever_its_name() {
+        for (script, vitals) in [
+            ("/script.js", "/script-vitals.js"),
+            ("/s/t", "/s/t-vitals.js"),
+            ("/a.b/stats.js", "/a.b/stats-vitals.js"),
+        ] {
+            assert_eq!(vitals_path(script), vitals);
+        }
+        let moved =
+            Script::new(&ScriptSettings { url: Some("https://cdn.example/s.js".to_owned()), ..settings() });
+        assert_eq!(moved.respond(ScriptFile::Tracker, &HeaderMap::new()).status(), 307);
+        let vitals = moved.respond(ScriptFile::Vitals, &HeaderMap::new());
+        assert_eq!(
+            (vitals.status(), vitals.headers().get(header::ETAG)),
+            (StatusCode::OK, Some(&moved.vitals.etag))
+        );
+        assert_ne!(moved.vitals.etag, moved.tracker.etag);
     }
 
     #[test]
     fn a_client_that_has_it_is_told_so() {
         let script = Script::new(&settings());
-        let etag: &'static str = script.etag.to_str().expect("ASCII").to_owned().leak();
+        let etag: &'static str = script.tracker.etag.to_str().expect("ASCII").to_owned().leak();
         let strong: &'static str = etag.trim_start_matches("W/");
         let list: &'static str = format!("\"x\", {strong}").leak();
         for (pairs, status) in [
@@ -185,7 +237,7 @@ mod tests {
                 200,
             ),
         ] {
-            assert_eq!(script.respond(&request(&pairs)).status(), status, "{pairs:?}");
+            assert_eq!(script.respond(ScriptFile::Tracker, &request(&pairs)).status(), status, "{pairs:?}");
         }
     }
 
@@ -195,10 +247,11 @@ mod tests {
         for (encoding, compressed) in
             [("gzip", true), ("br, GZIP;q=0.5", true), ("gzip;q=0", false), ("br", false), ("", false)]
         {
-            let answer = script.respond(&request(&[(header::ACCEPT_ENCODING, encoding)]));
+            let answer =
+                script.respond(ScriptFile::Tracker, &request(&[(header::ACCEPT_ENCODING, encoding)]));
             assert_eq!(answer.headers().contains_key(header::CONTENT_ENCODING), compressed, "{encoding}");
         }
         // 3 KB is what a page is asked to load; the figure is the tracker's own promise.
-        assert!(script.compressed.len() <= 3_072, "{}", script.compressed.len());
+        assert!(script.tracker.compressed.len() <= 3_072, "{}", script.tracker.compressed.len());
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use dashi_domain::client_address::TrustedProxies;
+use dashi_ingest::vitals_path;
 
 use super::{
     error::ConfigError,
@@ -156,12 +157,15 @@ fn paths(settings: &Settings) -> Vec<ConfigError> {
         ["/api/batch", "/api/record", "/api/heartbeat", "/metrics"].contains(&path)
             || ["/p/", "/q/", "/health/", "/api/websites/"].iter().any(|begin| path.starts_with(begin))
     };
-    if is_taken(&ingest.send_path) || ingest.send_path == "/script.js" {
+    let scripts = settings.script_paths();
+    let all_scripts = || scripts.iter().map(String::as_str).chain(["/script.js"]);
+    let measures = |path: &str| all_scripts().any(|script| vitals_path(script) == path);
+    if is_taken(&ingest.send_path) || ingest.send_path == "/script.js" || measures(&ingest.send_path) {
         refuse("ingest.send_path", &ingest.send_path, TAKEN, "set a path of its own, such as \"/collect\"");
     }
-    for path in settings.script_paths() {
-        if is_taken(&path) || path == "/api/send" || path == ingest.send_path {
-            refuse("script.names", &path, TAKEN, "set a name of its own, such as \"stats.js\"");
+    for path in &scripts {
+        if is_taken(path) || path == "/api/send" || *path == ingest.send_path || measures(path) {
+            refuse("script.names", path, TAKEN, "set a name of its own, such as \"stats.js\"");
         }
     }
     for (key, url) in [("script.url", &script.url), ("script.collect_host", &script.collect_host)] {
@@ -517,6 +521,9 @@ mod tests {
             ("ingest.send_path", "/script.js"),
             ("script.names", "metrics"),
             ("script.names", "/api/send"),
+            ("script.names", "script-vitals.js"),
+            ("script.names", "stats.js, stats-vitals.js"),
+            ("ingest.send_path", "/script-vitals.js"),
             ("script.url", "javascript:alert(1)"),
             ("script.collect_host", "https://a\u{e9}.example"),
         ] {
