@@ -125,6 +125,9 @@ const SECTIONS: &[Row] = &[
         &[
             "it::vectors::every_recorded_id_of_the_usual_settings_is_answered_and_stored",
             "it::vectors::without_address_and_agent_the_session_is_that_of_empty_texts",
+            "it::umami_databases::on_3_1",
+            "it::umami_databases::on_3_3",
+            "it::umami_databases::on_3_4",
         ],
         "",
     ),
@@ -430,7 +433,9 @@ const SECTIONS: &[Row] = &[
     (
         "23",
         &[
+            "it::umami_databases::on_3_2",
             "it::umami_databases::on_3_3",
+            "it::umami_databases::on_3_4",
             "it::umami_databases::a_start_after_an_upgrade_goes_on_with_the_new_tables",
             "it::umami_databases::with_ids_per_device_a_visit_ends_with_its_session",
             "it::umami_databases::a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis",

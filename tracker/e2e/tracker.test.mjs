@@ -550,10 +550,15 @@ test("umami.disabled: nothing is sent", async () => {
   await stored(["view /", "again"]);
 });
 
-test("script, path and host have the names that the operator gives them", async () => {
+test("script, path and host have the names that the operator gives them, also under a content security policy", async () => {
   await dashi.stop();
   // The page loads the script from Dashi itself; that its events come through the gate is the host's doing.
-  await dashi.start({ TRACKER_SCRIPT_NAME: "stats.js", COLLECT_API_ENDPOINT: "/take/this", COLLECT_API_HOST: gate.url });
+  await dashi.start({
+    TRACKER_SCRIPT_NAME: "s/stats.js",
+    COLLECT_API_ENDPOINT: "/take/this",
+    COLLECT_API_HOST: `${gate.url}/umami`,
+    BASE_PATH: "/umami",
+  });
   const paths = new Set();
   page.on("request", (request) => request.method() === "POST" && paths.add(request.url()));
   await page.goto(`${site.url}/renamed`);
@@ -561,7 +566,7 @@ test("script, path and host have the names that the operator gives them", async 
   await page.click("#buy");
   await answered(2);
   await stored(["view /renamed", "buy", "performance /renamed"]);
-  assert.deepEqual([...paths], [`${gate.url}/take/this`]);
+  assert.deepEqual([...paths], [`${gate.url}/umami/take/this`]);
 });
 
 test("a page without the tracker: fetch with any Content-Type, and sendBeacon", async () => {
