@@ -126,7 +126,7 @@ impl Place {
     async fn remove_before(&self, log: &EventLog, partition: Partition, end: Offset) {
         match self {
             Self::Embedded(_) => {
-                let member = log.membership("remover").await.unwrap();
+                let mut member = log.membership("remover").await.unwrap();
                 member.save(&[(partition, Checkpoint::at(end))]).await;
                 log.trim(i64::MAX).await.unwrap();
             }
@@ -730,7 +730,7 @@ async fn trim_keeps_everything_while_no_position_is_saved(place: Place) {
     append(&log, entries("", 100)).await;
     let before = read_log(&log).await;
     assert_eq!(log.trim(i64::MAX).await.unwrap(), 0);
-    let member = log.membership("projectors").await.unwrap();
+    let mut member = log.membership("projectors").await.unwrap();
     assert_eq!(log.trim(i64::MAX).await.unwrap(), 0);
     member.save(&[]).await;
     assert_eq!(log.trim(i64::MAX).await.unwrap(), 0);
@@ -745,7 +745,7 @@ async fn trim_keeps_what_any_projection_has_not_applied(place: Place) {
     let low =
         async || [log.extent(P0).await.unwrap().low.number(), log.extent(p1).await.unwrap().low.number()];
 
-    let live = log.membership("live").await.unwrap();
+    let mut live = log.membership("live").await.unwrap();
     live.save(&[(P0, Checkpoint::at(Offset::new(2_500)))]).await;
     assert_eq!(log.trim(i64::MAX).await.unwrap(), 2_500);
     assert_eq!(low().await, [2_500, 0]);
@@ -754,7 +754,7 @@ async fn trim_keeps_what_any_projection_has_not_applied(place: Place) {
     live.save(&[(P0, Checkpoint::at(high[0])), (p1, Checkpoint::at(high[1]))]).await;
     live.leave().await;
     // Another projection has begun, and has applied nothing of partition 1 yet.
-    let rebuild = log.membership("rebuild").await.unwrap();
+    let mut rebuild = log.membership("rebuild").await.unwrap();
     rebuild.save(&[(P0, Checkpoint::at(Offset::new(2_600)))]).await;
     assert_eq!(log.trim(i64::MAX).await.unwrap(), 100);
     assert_eq!(low().await, [2_600, 0]);
@@ -780,7 +780,7 @@ async fn trim_keeps_what_is_young(place: Place) {
     let last_ms = read_partition(&log, P0).await[49].appended_at_ms;
     eventually(SOON, "the clock moves", async || wall_clock_ms() > last_ms + 1).await;
     append(&log, entries("young", 50)).await;
-    let member = log.membership("projectors").await.unwrap();
+    let mut member = log.membership("projectors").await.unwrap();
     member.save(&[(P0, Checkpoint::at(Offset::new(100)))]).await;
     assert_eq!(log.trim(last_ms - 10_000).await.unwrap(), 0);
     assert_eq!(log.trim(last_ms + 1).await.unwrap(), 50);

@@ -15,8 +15,8 @@ use dashi_domain::rows::{
     RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
 use dashi_store::{
-    Claim, ClaimError, CommitError, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore,
-    Store, StoreError, compare,
+    Claim, ClaimError, CommitError, ErrorNote, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings,
+    SqliteStore, Store, StoreError, compare,
 };
 use integration_tests::{PostgresServer, TestDatabase, TestDirectory, UmamiVersion, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
@@ -69,6 +69,8 @@ macro_rules! whole_contract {
             outcomes_add_up,
             what_a_store_holds_is_told,
             errors_are_noted_for_their_owner_only,
+            an_error_is_over_when_the_checkpoint_moves,
+            a_replay_claims_only_what_no_live_projector_has_claimed,
             websites_come_and_go,
             equal_stores_compare_equal_and_others_are_told_apart,
             writers_of_one_person_neither_block_each_other_nor_lose_anything,
@@ -1449,17 +1451,65 @@ async fn errors_are_noted_for_their_owner_only(place: Place) {
     let store = place.migrated().await;
     let stale = claim(&store, P0).await;
     let current = claim(&store, P0).await;
-    store.note_error(&current, "it broke").await.unwrap();
-    store.note_error(&stale, "too late").await.unwrap();
+    let note = |text| ErrorNote { kind: "beyond", text, at_ms: 1_700_000_000_123, is_over: false };
+    store.note_error(&current, &note("it broke\0")).await.unwrap();
+    store.note_error(&stale, &note("too late")).await.unwrap();
     let state = store.partitions().await.unwrap().remove(0);
-    assert_eq!(state.last_error.as_deref(), Some("it broke"));
-    let noted_ms = state.last_error_at_ms.unwrap();
-    assert!((noted_ms - state.updated_at_ms).abs() < 60_000, "{noted_ms}");
-    // The checkpoint moves on; what went wrong last stays to be read.
-    store.commit(&current, at(0), at(1), &Changes::default()).await.unwrap();
-    let later = store.partitions().await.unwrap().remove(0);
-    assert_eq!(later.last_error.as_deref(), Some("it broke"));
-    assert!(later.updated_at_ms >= state.updated_at_ms);
+    assert!(state.last_error.as_deref().is_some_and(|error| error.starts_with("it broke")), "{state:?}");
+    assert_eq!(state.last_error_kind.as_deref(), Some("beyond"));
+    assert_eq!((state.last_error_at_ms, state.last_error_over_at_ms), (Some(1_700_000_000_123), None));
+    // Whoever claims next learns that it is not over, and only they say that it is.
+    let next = claim(&store, P0).await;
+    assert!(next.has_open_error && !current.has_open_error);
+    store.note_over(&current).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, None);
+    store.note_over(&next).await.unwrap();
+    let over = store.partitions().await.unwrap().remove(0);
+    assert!((over.last_error_over_at_ms.unwrap() - over.updated_at_ms).abs() < 60_000, "{over:?}");
+    assert!(!claim(&store, P0).await.has_open_error);
+}
+
+async fn an_error_is_over_when_the_checkpoint_moves(place: Place) {
+    let store = place.migrated().await;
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(1), &Changes::default()).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, None, "nothing went wrong");
+    let note = ErrorNote { kind: "waiting_for_store", text: "it broke", at_ms: 5, is_over: false };
+    store.note_error(&claim, &note).await.unwrap();
+    // What went wrong last stays to be read.
+    store.commit(&claim, at(1), at(2), &Changes::default()).await.unwrap();
+    let moved = store.partitions().await.unwrap().remove(0);
+    assert_eq!((moved.last_error.as_deref(), moved.last_error_at_ms), (Some("it broke"), Some(5)));
+    let over = moved.last_error_over_at_ms.expect("it is over");
+    assert!((over - moved.updated_at_ms).abs() < 60_000, "{moved:?}");
+    // It is over since then, not since the last commit.
+    store.commit(&claim, at(2), at(3), &Changes::default()).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, Some(over));
+}
+
+async fn a_replay_claims_only_what_no_live_projector_has_claimed(place: Place) {
+    let store = place.migrated().await;
+    let replayed = store.claim_for_replay(&log(), P0, "a replay").await.unwrap();
+    assert_eq!((replayed.epoch, replayed.resume_from), (Epoch::new(1), at(0)));
+    store.commit(&replayed, at(0), at(7), &Changes::default()).await.unwrap();
+    // Interrupted, it goes on.
+    let again = store.claim_for_replay(&log(), P0, "the replay again").await.unwrap();
+    assert_eq!((again.epoch, again.resume_from), (Epoch::new(2), at(7)));
+    assert!(store.partitions().await.unwrap().iter().all(|state| !state.is_live));
+    // A live projector takes over where it stands, also of a replay that runs.
+    let live = store.claim(&log(), P0, "somebody live").await.unwrap();
+    assert_eq!((live.epoch, live.resume_from), (Epoch::new(3), at(7)));
+    let fenced = store.commit(&again, at(7), at(8), &Changes::default()).await;
+    assert!(matches!(fenced, Err(CommitError::Fenced { .. })), "{fenced:?}");
+    // From then on no replay claims anything of this store, of whichever partition or log, and nobody is fenced.
+    let states = store.partitions().await.unwrap();
+    for (log, partition) in [(log(), P0), (log(), P1), (LogId::new("another"), P0)] {
+        let refused = store.claim_for_replay(&log, partition, "a replay").await;
+        let Err(ClaimError::Live { partition: P0, owner }) = refused else { panic!("{refused:?}") };
+        assert_eq!(owner, "somebody live");
+    }
+    assert_eq!(store.partitions().await.unwrap(), states);
+    store.commit(&live, at(7), at(8), &Changes::default()).await.unwrap();
 }
 
 async fn websites_come_and_go(place: Place) {

@@ -158,6 +158,7 @@ pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::
     Ok(ProjectorSettings {
         group: settings.kafka.group.clone(),
         owner: owner(),
+        fold: dashi_domain::fold::fold,
         rules: FoldRules {
             zone: zone(settings)?,
             remove_trailing_slash: settings.fold.remove_trailing_slash,
@@ -170,6 +171,7 @@ pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::
         },
         batch_interval: Duration::from_millis(settings.projector.batch_interval_ms),
         retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
+        failed_retry: Duration::from_millis(settings.projector.failed_retry_ms),
         accept_new_log,
     })
 }

@@ -1,6 +1,6 @@
 //! What operators and orchestrators ask: /health/live, /health/ready, /metrics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -10,6 +10,7 @@ use axum::response::Response;
 use axum::routing::get;
 use dashi_event_log::EventLog;
 use dashi_ingest::{SessionIds, Sources};
+use dashi_projector::{Progress, ProjectorState, Stuck};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
 use serde_json::json;
@@ -31,29 +32,33 @@ pub struct Ops {
     pub sources: Option<Sources>,
     /// Those of a collector.
     pub ids: Option<SessionIds>,
-    /// What the projector is doing, if there is one here.
-    pub projector: Option<Arc<Mutex<ProjectorState>>>,
+    /// Where the projector stands, if there is one here.
+    pub projector: Option<ProjectorReadiness>,
     pub draining: tokio_util::sync::CancellationToken,
     pub registry: Registry,
     pub checked: tokio::sync::Mutex<Option<(Instant, Readiness)>>,
 }
 
-/// What a projector is doing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ProjectorState {
-    /// It waits for the store's tables.
-    Starting,
-    /// It runs.
-    Running,
-    /// It ended with an error; the log keeps what it has not applied.
-    Failed(String),
+/// What readiness has to know of a projector.
+pub struct ProjectorReadiness {
+    /// Where it stands.
+    pub progress: Progress,
+    /// How long the store may work on one call for a partition.
+    pub call_max: Duration,
+    /// Whether a partition that is failed, or whose call takes longer, makes the process unready.
+    pub failed_partition_unready: bool,
 }
+
+/// Partitions that an answer names, at most.
+const STUCK_MAX: usize = 100;
 
 /// One answer to "ready?".
 #[derive(Debug, Clone)]
 pub struct Readiness {
     ready: bool,
     checks: serde_json::Map<String, serde_json::Value>,
+    /// Of the partitions of this process, those that do not move.
+    stuck: Vec<Stuck>,
 }
 
 impl Ops {
@@ -69,7 +74,7 @@ impl Ops {
     async fn check(&self) -> Readiness {
         if self.draining.is_cancelled() {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
-            return Readiness { ready: false, checks };
+            return Readiness { ready: false, checks, stuck: Vec::new() };
         }
         // Whoever asks meanwhile waits for the same answer.
         let mut checked = self.checked.lock().await;
@@ -78,7 +83,7 @@ impl Ops {
         {
             return readiness.clone();
         }
-        let mut readiness = Readiness { ready: true, checks: serde_json::Map::new() };
+        let mut readiness = Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new() };
         let needs_store = self.sources.is_none();
         let (log, store) = tokio::join!(
             bounded(CHECK, self.log.probe()),
@@ -99,13 +104,7 @@ impl Ops {
         }
         readiness.note("store", store, needs_store);
         if let Some(projector) = &self.projector {
-            let state = projector.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let state = match state {
-                ProjectorState::Running => Ok(()),
-                ProjectorState::Starting => Err("waiting for the store".to_owned()),
-                ProjectorState::Failed(error) => Err(error),
-            };
-            readiness.note("projector", state, needs_store);
+            readiness.note_projector(projector, needs_store);
         }
         *checked = Some((Instant::now(), readiness.clone()));
         readiness
@@ -116,6 +115,57 @@ impl Readiness {
     fn note(&mut self, check: &str, outcome: Result<(), String>, needed: bool) {
         self.ready &= outcome.is_ok() || !needed;
         self.checks.insert(check.to_owned(), json!(outcome.err().unwrap_or_else(|| "ok".to_owned())));
+    }
+
+    /// A process that only projects needs its projector; whether it needs each partition, the settings say. A partition
+    /// that waits for a server is that server's to speak of.
+    fn note_projector(&mut self, projector: &ProjectorReadiness, is_needed: bool) {
+        let (state, partitions) = (projector.progress.projector(), projector.progress.partitions());
+        match state {
+            ProjectorState::Starting => {
+                return self.note("projector", Err("waiting for the store".to_owned()), is_needed);
+            }
+            ProjectorState::Down(error) => {
+                return self.note("projector", Err(error), is_needed || projector.failed_partition_unready);
+            }
+            ProjectorState::Up => {}
+        }
+        self.stuck = projector.progress.stuck(projector.call_max);
+        let is_grave = self.stuck.iter().any(|stuck| stuck.is_overdue || stuck.state.failure().is_some());
+        let outcome = match &self.stuck[..] {
+            [] => Ok(()),
+            [first, more @ ..] => {
+                let others =
+                    if more.is_empty() { String::new() } else { format!("; and {} more", more.len()) };
+                Err(format!(
+                    "{} of {partitions} partitions do not move: partition {} ({}) for {} s: {}{others}",
+                    self.stuck.len(),
+                    first.partition,
+                    first.state.name(),
+                    first.duration.as_secs(),
+                    first.reason,
+                ))
+            }
+        };
+        self.note("projector", outcome, is_grave && projector.failed_partition_unready);
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut value = json!({ "ready": self.ready, "checks": self.checks });
+        if !self.stuck.is_empty() {
+            let shown = self.stuck.iter().take(STUCK_MAX).map(|stuck| {
+                json!({
+                    "partition": stuck.partition.number(),
+                    "state": stuck.state.name(),
+                    "kind": stuck.state.failure().map(dashi_projector::FailureKind::name),
+                    "overdue": stuck.is_overdue,
+                    "for_s": stuck.duration.as_secs(),
+                    "error": stuck.reason,
+                })
+            });
+            value["partitions_not_moving"] = shown.collect();
+        }
+        value
     }
 }
 
@@ -135,7 +185,7 @@ async fn bounded<E: std::error::Error>(
 async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     let readiness = ops.check().await;
     let status = if readiness.ready { 200 } else { 503 };
-    answer(status, json!({ "ready": readiness.ready, "checks": readiness.checks }).to_string())
+    answer(status, readiness.json().to_string())
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {

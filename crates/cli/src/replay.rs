@@ -4,7 +4,7 @@ use std::io::IsTerminal as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use dashi_projector::{Progress, ProjectorMetrics, replay};
+use dashi_projector::{ProjectorMetrics, ReplayError, ReplayProgress, replay};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,6 @@ const LINE: Duration = Duration::from_secs(5);
 pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     logging::start(&settings.logs)?;
-    if args.into == settings.store {
-        return Err(Misuse(format!("--into {} is the live store: give an empty one", args.into)).into());
-    }
     let log = open::log(settings, open::Absent::Refuse).await?;
     let store = open::store(&args.into, settings, open::Absent::Create).await?;
     store.migrate().await?;
@@ -46,7 +43,11 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         stop,
         move |progress| teller.tell(progress),
     )
-    .await?;
+    .await
+    .map_err(|error| match error {
+        ReplayError::Live { .. } => Misuse(format!("--into: {error}")).into(),
+        error => anyhow::Error::from(error),
+    })?;
     store.close().await;
     let elapsed_s = began.elapsed().as_secs_f64();
     if args.json {
@@ -89,7 +90,7 @@ impl Teller {
         Self { bar, began: Instant::now(), last_line: Mutex::new(None), terminal }
     }
 
-    fn tell(&self, progress: Progress) {
+    fn tell(&self, progress: ReplayProgress) {
         if self.terminal {
             self.bar.set_length(progress.total);
             self.bar.set_position(progress.done);

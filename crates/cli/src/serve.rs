@@ -1,6 +1,6 @@
 //! The serving commands: wire log, store, collector and projector together, run until told to stop, then drain.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -16,7 +16,9 @@ use dashi_ingest::{
     Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds, Sources,
     SourcesSettings,
 };
-use dashi_projector::{Projector, ProjectorMetrics, ProjectorSettings};
+use dashi_projector::{
+    Progress, Projector, ProjectorError, ProjectorMetrics, ProjectorSettings, ProjectorState, measure,
+};
 use dashi_store::{NewWebsite, Store, StoreError};
 use hyper::Request;
 use prometheus_client::registry::Registry;
@@ -29,7 +31,7 @@ use uuid::Uuid;
 use crate::args::ServeArgs;
 use crate::config::{Loaded, Origin, Settings};
 use crate::open::Formula;
-use crate::ops::{Ops, ProjectorState};
+use crate::ops::{Ops, ProjectorReadiness};
 use crate::{Exit, Misuse, checked, logging, open, print};
 
 /// What a process does.
@@ -59,7 +61,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// How often retention looks for records to remove.
 const RETENTION: Duration = Duration::from_secs(600);
 
-/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects fails.
+/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects cannot run at all: the store holds
+/// another log's projection, or the log refuses it. A partition that fails is no such reason.
 pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Result<Exit> {
     checked(&loaded)?;
     let mut settings = loaded.settings.clone();
@@ -85,7 +88,7 @@ pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Resul
             tracing::info!(signal = name, "draining");
             None
         }
-        failed = started.projector_failed(), if roles == Roles::Project => Some(failed),
+        () = started.projector_failed.cancelled(), if roles == Roles::Project => Some(Exit::Failed),
     };
     let grace = Duration::from_millis(settings.shutdown.grace_ms);
     match tokio::time::timeout(grace, started.drain()).await {
@@ -95,10 +98,8 @@ pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Resul
             return Ok(Exit::Overdue);
         }
     }
-    match ended {
-        Some(error) => Err(anyhow::anyhow!(error)),
-        None => Ok(Exit::Done),
-    }
+    // Why a projector failed is in the logs already.
+    Ok(ended.unwrap_or(Exit::Done))
 }
 
 /// Everything that runs, and what stops it.
@@ -112,7 +113,6 @@ struct Process {
     collector: Option<Collector>,
     api: Option<Api>,
     projector: Option<JoinHandle<()>>,
-    projector_state: Arc<Mutex<ProjectorState>>,
     projector_failed: CancellationToken,
     helpers: Vec<JoinHandle<()>>,
 }
@@ -132,7 +132,7 @@ impl Process {
         let draining = CancellationToken::new();
         let stop_projector = CancellationToken::new();
         let stop_helpers = CancellationToken::new();
-        let projector_state = Arc::new(Mutex::new(ProjectorState::Starting));
+        let progress = Progress::default();
         let projector_failed = CancellationToken::new();
         let mut registry = Registry::default();
         let mut helpers = Vec::new();
@@ -188,15 +188,23 @@ impl Process {
         };
         let projector = roles.projects().then(|| {
             let metrics = ProjectorMetrics::new(&mut registry);
+            let (log, store, progress) = (log.clone(), store.clone(), progress.clone());
+            helpers.push(tokio::spawn(measure(
+                log.clone(),
+                store.clone(),
+                progress.clone(),
+                metrics.clone(),
+                stop_helpers.clone(),
+            )));
             tokio::spawn(project(Projecting {
-                log: log.clone(),
-                store: store.clone(),
+                log,
+                store,
                 settings: projector_settings,
                 metrics,
+                progress,
                 migrated,
                 stop: stop_projector.clone(),
-                state: Arc::clone(&projector_state),
-                failed: projector_failed.clone(),
+                failed: (roles == Roles::Project).then(|| projector_failed.clone()),
             }))
         });
         if roles.projects() && settings.event_log.retention_h > 0 {
@@ -220,7 +228,11 @@ impl Process {
             store: store.clone(),
             sources,
             ids,
-            projector: roles.projects().then(|| Arc::clone(&projector_state)),
+            projector: roles.projects().then(|| ProjectorReadiness {
+                progress: progress.clone(),
+                call_max: Duration::from_millis(settings.database.statement_timeout_ms),
+                failed_partition_unready: settings.projector.failed_partition_unready,
+            }),
             draining: draining.clone(),
             registry,
             checked: Default::default(),
@@ -247,19 +259,9 @@ impl Process {
             collector,
             api,
             projector,
-            projector_state,
             projector_failed,
             helpers,
         })
-    }
-
-    /// Waits until the projector has failed, which it need never do; says why.
-    async fn projector_failed(&self) -> String {
-        self.projector_failed.cancelled().await;
-        match &*self.projector_state.lock().unwrap_or_else(PoisonError::into_inner) {
-            ProjectorState::Failed(error) => error.clone(),
-            state => format!("{state:?}"),
-        }
     }
 
     /// Readiness off, listener closed, requests in flight answered, the projector's batch committed, log flushed.
@@ -433,38 +435,53 @@ struct Projecting {
     store: Store,
     settings: ProjectorSettings,
     metrics: ProjectorMetrics,
+    progress: Progress,
     migrated: CancellationToken,
     stop: CancellationToken,
-    state: Arc<Mutex<ProjectorState>>,
-    failed: CancellationToken,
+    /// Cancelled when the projector cannot run; `None` if it is to be tried again.
+    failed: Option<CancellationToken>,
 }
 
-/// Runs the projector once the tables are there. If it fails, what is collected stays in the log until it runs
-/// again; a process that also collects goes on doing that.
+/// How long a projector whose store does not answer at the start waits before it asks again.
+const STORE_AGAIN: Duration = Duration::from_secs(1);
+
+/// Runs the projector once the tables are there. If it cannot run, what is collected stays in the log; a process that also
+/// collects goes on doing that, and tries the projector again now and then: whoever holds the log's lock may let go of it.
 async fn project(projecting: Projecting) {
-    let Projecting { log, store, settings, metrics, migrated, stop, state, failed } = projecting;
+    let Projecting { log, store, settings, metrics, progress, migrated, stop, failed } = projecting;
     tokio::select! {
         () = stop.cancelled() => return,
         () = migrated.cancelled() => {}
     }
-    let set = |new: ProjectorState| *state.lock().unwrap_or_else(PoisonError::into_inner) = new;
-    set(ProjectorState::Running);
-    // A store that goes away between the migration and the first question is no reason to give up.
-    let outcome = loop {
-        let projector = Projector::new(log.clone(), store.clone(), settings.clone(), metrics.clone());
-        match projector.run(stop.clone()).await {
-            Err(dashi_projector::ProjectorError::Store(error)) if !stop.is_cancelled() => {
-                tracing::warn!(error = %error, "the projector waits for the store");
-                tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut reported = String::new();
+    loop {
+        let projector =
+            Projector::new(log.clone(), store.clone(), settings.clone(), metrics.clone(), progress.clone());
+        let Err(ended) = projector.run(stop.clone()).await else { return };
+        // A store that goes away between the migration and the first question is no reason to give up.
+        let waits_for_store = matches!(ended, ProjectorError::Store(_));
+        let error = format!("{:#}", anyhow::Error::from(ended));
+        let is_new = reported != error;
+        if waits_for_store {
+            if is_new {
+                tracing::warn!(error, "the projector waits for the store");
             }
-            outcome => break outcome,
+            progress.set_projector(ProjectorState::Starting);
+        } else {
+            let retry_s = failed.is_none().then_some(settings.failed_retry.as_secs());
+            if is_new {
+                tracing::error!(error, retry_s, "the projector cannot run");
+            }
+            progress.set_projector(ProjectorState::Down(error.clone()));
+            if let Some(failed) = failed {
+                return failed.cancel();
+            }
         }
-    };
-    if let Err(error) = outcome {
-        let error = format!("{:#}", anyhow::Error::from(error));
-        tracing::error!(error, "the projector has stopped");
-        set(ProjectorState::Failed(error));
-        failed.cancel();
+        reported = error;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(if waits_for_store { STORE_AGAIN } else { settings.failed_retry }) => {}
+        }
     }
 }
 

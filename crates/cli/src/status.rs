@@ -44,7 +44,9 @@ struct PartitionStatus {
     dead: u64,
     updated_at_ms: Option<i64>,
     last_error: Option<String>,
+    last_error_kind: Option<String>,
     last_error_at_ms: Option<i64>,
+    last_error_over_at_ms: Option<i64>,
 }
 
 /// Asks log and store; changes neither.
@@ -103,7 +105,9 @@ async fn partition_status(
         dead: outcomes.dead,
         updated_at_ms: state.map(|state| state.updated_at_ms),
         last_error: state.and_then(|state| state.last_error.clone()),
+        last_error_kind: state.and_then(|state| state.last_error_kind.clone()),
         last_error_at_ms: state.and_then(|state| state.last_error_at_ms),
+        last_error_over_at_ms: state.and_then(|state| state.last_error_over_at_ms),
     })
 }
 
@@ -131,9 +135,21 @@ fn table(status: &Status) -> String {
     ));
     for p in &status.partitions {
         if let Some(error) = &p.last_error {
-            let at = p.last_error_at_ms.map(dashi_domain::calendar::iso_string).unwrap_or_default();
-            out.push_str(&format!("partition {}: last error at {at}: {error}\n", p.partition));
+            out.push_str(&last_error(p, error));
         }
     }
     out
+}
+
+/// When the last error was, of what kind, and whether it is over.
+fn last_error(p: &PartitionStatus, error: &str) -> String {
+    let time = |ms: Option<i64>| ms.map(dashi_domain::calendar::iso_string).unwrap_or_default();
+    let kind = p.last_error_kind.as_deref().map(|kind| format!(" ({kind})")).unwrap_or_default();
+    let over = match (p.last_error_kind.as_deref(), p.last_error_over_at_ms) {
+        // One that is set aside is an event; there is nothing that could be over.
+        (Some("dead_letter"), _) => String::new(),
+        (_, Some(_)) => format!(", over since {}", time(p.last_error_over_at_ms)),
+        (_, None) => ", not over".to_owned(),
+    };
+    format!("partition {}: last error{kind} at {}{over}: {error}\n", p.partition, time(p.last_error_at_ms))
 }

@@ -203,6 +203,7 @@ impl EmbeddedLog {
                 log: self.clone(),
                 group: group.to_owned(),
                 assigned: false,
+                is_failing: false,
                 _lock: file,
             })),
             Err(std::fs::TryLockError::WouldBlock) => Err(LogError::Taken { lock }),

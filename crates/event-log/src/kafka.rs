@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use dashi_domain::partitioner;
-use dashi_domain::position::{LogId, Offset, Partition};
+use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_domain::record::Record;
 use futures::FutureExt as _;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
@@ -304,7 +304,8 @@ impl KafkaLog {
             .create_with_context(context)
             .map_err(LogError::away("joining the consumer group"))?;
         consumer.subscribe(&[&settings.topic]).map_err(LogError::away("joining the consumer group"))?;
-        Ok(Membership::Group(KafkaMembership { topic: settings.topic.clone(), consumer, changes }))
+        let topic = settings.topic.clone();
+        Ok(Membership::Group(KafkaMembership { topic, consumer, changes, is_failing: false }))
     }
 
     pub(crate) async fn close(&self) {
@@ -529,11 +530,21 @@ fn copy(partition: Partition, message: &rdkafka::message::BorrowedMessage<'_>) -
     }
 }
 
-/// Changes of ownership, in the order in which the group told them.
+/// Changes of ownership, in the order in which the group told them, and the group's answers to commits of offsets.
 #[derive(Default)]
 struct Changes {
     waiting: StdMutex<VecDeque<Ownership>>,
     arrived: Notify,
+    saves: StdMutex<Saves>,
+}
+
+/// Offsets that the group has answered for since they were last asked about.
+#[derive(Default)]
+struct Saves {
+    /// The newest of each partition that is committed.
+    saved: BTreeMap<Partition, Checkpoint>,
+    /// Why others are not.
+    refused: Option<KafkaError>,
 }
 
 #[derive(Default)]
@@ -561,6 +572,30 @@ impl ConsumerContext for GroupContext {
         self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
         self.0.arrived.notify_one();
     }
+
+    /// Runs inside a poll of the client, too.
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let answered = saves(result, offsets);
+        let mut saves = self.0.saves.lock().unwrap_or_else(PoisonError::into_inner);
+        saves.saved.extend(answered.saved);
+        saves.refused = answered.refused.or(saves.refused.take());
+    }
+}
+
+/// Which offsets the group has committed, and the first error of those that it has not.
+fn saves(result: KafkaResult<()>, offsets: &TopicPartitionList) -> Saves {
+    let mut saves = Saves { refused: result.as_ref().err().cloned(), ..Saves::default() };
+    for element in offsets.elements() {
+        match (&result, element.error(), element.offset()) {
+            (Ok(()), Ok(()), rdkafka::Offset::Offset(offset)) => {
+                let checkpoint = Checkpoint::at(Offset::new(offset.max(0) as u64));
+                saves.saved.insert(Partition::new(element.partition() as u32), checkpoint);
+            }
+            (_, Err(error), _) => saves.refused = saves.refused.or(Some(error)),
+            _ => {}
+        }
+    }
+    saves
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
@@ -572,6 +607,8 @@ pub struct KafkaMembership {
     topic: String,
     consumer: StreamConsumer<GroupContext>,
     changes: Arc<Changes>,
+    /// Whether the last save that was answered failed.
+    is_failing: bool,
 }
 
 impl KafkaMembership {
@@ -595,21 +632,38 @@ impl KafkaMembership {
         }
     }
 
-    /// Commits in the background. Offsets of partitions that were lost in the meantime are refused by the group,
-    /// as they should be.
-    pub(crate) fn save(&self, positions: &[Position]) {
+    /// Commits in the background, and returns what earlier calls have committed. Offsets of partitions that were lost in
+    /// the meantime are refused by the group, as they should be.
+    pub(crate) fn save(&mut self, positions: &[Position]) -> Vec<Position> {
+        let answered =
+            std::mem::take(&mut *self.changes.saves.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut refused = answered.refused;
         let mut offsets = TopicPartitionList::new();
         for (partition, checkpoint) in positions {
             let offset = rdkafka::Offset::Offset(checkpoint.offset().number() as i64);
             if let Err(error) = offsets.add_partition_offset(&self.topic, partition.number() as i32, offset) {
-                tracing::warn!(error = %error, partition = partition.number(), "an offset cannot be committed");
+                refused = Some(error);
             }
         }
         if offsets.count() > 0
             && let Err(error) = self.consumer.commit(&offsets, CommitMode::Async)
         {
-            tracing::debug!(error = %error, "could not commit offsets for tools to see");
+            refused = Some(error);
         }
+        match refused {
+            Some(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::warn!(
+                        error = %error, "the consumer group does not take offsets, which tools show lag by; trying again"
+                    );
+                }
+            }
+            None if !answered.saved.is_empty() && std::mem::take(&mut self.is_failing) => {
+                tracing::info!("the consumer group takes offsets again");
+            }
+            None => {}
+        }
+        answered.saved.into_iter().collect()
     }
 
     pub(crate) async fn leave(self) {

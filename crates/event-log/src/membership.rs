@@ -37,9 +37,11 @@ impl Membership {
         }
     }
 
-    /// Tells the log how far the projection has come. Only for retention and for tools: a failure is logged and
-    /// does no harm, since the next call says more.
-    pub async fn save(&self, positions: &[Position]) {
+    /// Has the log save how far the projection has come, for retention and for the tools that show lag. Returns the positions
+    /// that were found saved since the last call: on Kafka those of earlier calls, for its answer is not waited for. A
+    /// position that is not returned within some seconds was not saved: pass it again. Failures are logged here, once
+    /// until a position is saved again.
+    pub async fn save(&mut self, positions: &[Position]) -> Vec<Position> {
         match self {
             Self::Sole(sole) => sole.save(positions).await,
             Self::Group(group) => group.save(positions),
@@ -59,6 +61,8 @@ pub struct SoleMembership {
     pub(crate) log: crate::EmbeddedLog,
     pub(crate) group: String,
     pub(crate) assigned: bool,
+    /// Whether the last save failed.
+    pub(crate) is_failing: bool,
     /// Holds the lock that keeps a second projector away; the kernel lets go of it when the process ends,
     /// however it ends.
     pub(crate) _lock: File,
@@ -73,10 +77,26 @@ impl SoleMembership {
         Ok(Ownership::Assigned((0..self.log.partition_count()).map(Partition::new).collect()))
     }
 
-    async fn save(&self, positions: &[Position]) {
-        if let Err(error) = self.log.save_positions(&self.group, positions).await {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(error = %error, cause, "could not tell the event log how far the projection has come");
+    async fn save(&mut self, positions: &[Position]) -> Vec<Position> {
+        if positions.is_empty() {
+            return Vec::new();
+        }
+        match self.log.save_positions(&self.group, positions).await {
+            Ok(()) => {
+                if std::mem::take(&mut self.is_failing) {
+                    tracing::info!("the event log saves again how far the projection has come");
+                }
+                positions.to_vec()
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(
+                        error = %error, cause, "the event log cannot save how far the projection has come; trying again"
+                    );
+                }
+                Vec::new()
+            }
         }
     }
 }

@@ -5,13 +5,16 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dashi_domain::fold::{Changes, fold};
-use dashi_domain::position::Checkpoint;
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
-use dashi_store::{Cause, Claim, ClaimError, CommitError};
+use dashi_store::{Claim, ClaimError, CommitError, ErrorNote};
 use uuid::Uuid;
 
-use crate::story::Story;
+use crate::fold_panic::catching;
+use crate::outage::chain;
+use crate::partition::PartitionTask;
+use crate::progress::now_ms;
 
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]
@@ -25,9 +28,10 @@ pub(crate) enum ApplyError {
 }
 
 /// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the
-/// last of them. Poison neither blocks nor vanishes: a record that the store refuses becomes a dead letter, alone.
+/// last of them. Poison neither blocks nor vanishes: a record that the store refuses, or whose fold panics, becomes a
+/// dead letter, alone.
 pub(crate) async fn apply(
-    story: &Story,
+    task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
     records: Arc<[Record]>,
@@ -38,100 +42,123 @@ pub(crate) async fn apply(
     while let Some(run) = runs.pop() {
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
-        match commit(story, claim, reached, to, &records, run.clone()).await {
-            Ok(true) => reached = to,
-            Err(CommitError::Refused { source, .. }) if run.len() == 1 => {
-                set_aside(story, claim, reached, to, last, &source).await?;
+        match commit(task, claim, reached, to, &records, run.clone()).await.map_err(failed)? {
+            Outcome::Applied => reached = to,
+            Outcome::Poisoned(reason) if run.len() == 1 => {
+                set_aside(task, claim, reached, to, last, reason).await?;
                 reached = to;
             }
-            Ok(false) | Err(CommitError::Refused { .. }) => {
+            Outcome::TooMany | Outcome::Poisoned(_) => {
                 let middle = run.start + run.len() / 2;
                 runs.push(middle..run.end);
                 runs.push(run.start..middle);
             }
-            Err(error) => return Err(failed(error)),
         }
     }
     Ok(reached)
+}
+
+/// What became of a run of records.
+enum Outcome {
+    /// It is committed.
+    Applied,
+    /// It makes too many rows for one transaction; nothing was written. Take less of it.
+    TooMany,
+    /// One of its records cannot be applied, for this reason; nothing was written. Find it.
+    Poisoned(String),
 }
 
 /// Rows of data in one transaction, at most, unless a single record makes more: the statements that write them have a
 /// bound of time, and whoever waits for the transaction has one, too.
 const DATA_ROWS_MAX: usize = 50_000;
 
-/// Folds and commits one run of the records. Events that the store turns out to hold already are folded out. `false`:
-/// nothing was written, for the run makes too many rows; take less of it.
+/// Folds and commits one run of the records. Events that the store turns out to hold already are folded out.
 async fn commit(
-    story: &Story,
+    task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
     to: Checkpoint,
     records: &Arc<[Record]>,
     run: Range<usize>,
-) -> Result<bool, CommitError> {
+) -> Result<Outcome, CommitError> {
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
-        let changes = fold_aside(story, records, run.clone(), applied_before.clone()).await;
+        let changes = match fold_aside(task, records, run.clone(), applied_before.clone()).await {
+            Ok(changes) => changes,
+            Err(panic) => return Ok(Outcome::Poisoned(format!("the fold panicked: {panic}"))),
+        };
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
-            return Ok(false);
+            return Ok(Outcome::TooMany);
         }
-        let began = Instant::now();
-        match story.store.commit(claim, from, to, &changes).await {
-            Ok(committed) => {
-                story.metrics.committed(&changes.outcomes, &committed, began.elapsed());
+        match commit_once(task, claim, from, to, &changes).await {
+            Ok(()) => {
                 if let Some(dead) = changes.dead_letters.last() {
                     tracing::warn!(
                         partition = %claim.partition, offset = %dead.offset, reason = dead.reason,
                         dead_letters = changes.dead_letters.len(), "set records aside as dead letters"
                     );
-                    let note = DeadLettered { offset: dead.offset.number(), reason: dead.reason.clone() };
-                    story.note(claim, &note).await;
+                    note(task, claim, dead.offset, &dead.reason).await;
                 }
-                return Ok(true);
+                return Ok(Outcome::Applied);
             }
             Err(CommitError::Duplicates(ids)) if ids.iter().any(|id| !applied_before.contains(id)) => {
                 applied_before.extend(ids);
+            }
+            Err(CommitError::Refused { source, .. }) => {
+                return Ok(Outcome::Poisoned(format!("the store refuses its rows: {source}")));
             }
             Err(error) => return Err(error),
         }
     }
 }
 
+async fn commit_once(
+    task: &PartitionTask,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<(), CommitError> {
+    let (began, call) = (Instant::now(), task.shared.progress.call(task.partition, "committing a batch"));
+    let committed = task.shared.store.commit(claim, from, to, changes).await;
+    drop(call);
+    task.shared.metrics.committed(&changes.outcomes, &committed?, began.elapsed());
+    Ok(())
+}
+
 /// Folds on a thread of its own: a batch takes milliseconds, and requests are not to wait for it.
+///
+/// # Errors
+/// The fold panicked; what it said.
 async fn fold_aside(
-    story: &Story,
+    task: &PartitionTask,
     records: &Arc<[Record]>,
     run: Range<usize>,
     applied_before: HashSet<Uuid>,
-) -> Changes {
-    let (records, rules) = (Arc::clone(records), Arc::clone(&story.rules));
-    let folded = tokio::task::spawn_blocking(move || fold(&records[run], &applied_before, &rules)).await;
-    match folded {
-        Ok(changes) => changes,
-        // The fold panicked: the panic goes on where it is seen, in the task that owns the partition. A runtime
-        // that is shutting down ends this task all the same.
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => std::future::pending().await,
-        },
+) -> Result<Changes, String> {
+    let (fold, records, rules) =
+        (task.shared.settings.fold, Arc::clone(records), Arc::clone(&task.shared.rules));
+    let folded =
+        tokio::task::spawn_blocking(move || catching(|| fold(&records[run], &applied_before, &rules)));
+    match folded.await {
+        Ok(folded) => folded,
+        // Only a runtime that is shutting down ends it otherwise, and that ends this task all the same.
+        Err(_) => std::future::pending().await,
     }
 }
 
 async fn set_aside(
-    story: &Story,
+    task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
     to: Checkpoint,
     record: &Record,
-    cause: &Cause,
+    reason: String,
 ) -> Result<(), ApplyError> {
-    let reason = format!("the store refuses its rows: {cause}");
     let changes = Changes::dead_letter(record, reason.clone());
+    commit_once(task, claim, from, to, &changes).await.map_err(failed)?;
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
-    let began = Instant::now();
-    let committed = story.store.commit(claim, from, to, &changes).await.map_err(failed)?;
-    story.metrics.committed(&changes.outcomes, &committed, began.elapsed());
-    story.note(claim, &DeadLettered { offset: record.offset.number(), reason }).await;
+    note(task, claim, record.offset, &reason).await;
     Ok(())
 }
 
@@ -144,10 +171,11 @@ fn failed(error: CommitError) -> ApplyError {
     }
 }
 
-/// What `dashi status` shows of a dead letter.
-#[derive(Debug, thiserror::Error)]
-#[error("the record at offset {offset} is a dead letter: {reason}")]
-struct DeadLettered {
-    offset: u64,
-    reason: String,
+/// Leaves a dead letter's reason where `dashi status` finds it. It is in the logs and in the table of dead letters, too.
+async fn note(task: &PartitionTask, claim: &Claim, offset: Offset, reason: &str) {
+    let text = format!("the record at offset {offset} is a dead letter: {reason}");
+    let note = ErrorNote { kind: "dead_letter", text: &text, at_ms: now_ms(), is_over: true };
+    if let Err(error) = task.shared.store.note_error(claim, &note).await {
+        tracing::debug!(partition = %claim.partition, error = %chain(&error), "a dead letter is not noted");
+    }
 }

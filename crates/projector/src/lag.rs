@@ -1,101 +1,151 @@
-//! How far behind the projection is, for metrics and for the log's own bookkeeping.
+//! The gauges of states and of lag. Their task outlives the projector: a backlog shows also while nobody works on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use dashi_domain::position::{Checkpoint, Partition};
-use dashi_event_log::{EventLog, Position};
+use dashi_event_log::{EventLog, Extent, ReadLimit};
+use dashi_store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::ProjectorMetrics;
+use crate::progress::{Measured, PartitionState, Progress, ProjectorState, now_ms};
 
-/// Where the partitions of this process stand. Clones are one.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Standing(Arc<Mutex<BTreeMap<Partition, Place>>>);
+/// How often the gauges are set.
+const TICK: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy)]
-struct Place {
+/// How long the time of a record that could not be read is not asked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How long a look at one record may take.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Sets the gauges of a projector until `stop`. Of a projector that runs they show the partitions of this process; of one
+/// that does not, all partitions of the log, whose checkpoints the store knows.
+pub async fn measure(
+    log: EventLog,
+    store: Store,
+    progress: Progress,
+    metrics: ProjectorMetrics,
+    stop: CancellationToken,
+) {
+    let gauges = Gauges { log, store, progress, metrics, looks: Arc::default() };
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // One measurement at a time, aside: a broker or a database that is away may be slow to say so.
+    let mut measuring: Option<tokio::task::JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            _ = tick.tick() => {}
+        }
+        let is_up = gauges.progress.projector() == ProjectorState::Up;
+        let partitions = gauges.progress.measured();
+        gauges.metrics.states(is_up, &partitions);
+        if measuring.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
+            let gauges = gauges.clone();
+            measuring = Some(tokio::spawn(async move { gauges.lags(is_up, partitions).await }));
+        }
+    }
+    if let Some(measuring) = measuring {
+        measuring.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Gauges {
+    log: EventLog,
+    store: Store,
+    progress: Progress,
+    metrics: ProjectorMetrics,
+    looks: Arc<Mutex<HashMap<Partition, Look>>>,
+}
+
+/// When the log took the record at a checkpoint.
+#[derive(Clone, Copy)]
+struct Look {
     checkpoint: Checkpoint,
-    /// When the log took the oldest record not applied; `None` if there is none.
-    oldest_appended_at_ms: Option<i64>,
-    /// Whether the log was told of the checkpoint.
-    saved: bool,
+    appended_at_ms: Option<i64>,
+    at: Instant,
 }
 
-impl Standing {
-    fn with<T>(&self, act: impl FnOnce(&mut BTreeMap<Partition, Place>) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub fn reached(&self, partition: Partition, checkpoint: Checkpoint) {
-        self.with(|places| {
-            let place = places.entry(partition).or_insert(Place {
-                checkpoint,
-                oldest_appended_at_ms: None,
-                saved: false,
-            });
-            place.saved &= place.checkpoint == checkpoint;
-            place.checkpoint = checkpoint;
-        });
-    }
-
-    pub fn behind(&self, partition: Partition, oldest_appended_at_ms: i64) {
-        self.with(|places| {
-            if let Some(place) = places.get_mut(&partition) {
-                place.oldest_appended_at_ms = Some(oldest_appended_at_ms);
-            }
-        });
-    }
-
-    pub fn caught_up(&self, partition: Partition) {
-        self.with(|places| {
-            if let Some(place) = places.get_mut(&partition) {
-                place.oldest_appended_at_ms = None;
-            }
-        });
-    }
-
-    pub fn left(&self, partition: Partition) {
-        self.with(|places| places.remove(&partition));
-    }
-
-    /// Checkpoints that the log was not told yet.
-    pub fn take_unsaved(&self) -> Vec<Position> {
-        self.with(|places| {
-            places
-                .iter_mut()
-                .filter_map(|(partition, place)| {
-                    let saved = std::mem::replace(&mut place.saved, true);
-                    (!saved).then_some((*partition, place.checkpoint))
-                })
-                .collect()
-        })
-    }
-
-    fn places(&self) -> Vec<(Partition, Place)> {
-        self.with(|places| places.iter().map(|(partition, place)| (*partition, *place)).collect())
-    }
-}
-
-/// Sets the gauges of all partitions of this process, and forgets those of others.
-pub(crate) async fn measure(log: &EventLog, standing: &Standing, metrics: &ProjectorMetrics) {
-    let places = standing.places();
-    metrics.forget_others(places.iter().map(|(partition, _)| *partition));
-    for (partition, place) in places {
-        match log.extent(partition).await {
-            Ok(extent) => {
-                let lag = place.checkpoint.lag(extent.high);
-                let age_ms = place.oldest_appended_at_ms.filter(|_| lag > 0).map_or(0, |ms| now_ms() - ms);
-                metrics.lag(partition, lag, age_ms.max(0));
-            }
-            Err(error) => {
-                tracing::debug!(partition = %partition, error = %error, "the lag cannot be measured");
+impl Gauges {
+    async fn lags(&self, is_up: bool, partitions: Vec<Measured>) {
+        let mut mine: BTreeMap<Partition, Option<Measured>> =
+            partitions.into_iter().map(|measured| (measured.partition, Some(measured))).collect();
+        if !is_up {
+            // A log that does not answer leaves the gauges as they are.
+            let Ok(all) = self.log.partitions().await else { return };
+            mine.extend(all.into_iter().map(|partition| (partition, None)));
+        }
+        self.metrics.forget_other_lags(mine.keys().copied().collect());
+        let stored = if mine.values().flatten().filter(|measured| measured.checkpoint.is_some()).count()
+            < mine.len()
+        {
+            self.stored().await
+        } else {
+            Some(HashMap::new())
+        };
+        for (partition, measured) in mine {
+            // Where nothing was ever claimed everything is still to be applied; a store that is away knows better.
+            let known = measured.and_then(|measured| measured.checkpoint);
+            let checkpoint = match (known, &stored) {
+                (Some(checkpoint), _) => checkpoint,
+                (None, Some(stored)) => stored.get(&partition).copied().unwrap_or(Checkpoint::START),
+                (None, None) => continue,
+            };
+            match self.log.extent(partition).await {
+                Ok(extent) => self.show(partition, checkpoint, extent, measured).await,
+                Err(error) => {
+                    tracing::debug!(partition = %partition, error = %error, "the lag cannot be measured");
+                }
             }
         }
     }
-}
 
-#[expect(clippy::disallowed_methods, reason = "lag in seconds is measured against the wall clock")]
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    async fn show(
+        &self,
+        partition: Partition,
+        checkpoint: Checkpoint,
+        extent: Extent,
+        measured: Option<Measured>,
+    ) {
+        let from = checkpoint.max(Checkpoint::at(extent.low));
+        let lag = from.lag(extent.high);
+        let mut oldest = measured.and_then(|measured| measured.oldest_appended_at_ms);
+        let is_running = measured.is_some_and(|measured| measured.state == PartitionState::Running);
+        if lag > 0 && oldest.is_none() && !is_running {
+            oldest = self.look(partition, from).await;
+        }
+        let age_ms = oldest.filter(|_| lag > 0).map_or(0, |ms| now_ms() - ms);
+        self.metrics.lag(partition, lag, age_ms.max(0));
+    }
+
+    /// When the log took the record at `from`, which the partition's task has not read. Looked for once.
+    async fn look(&self, partition: Partition, from: Checkpoint) -> Option<i64> {
+        let known = self.looks().get(&partition).copied().filter(|look| look.checkpoint == from);
+        if let Some(look) =
+            known.filter(|look| look.appended_at_ms.is_some() || look.at.elapsed() < LOOK_AGAIN)
+        {
+            return look.appended_at_ms;
+        }
+        let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: LOOK };
+        let read = async { self.log.reader(partition, from.offset()).await?.next(limit).await };
+        let records = read.await.unwrap_or_default();
+        let appended_at_ms = records.first().map(|record| record.appended_at_ms);
+        self.looks().insert(partition, Look { checkpoint: from, appended_at_ms, at: Instant::now() });
+        appended_at_ms
+    }
+
+    fn looks(&self) -> std::sync::MutexGuard<'_, HashMap<Partition, Look>> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store's checkpoints of this log; `None` if it does not say.
+    async fn stored(&self) -> Option<HashMap<Partition, Checkpoint>> {
+        let states = self.store.partitions().await.ok()?;
+        let of_log = states.into_iter().filter(|state| state.log == *self.log.id());
+        Some(of_log.map(|state| (state.partition, state.checkpoint)).collect())
+    }
 }

@@ -1,6 +1,6 @@
 //! What the projector counts.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::progress::{FailureKind, Measured, PartitionState};
+
 /// The projector's metrics; clones count into the same.
 #[derive(Debug, Clone)]
 pub struct ProjectorMetrics {
@@ -28,8 +30,14 @@ pub struct ProjectorMetrics {
     /// Claims lost to another projector.
     pub(crate) fenced: Counter,
     retries: Counter,
-    /// Partitions that the gauges speak of.
-    measured: Arc<Mutex<BTreeSet<Partition>>>,
+    up: Gauge,
+    states: Family<InState, Gauge>,
+    failures: Family<FailedBy, Gauge>,
+    call_seconds: Family<Of, Gauge<f64, AtomicU64>>,
+    /// Partitions whose lag the gauges show.
+    lagging: Arc<Mutex<BTreeSet<Partition>>>,
+    /// Partitions whose state the gauges show, and how they failed.
+    stated: Arc<Mutex<BTreeMap<Partition, Option<FailureKind>>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -40,6 +48,18 @@ struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
     partition: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct InState {
+    partition: u32,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FailedBy {
+    partition: u32,
+    kind: &'static str,
 }
 
 impl ProjectorMetrics {
@@ -55,7 +75,12 @@ impl ProjectorMetrics {
             claims: Counter::default(),
             fenced: Counter::default(),
             retries: Counter::default(),
-            measured: Arc::default(),
+            up: Gauge::default(),
+            states: Family::default(),
+            failures: Family::default(),
+            call_seconds: Family::default(),
+            lagging: Arc::default(),
+            stated: Arc::default(),
         };
         registry.register(
             "dashi_projector_records",
@@ -95,6 +120,27 @@ impl ProjectorMetrics {
             "Waits because the log or the store did not answer",
             metrics.retries.clone(),
         );
+        registry.register(
+            "dashi_projector_up",
+            "1 while the projector runs; 0 before it starts and when it has ended with an error",
+            metrics.up.clone(),
+        );
+        registry.register(
+            "dashi_projector_partition_state",
+            "1 for the state that the partition is in: running, waiting_for_store, waiting_for_log, failed",
+            metrics.states.clone(),
+        );
+        registry.register(
+            "dashi_projector_partition_failure",
+            "1 while the partition is failed, by kind: trimmed, beyond, claim_lost, tables, panicked",
+            metrics.failures.clone(),
+        );
+        registry.register_with_unit(
+            "dashi_projector_store_call",
+            "Age of the store's call under way for the partition, such as a commit; 0 if there is none",
+            Unit::Seconds,
+            metrics.call_seconds.clone(),
+        );
         metrics
     }
 
@@ -120,15 +166,50 @@ impl ProjectorMetrics {
         self.lag_seconds.get_or_create(&of).set(age_ms as f64 / 1_000.0);
     }
 
-    /// A partition that moved on is another process's to speak of.
-    pub(crate) fn forget_others(&self, mine: impl Iterator<Item = Partition>) {
-        let mine: BTreeSet<_> = mine.collect();
-        let mut measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
-        for partition in measured.difference(&mine) {
+    /// Partitions other than these are another process's to speak of.
+    pub(crate) fn forget_other_lags(&self, mine: BTreeSet<Partition>) {
+        let mut lagging = self.lagging.lock().unwrap_or_else(PoisonError::into_inner);
+        for partition in lagging.difference(&mine) {
             let of = Of { partition: partition.number() };
             self.lag_records.remove(&of);
             self.lag_seconds.remove(&of);
         }
-        *measured = mine;
+        *lagging = mine;
+    }
+
+    /// Shows the states of all partitions of this process, and no others.
+    pub(crate) fn states(&self, is_up: bool, partitions: &[Measured]) {
+        self.up.set(i64::from(is_up));
+        let mut stated = self.stated.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = std::mem::take(&mut *stated);
+        for measured in partitions {
+            let partition = measured.partition.number();
+            for state in PartitionState::NAMES {
+                let is_in = i64::from(state == measured.state.name());
+                self.states.get_or_create(&InState { partition, state }).set(is_in);
+            }
+            let call_s = measured.call.map_or(0.0, |call| call.as_secs_f64());
+            self.call_seconds.get_or_create(&Of { partition }).set(call_s);
+            let kind = measured.state.failure();
+            if let Some(before) =
+                gone.remove(&measured.partition).flatten().filter(|before| Some(*before) != kind)
+            {
+                self.failures.remove(&FailedBy { partition, kind: before.name() });
+            }
+            if let Some(kind) = kind {
+                self.failures.get_or_create(&FailedBy { partition, kind: kind.name() }).set(1);
+            }
+            stated.insert(measured.partition, kind);
+        }
+        for (partition, kind) in gone {
+            let partition = partition.number();
+            for state in PartitionState::NAMES {
+                self.states.remove(&InState { partition, state });
+            }
+            self.call_seconds.remove(&Of { partition });
+            if let Some(kind) = kind {
+                self.failures.remove(&FailedBy { partition, kind: kind.name() });
+            }
+        }
     }
 }

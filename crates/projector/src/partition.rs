@@ -1,154 +1,297 @@
-//! The story of one partition: claim it, read on from the checkpoint, fold, commit, until someone else's turn.
+//! One partition, live or in a replay: claim it, read on from the checkpoint, fold, commit, until it is stopped.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use dashi_domain::position::Checkpoint;
+use dashi_domain::fold::{Changes, FoldRules};
+use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_domain::record::Record;
-use dashi_event_log::{LogError, Reader};
-use dashi_store::{Claim, ClaimError};
+use dashi_event_log::{EventLog, LogError, Reader};
+use dashi_store::{Claim, ClaimError, CommitError, Store};
+use futures::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, apply};
-use crate::story::{Story, chain};
+use crate::fold_panic::panic_text;
+use crate::metrics::ProjectorMetrics;
+use crate::outage::{Doing, Outages, Trouble};
+use crate::progress::{FailureKind, Progress};
+use crate::settings::ProjectorSettings;
 
-/// Why a story ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// It was told to stop.
-    Stopped,
-    /// Someone else claimed the partition.
-    Fenced(ClaimError),
-    /// The log no longer has what comes next; only a rebuild helps.
-    Lost(LogError),
+/// The task of one partition.
+pub(crate) struct PartitionTask {
+    pub shared: Arc<Shared>,
+    pub partition: Partition,
+    pub mode: Mode,
+    pub stop: CancellationToken,
 }
 
-impl Story {
-    /// Runs until an [`End`]. Stopping takes effect between batches: a batch that was begun is committed.
-    pub async fn run(self) -> End {
-        match self.tell().await {
-            Ok(()) => End::Stopped,
-            Err(end) => end,
-        }
-    }
+/// What the tasks of all partitions share.
+pub(crate) struct Shared {
+    pub log: EventLog,
+    pub store: Store,
+    pub settings: ProjectorSettings,
+    pub rules: Arc<FoldRules>,
+    pub progress: Progress,
+    pub metrics: ProjectorMetrics,
+}
 
-    async fn tell(&self) -> Result<(), End> {
-        let Some(claim) = self.claim().await else { return Ok(()) };
-        let mut from = claim.resume_from;
-        let Some(mut reader) = self.open(from).await? else { return Ok(()) };
-        tracing::info!(partition = %self.partition, epoch = %claim.epoch, checkpoint = %from, "projecting");
-        self.standing.reached(self.partition, from);
-        let mut retry = Retry::new(self.retry_wait_max);
+impl Shared {
+    pub fn new(
+        log: EventLog,
+        store: Store,
+        settings: ProjectorSettings,
+        progress: Progress,
+        metrics: ProjectorMetrics,
+    ) -> Self {
+        let rules = Arc::new(settings.rules.clone());
+        Self { log, store, settings, rules, progress, metrics }
+    }
+}
+
+/// Until when a partition is projected, and what becomes of a failure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Mode {
+    /// Until it is stopped. A failed partition is tried again now and then.
+    Live { failed_retry: Duration },
+    /// Up to this offset, exclusive, and from where the log begins. A failure that waiting does not mend ends it.
+    Replay { until: Offset },
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was stopped.
+    Stopped,
+    /// It came to the end that it was given.
+    Reached,
+}
+
+/// Why a run ended. A live one ends only when it is refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The store does not let this writer write: the claim is another's, or the store is.
+    #[error(transparent)]
+    Refused(ClaimError),
+    /// What waiting does not mend, in a replay.
+    #[error(transparent)]
+    Trouble(Trouble),
+    /// A replay's log says that there is more, and gives nothing.
+    #[error("no record came from offset {from} on, though the log ends at {high}")]
+    Stalled {
+        /// Where the replay stands.
+        from: Offset,
+        /// The partition's end.
+        high: Offset,
+        /// How long nothing came.
+        waited: Duration,
+    },
+}
+
+/// How long a replay's log may give nothing although it has more.
+const STALL: Duration = Duration::from_secs(60);
+
+impl PartitionTask {
+    /// Runs until an [`End`] or a [`Failure`]. Stopping takes effect between batches: a batch that was begun is committed.
+    /// A log or a store that is away is waited for.
+    pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
+        let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
+        let (mut from, mut source, mut idle_since) = (claim.resume_from, None, Instant::now());
         while !self.stop.is_cancelled() {
-            let records = match self.read(&mut reader).await {
+            if matches!(self.mode, Mode::Replay { until } if from.offset() >= until) {
+                return Ok(End::Reached);
+            }
+            let records = match self.read(&mut source, from).await {
                 Ok(records) => records,
-                Err(lost @ (LogError::Trimmed { .. } | LogError::Beyond { .. })) => {
-                    self.note(&claim, &lost).await;
-                    return Err(End::Lost(lost));
+                Err(LogError::Trimmed { low, .. }) if matches!(self.mode, Mode::Replay { .. }) => {
+                    from = self.skip(outages, &claim, from, Checkpoint::at(low)).await?;
+                    continue;
                 }
                 Err(error) => {
-                    self.wait(&mut retry, &error).await;
+                    outages.wait(Some(&claim), Doing::Reading(from), error).await?;
                     continue;
                 }
             };
             let Some(first) = records.first() else {
-                self.standing.caught_up(self.partition);
+                self.nothing_read(outages, &claim, from, &mut idle_since).await?;
                 continue;
             };
+            outages.log_answers(&claim).await;
             let (began, full) = (Instant::now(), self.is_full(&records));
-            self.standing.behind(self.partition, first.appended_at_ms);
-            match apply(self, &claim, from, records.into()).await {
+            self.shared.progress.behind(self.partition, Some(first.appended_at_ms));
+            from = match apply(self, &claim, from, records.into()).await {
                 Ok(to) => {
-                    from = to;
-                    retry.reset();
+                    outages.store_answers(&claim).await;
+                    outages.works(&claim).await;
+                    to
                 }
-                Err(ApplyError::Fenced(error)) => return Err(End::Fenced(error)),
-                Err(ApplyError::Interrupted(error)) => {
-                    self.wait(&mut retry, &error).await;
-                    let Some(stored) = self.resume(&claim, &mut retry).await? else { return Ok(()) };
-                    self.note(&claim, &error).await;
-                    self.seek(&mut reader, stored, &mut retry).await;
-                    from = stored;
-                }
-            }
-            self.standing.reached(self.partition, from);
+                Err(ApplyError::Fenced(error)) => return Err(Failure::Refused(error)),
+                Err(ApplyError::Interrupted(error)) => self.resume(outages, &claim, from, error).await?,
+            };
+            idle_since = Instant::now();
+            self.shared.progress.reached(self.partition, from);
             if !full {
-                self.pause(self.batch_interval.saturating_sub(began.elapsed())).await;
+                self.pause(self.shared.settings.batch_interval.saturating_sub(began.elapsed())).await;
             }
         }
+        Ok(End::Stopped)
+    }
+
+    /// Takes the partition, however long the store is away; `None` if it is to stop.
+    async fn claim(&self, outages: &mut Outages<'_>) -> Result<Option<Claim>, Failure> {
+        while !self.stop.is_cancelled() {
+            let call = self.shared.progress.call(self.partition, "claiming the partition");
+            let (log, partition) = (self.shared.log.id(), self.partition);
+            let claimed = match self.mode {
+                Mode::Live { .. } => {
+                    self.shared.store.claim(log, partition, &self.shared.settings.owner).await
+                }
+                Mode::Replay { .. } => {
+                    self.shared.store.claim_for_replay(log, partition, &self.shared.settings.owner).await
+                }
+            };
+            drop(call);
+            match claimed {
+                Ok(claim) => {
+                    self.shared.metrics.claims.inc();
+                    self.shared.progress.claimed(partition, claim.resume_from);
+                    tracing::info!(
+                        partition = %partition, epoch = %claim.epoch, checkpoint = %claim.resume_from, "projecting"
+                    );
+                    if claim.has_open_error {
+                        outages.found_open_error();
+                    }
+                    outages.store_answers(&claim).await;
+                    return Ok(Some(claim));
+                }
+                Err(ClaimError::Store(error)) => {
+                    outages.wait(None, Doing::Claiming, error).await?;
+                }
+                Err(refused) => return Err(Failure::Refused(refused)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads on from the checkpoint; nothing if it is to stop.
+    async fn read(&self, source: &mut Option<Source>, from: Checkpoint) -> Result<Vec<Record>, LogError> {
+        let source = match source {
+            Some(source) => source,
+            None => {
+                let reader = self.shared.log.reader(self.partition, from.offset()).await?;
+                source.insert(Source { reader, at: from })
+            }
+        };
+        if source.at != from {
+            source.reader.seek(from.offset())?;
+            source.at = from;
+        }
+        let records = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Vec::new(),
+            records = source.reader.next(self.shared.settings.read_limit) => records?,
+        };
+        if let Some(last) = records.last() {
+            source.at = Checkpoint::after(last.offset);
+        }
+        Ok(records)
+    }
+
+    /// Where to go on after a commit that failed, however long the store is away.
+    async fn resume(
+        &self,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
+        from: Checkpoint,
+        error: CommitError,
+    ) -> Result<Checkpoint, Failure> {
+        outages.wait(Some(claim), Doing::Committing(from), error).await?;
+        while !self.stop.is_cancelled() {
+            let call = self.shared.progress.call(self.partition, "reading the checkpoint");
+            let stored = self.shared.store.resume(claim).await;
+            drop(call);
+            match stored {
+                Ok(stored) => {
+                    // That it answers does not mean that it commits; that the checkpoint has moved does.
+                    if stored == from {
+                        outages.note(claim).await;
+                    } else {
+                        outages.store_answers(claim).await;
+                    }
+                    return Ok(stored);
+                }
+                Err(ClaimError::Store(error)) => {
+                    outages.wait(Some(claim), Doing::Resuming, error).await?;
+                }
+                Err(refused) => return Err(Failure::Refused(refused)),
+            }
+        }
+        Ok(from)
+    }
+
+    /// Moves the checkpoint over what retention has removed.
+    async fn skip(
+        &self,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+    ) -> Result<Checkpoint, Failure> {
+        let call = self.shared.progress.call(self.partition, "moving the checkpoint");
+        let moved = self.shared.store.commit(claim, from, to, &Changes::default()).await;
+        drop(call);
+        let reached = match moved {
+            Ok(_) => {
+                outages.store_answers(claim).await;
+                to
+            }
+            Err(CommitError::Fenced { partition, held, current }) => {
+                return Err(Failure::Refused(ClaimError::Fenced { partition, held, current }));
+            }
+            Err(error) => self.resume(outages, claim, from, error).await?,
+        };
+        self.shared.progress.claimed(self.partition, reached);
+        Ok(reached)
+    }
+
+    /// The log gave nothing: because there is nothing, or because it is away.
+    async fn nothing_read(
+        &self,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
+        from: Checkpoint,
+        idle_since: &mut Instant,
+    ) -> Result<(), Failure> {
+        let is_stalled = matches!(self.mode, Mode::Replay { .. }) && idle_since.elapsed() >= STALL;
+        // A broker that is away is silent: the library says so once, and then only gives nothing.
+        if (outages.is_log_out() || is_stalled) && !self.stop.is_cancelled() {
+            match self.shared.log.extent(self.partition).await {
+                Ok(extent) if is_stalled => {
+                    let (from, high, waited) = (from.offset(), extent.high, idle_since.elapsed());
+                    return Err(Failure::Stalled { from, high, waited });
+                }
+                Ok(_) => outages.log_answers(claim).await,
+                Err(error) => {
+                    *idle_since = Instant::now();
+                    return outages.wait(Some(claim), Doing::Reading(from), error).await;
+                }
+            }
+        }
+        self.shared.progress.behind(self.partition, None);
+        outages.works(claim).await;
         Ok(())
     }
 
     /// Whether a batch holds all that one may, so that there is probably more.
     fn is_full(&self, records: &[Record]) -> bool {
-        records.len() >= self.read_limit.records_max
-            || records.iter().map(|record| record.value.len()).sum::<usize>() >= self.read_limit.bytes_max
+        records.len() >= self.shared.settings.read_limit.records_max
+            || records.iter().map(|record| record.value.len()).sum::<usize>()
+                >= self.shared.settings.read_limit.bytes_max
     }
 
-    /// Takes the partition, however long the store is away; `None` if told to stop.
-    async fn claim(&self) -> Option<Claim> {
-        let mut retry = Retry::new(self.retry_wait_max);
-        while !self.stop.is_cancelled() {
-            match self.store.claim(self.log.id(), self.partition, &self.owner).await {
-                Ok(claim) => {
-                    self.metrics.claims.inc();
-                    return Some(claim);
-                }
-                Err(error) => self.wait(&mut retry, &error).await,
-            }
-        }
-        None
-    }
-
-    async fn open(&self, from: Checkpoint) -> Result<Option<Reader>, End> {
-        let mut retry = Retry::new(self.retry_wait_max);
-        while !self.stop.is_cancelled() {
-            match self.log.reader(self.partition, from.offset()).await {
-                Ok(reader) => return Ok(Some(reader)),
-                Err(error) => self.wait(&mut retry, &error).await,
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads, unless told to stop: then there is nothing more to read.
-    async fn read(&self, reader: &mut Reader) -> Result<Vec<Record>, LogError> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Ok(Vec::new()),
-            records = reader.next(self.read_limit) => records,
-        }
-    }
-
-    /// Where the claim stands, however long the store is away; `None` if told to stop.
-    async fn resume(&self, claim: &Claim, retry: &mut Retry) -> Result<Option<Checkpoint>, End> {
-        while !self.stop.is_cancelled() {
-            match self.store.resume(claim).await {
-                Ok(checkpoint) => return Ok(Some(checkpoint)),
-                Err(fenced @ ClaimError::Fenced { .. }) => return Err(End::Fenced(fenced)),
-                Err(error) => self.wait(retry, &error).await,
-            }
-        }
-        Ok(None)
-    }
-
-    async fn seek(&self, reader: &mut Reader, to: Checkpoint, retry: &mut Retry) {
-        while !self.stop.is_cancelled() {
-            match reader.seek(to.offset()) {
-                Ok(()) => return,
-                Err(error) => self.wait(retry, &error).await,
-            }
-        }
-    }
-
-    /// Says once what failed, then waits: briefly at first, longer each time, never longer than the limit.
-    async fn wait(&self, retry: &mut Retry, error: &(dyn std::error::Error + Sync)) {
-        self.metrics.count_retry();
-        if retry.attempts == 0 {
-            tracing::warn!(partition = %self.partition, error = %chain(error), "interrupted; trying again");
-        }
-        self.pause(retry.next()).await;
-    }
-
-    async fn pause(&self, length: Duration) {
+    /// Waits, unless it is to stop.
+    pub async fn pause(&self, length: Duration) {
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(length) => {}
@@ -156,40 +299,39 @@ impl Story {
     }
 }
 
-/// How long to wait before trying again.
-struct Retry {
-    attempts: u32,
-    wait_max: Duration,
+impl PartitionTask {
+    /// Runs, and runs again when it fails, until it is stopped. It fails alone: a panic ends here, too.
+    pub async fn supervise(self) {
+        let mut outages = Outages::new(&self);
+        loop {
+            let ended = AssertUnwindSafe(self.run(&mut outages)).catch_unwind().await;
+            let (kind, text) = match ended {
+                Ok(Ok(_)) => return,
+                Ok(Err(failure)) => {
+                    self.shared.metrics.fenced.inc();
+                    (FailureKind::ClaimLost, failure.to_string())
+                }
+                Err(panic) => {
+                    let text = format!("the partition's task panicked: {}", panic_text(&*panic));
+                    (FailureKind::Panicked, text)
+                }
+            };
+            let wait = outages.ended(kind, text);
+            self.pause(wait).await;
+        }
+    }
+
+    /// How long a failed partition waits before it is tried again.
+    pub const fn failed_retry(&self) -> Duration {
+        match self.mode {
+            Mode::Live { failed_retry } => failed_retry,
+            Mode::Replay { .. } => Duration::ZERO,
+        }
+    }
 }
 
-impl Retry {
-    const FIRST: Duration = Duration::from_millis(50);
-
-    fn new(wait_max: Duration) -> Self {
-        Self { attempts: 0, wait_max }
-    }
-
-    fn next(&mut self) -> Duration {
-        let wait = Self::FIRST.saturating_mul(1 << self.attempts.min(16)).min(self.wait_max);
-        self.attempts += 1;
-        wait
-    }
-
-    fn reset(&mut self) {
-        self.attempts = 0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_the_limit_and_begin_anew() {
-        let mut retry = Retry::new(Duration::from_millis(300));
-        let waits: Vec<_> = (0..5).map(|_| retry.next().as_millis()).collect();
-        assert_eq!(waits, [50, 100, 200, 300, 300]);
-        retry.reset();
-        assert_eq!(retry.next().as_millis(), 50);
-    }
+/// A reader, and where it stands.
+struct Source {
+    reader: Reader,
+    at: Checkpoint,
 }

@@ -1,26 +1,25 @@
-//! Starts and stops the stories of partitions as ownership comes and goes.
+//! Starts and stops the tasks of partitions as ownership comes and goes. A partition fails alone: its task stays, and tries
+//! again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use dashi_domain::position::{LogId, Partition};
 use dashi_event_log::{EventLog, LogError, Membership, Ownership};
 use dashi_store::{Store, StoreError};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::lag::{Standing, measure};
 use crate::metrics::ProjectorMetrics;
-use crate::partition::End;
-use crate::story::{ProjectorSettings, Story};
+use crate::partition::{Mode, PartitionTask, Shared};
+use crate::progress::{Progress, ProjectorState};
+use crate::settings::ProjectorSettings;
 
-/// How often the log is told of checkpoints and the lag is measured.
+/// How often the log is asked to save checkpoints.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long a fenced partition that the group still gives to this process stays alone before it is claimed anew.
-const RECLAIM: Duration = Duration::from_secs(3);
-
-/// Why a projector ended.
+/// Why a projector ended. None of these is of one partition: such a one fails alone, and the projector goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     /// The store holds the projection of another log.
@@ -40,57 +39,49 @@ pub enum ProjectorError {
     /// The log refuses this projector.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// A partition's task panicked. What it had committed is committed; nothing else is.
-    #[error("the task of a partition panicked")]
-    Panicked(#[source] JoinError),
 }
 
-/// See the module's text.
-pub struct Projector {
-    log: EventLog,
-    store: Store,
-    settings: ProjectorSettings,
-    metrics: ProjectorMetrics,
-    standing: Standing,
-}
-
-/// A running story: its stop signal, and a number that tells it from an earlier one of the same partition.
-struct Running {
-    number: u64,
-    stop: CancellationToken,
-}
+/// Projects the partitions that the log gives to this process.
+pub struct Projector(Arc<Shared>);
 
 impl Projector {
-    /// A projector of `log` into `store`.
-    pub fn new(log: EventLog, store: Store, settings: ProjectorSettings, metrics: ProjectorMetrics) -> Self {
-        Self { log, store, settings, metrics, standing: Standing::default() }
+    /// A projector of `log` into `store`. `progress` shows where it stands, also when it has ended.
+    pub fn new(
+        log: EventLog,
+        store: Store,
+        settings: ProjectorSettings,
+        metrics: ProjectorMetrics,
+        progress: Progress,
+    ) -> Self {
+        Self(Arc::new(Shared::new(log, store, settings, progress, metrics)))
     }
 
     /// Projects until `stop`; then the batches that were begun are committed, and the log is told how far it came.
     ///
     /// # Errors
-    /// See [`ProjectorError`]. A partition that ended with an error of its own ends the projector: someone is to
-    /// look at it.
+    /// See [`ProjectorError`]. A partition that fails is no error of the projector: it stays failed in its progress, is
+    /// tried again now and then, and the others go on.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ProjectorError> {
         self.check_log().await?;
-        let mut membership = self.log.membership(&self.settings.group).await?;
-        let mut stories = Stories::default();
-        let ended = self.conduct(&mut membership, &mut stories, &stop).await;
-        for running in stories.running.values() {
-            running.stop.cancel();
+        let mut membership = self.0.log.membership(&self.0.settings.group).await?;
+        self.0.progress.set_projector(ProjectorState::Up);
+        let mut tasks = Tasks::default();
+        let ended = self.conduct(&mut membership, &mut tasks, &stop).await;
+        for stop in tasks.stops.values() {
+            stop.cancel();
         }
-        while stories.tasks.join_next().await.is_some() {}
-        membership.save(&self.standing.take_unsaved()).await;
+        while tasks.set.join_next().await.is_some() {}
+        self.save(&mut membership).await;
         membership.leave().await;
         ended
     }
 
     /// A store goes on with its own log only: offsets of another one mean other records.
     async fn check_log(&self) -> Result<(), ProjectorError> {
-        let logs = self.store.logs().await?;
+        let logs = self.0.store.logs().await?;
         match logs.first() {
-            Some(stored) if !logs.contains(self.log.id()) && !self.settings.accept_new_log => {
-                Err(ProjectorError::OtherLog { log: self.log.id().clone(), stored: stored.clone() })
+            Some(stored) if !logs.contains(self.0.log.id()) && !self.0.settings.accept_new_log => {
+                Err(ProjectorError::OtherLog { log: self.0.log.id().clone(), stored: stored.clone() })
             }
             _ => Ok(()),
         }
@@ -99,7 +90,7 @@ impl Projector {
     async fn conduct(
         &self,
         membership: &mut Membership,
-        stories: &mut Stories,
+        tasks: &mut Tasks,
         stop: &CancellationToken,
     ) -> Result<(), ProjectorError> {
         let mut tick = tokio::time::interval(TICK);
@@ -111,91 +102,55 @@ impl Projector {
                     Ownership::Assigned(partitions) => {
                         tracing::info!(partitions = %numbers(&partitions), "assigned");
                         for partition in partitions {
-                            stories.start(self, partition, Duration::ZERO);
+                            tasks.start(self, partition);
                         }
                     }
                     Ownership::Revoked(partitions) => {
                         tracing::info!(partitions = %numbers(&partitions), "revoked");
                         for partition in partitions {
-                            stories.stop(partition);
-                            self.standing.left(partition);
+                            tasks.stop(partition);
+                            self.0.progress.revoked(partition);
                         }
                     }
                 },
-                Some(ended) = stories.tasks.join_next() => {
-                    let (partition, number, end) = ended.map_err(ProjectorError::Panicked)?;
-                    match end {
-                        End::Stopped => {}
-                        End::Lost(error) => return Err(error.into()),
-                        End::Fenced(error) => {
-                            self.metrics.fenced.inc();
-                            tracing::warn!(partition = %partition, error = %error, "another projector took over");
-                            // If the group still says it is ours, the other one is the stale one, or about to be.
-                            if stories.is_current(partition, number) {
-                                stories.start(self, partition, RECLAIM);
-                            }
-                        }
-                    }
+                Some(ended) = tasks.set.join_next() => if let Err(error) = ended {
+                    tracing::error!(error = %error, "the supervision of a partition ended with a panic");
                 },
-                _ = tick.tick() => {
-                    membership.save(&self.standing.take_unsaved()).await;
-                    stories.measure(self);
-                }
+                _ = tick.tick() => self.save(membership).await,
             }
         }
     }
+
+    /// Has the log save the checkpoints that it has not saved yet.
+    async fn save(&self, membership: &mut Membership) {
+        let saved = membership.save(&self.0.progress.take_unsaved()).await;
+        self.0.progress.saved(&saved);
+    }
 }
 
+/// The tasks of partitions, and what stops each.
 #[derive(Default)]
-struct Stories {
-    tasks: JoinSet<(Partition, u64, End)>,
-    running: HashMap<Partition, Running>,
-    started: u64,
-    measuring: Option<tokio::task::JoinHandle<()>>,
+struct Tasks {
+    set: JoinSet<()>,
+    stops: HashMap<Partition, CancellationToken>,
 }
 
-impl Stories {
-    /// Starts a story after a delay; one of the same partition that still runs is told to stop.
-    fn start(&mut self, projector: &Projector, partition: Partition, delay: Duration) {
+impl Tasks {
+    /// Starts a task; one of the same partition that still runs is stopped.
+    fn start(&mut self, projector: &Projector, partition: Partition) {
         self.stop(partition);
-        self.started += 1;
-        let (number, stop) = (self.started, CancellationToken::new());
-        let story = Story::new(
-            (projector.log.clone(), projector.store.clone(), partition),
-            &projector.settings,
-            (projector.standing.clone(), projector.metrics.clone()),
-            stop.clone(),
-        );
-        self.running.insert(partition, Running { number, stop: stop.clone() });
-        self.tasks.spawn(async move {
-            if !delay.is_zero() {
-                tokio::select! {
-                    () = stop.cancelled() => return (partition, number, End::Stopped),
-                    () = tokio::time::sleep(delay) => {}
-                }
-            }
-            (partition, number, story.run().await)
-        });
+        projector.0.progress.assigned(partition);
+        let mode = Mode::Live { failed_retry: projector.0.settings.failed_retry };
+        let (shared, stop) = (Arc::clone(&projector.0), CancellationToken::new());
+        let task = PartitionTask { shared, partition, mode, stop: stop.clone() };
+        self.stops.insert(partition, stop);
+        self.set.spawn(task.supervise());
     }
 
     fn stop(&mut self, partition: Partition) {
-        if let Some(running) = self.running.remove(&partition) {
-            running.stop.cancel();
+        if let Some(stop) = self.stops.remove(&partition) {
+            stop.cancel();
         }
-    }
-
-    fn is_current(&self, partition: Partition, number: u64) -> bool {
-        self.running.get(&partition).is_some_and(|running| running.number == number)
-    }
-
-    /// Measures the lag aside, one measurement at a time: the broker may be slow to answer.
-    fn measure(&mut self, projector: &Projector) {
-        if self.measuring.as_ref().is_some_and(|measuring| !measuring.is_finished()) {
-            return;
-        }
-        let (log, standing, metrics) =
-            (projector.log.clone(), projector.standing.clone(), projector.metrics.clone());
-        self.measuring = Some(tokio::spawn(async move { measure(&log, &standing, &metrics).await }));
     }
 }
 

@@ -1,26 +1,27 @@
-//! Replay: the whole log, from its beginning, into an empty store. The same fold, the same commits; what was
-//! committed stays, so a replay that was killed goes on where it stood.
+//! Replay: the whole log, from its beginning, into an empty store. The same loop, the same commits; what was committed
+//! stays, so a replay that was killed goes on where it stood.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
-use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
+use dashi_domain::position::{LogId, Offset, Partition};
 use dashi_event_log::{EventLog, Extent, LogError};
 use dashi_store::{ClaimError, Store, StoreError};
 use serde::Serialize;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{ApplyError, apply};
-use crate::lag::Standing;
 use crate::metrics::ProjectorMetrics;
-use crate::story::{ProjectorSettings, Story, chain};
+use crate::outage::{Outages, Trouble, chain};
+use crate::partition::{End, Failure, Mode, PartitionTask, Shared};
+use crate::progress::Progress;
+use crate::settings::ProjectorSettings;
 
 /// How far a replay has come, in offsets: an upper bound on records where offsets have gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Progress {
+pub struct ReplayProgress {
     /// Applied, this run's and earlier ones'.
     pub done: u64,
     /// In the log when the replay began.
@@ -53,16 +54,27 @@ pub enum ReplayError {
         /// The log.
         log: LogId,
     },
+    /// A live projector has claimed partitions of the store.
+    #[error(
+        "the store is a live projection's ({owner} claimed partition {partition}), which a replay must not disturb: \
+         replay into an empty store; to bring this one up to date, start `dashi project` or `dashi serve` on it"
+    )]
+    Live {
+        /// The partition that was claimed last.
+        partition: Partition,
+        /// Who claimed it.
+        owner: String,
+    },
     /// Someone else writes the same store.
     #[error("another process replays or projects into the same store")]
     Fenced(#[source] ClaimError),
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The log does not answer, or no longer begins where it was read.
+    /// The log does not answer at the start, or has lost what was read already.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The store did not say whether a batch is in.
+    /// The store cannot be written.
     #[error("a batch could not be committed: {0}")]
     Commit(String),
     /// The log says that there is more, and gives nothing.
@@ -87,10 +99,11 @@ pub enum ReplayError {
 /// Partitions replayed at once.
 const CONCURRENCY: usize = 4;
 
-/// How long a partition may give nothing although it has more.
-const STALL: Duration = Duration::from_secs(60);
+/// How often progress is told.
+const TICK: Duration = Duration::from_millis(200);
 
-/// Replays up to the ends that the partitions have when it begins.
+/// Replays up to the ends that the partitions have when it begins. A log or a store that goes away meanwhile is waited for,
+/// as a live projector does.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -100,35 +113,48 @@ pub async fn replay(
     settings: ProjectorSettings,
     metrics: ProjectorMetrics,
     stop: CancellationToken,
-    progress: impl Fn(Progress) + Send + Sync + 'static,
+    tell: impl Fn(ReplayProgress),
 ) -> Result<ReplayReport, ReplayError> {
-    if !store.logs().await?.contains(log.id()) && !store.is_empty().await? {
+    let states = store.partitions().await?;
+    if let Some(live) = states.iter().filter(|state| state.is_live).max_by_key(|state| state.updated_at_ms) {
+        return Err(ReplayError::Live { partition: live.partition, owner: live.owner.clone() });
+    }
+    if !states.iter().any(|state| state.log == *log.id()) && !store.is_empty().await? {
         return Err(ReplayError::NotEmpty { log: log.id().clone() });
     }
     let mut extents = Vec::new();
     for partition in log.partitions().await? {
         extents.push((partition, log.extent(partition).await?));
     }
-    let total = extents.iter().map(|(_, extent)| extent.high.number() - extent.low.number()).sum();
-    let count = Count { done: AtomicU64::new(0), this_run: AtomicU64::new(0), total, tell: progress };
-    let count = Arc::new(count);
+    let settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
+    let progress = Progress::default();
+    let shared = Arc::new(Shared::new(log.clone(), store.clone(), settings, progress.clone(), metrics));
+    let tell = || tell(reached(&progress, &extents));
     let mut waiting = extents.iter().copied();
-    let mut tasks: JoinSet<Result<(), ReplayError>> = JoinSet::new();
+    let mut tasks: JoinSet<Result<End, (Partition, Failure)>> = JoinSet::new();
+    let mut tick = tokio::time::interval(TICK);
     loop {
         while tasks.len() < CONCURRENCY {
             let Some((partition, extent)) = waiting.next() else { break };
-            let about = (log.clone(), store.clone(), partition);
-            let told = (Standing::default(), metrics.clone());
-            let story = Story::new(about, &settings, told, stop.clone());
-            let story = Story { batch_interval: Duration::ZERO, ..story };
-            let count = Arc::clone(&count);
-            tasks.spawn(async move { replay_partition(story, extent, &*count).await });
+            progress.assigned(partition);
+            let (shared, mode) = (Arc::clone(&shared), Mode::Replay { until: extent.high });
+            let task = PartitionTask { shared, partition, mode, stop: stop.clone() };
+            tasks.spawn(async move {
+                task.run(&mut Outages::new(&task)).await.map_err(|failure| (partition, failure))
+            });
         }
-        match tasks.join_next().await {
-            None => break,
-            Some(ended) => ended.map_err(ReplayError::Panicked)??,
+        tokio::select! {
+            ended = tasks.join_next() => match ended {
+                None => break,
+                Some(ended) => match ended.map_err(ReplayError::Panicked)? {
+                    Ok(_) => {}
+                    Err((partition, failure)) => return Err(failure_of(partition, failure)),
+                },
+            },
+            _ = tick.tick() => tell(),
         }
     }
+    tell();
     let mut outcomes = Outcomes::default();
     for state in store.partitions().await?.iter().filter(|state| state.log == *log.id()) {
         outcomes.applied += state.outcomes.applied;
@@ -137,7 +163,7 @@ pub async fn replay(
     }
     Ok(ReplayReport {
         partitions: extents.len(),
-        records: count.this_run.load(Ordering::Relaxed),
+        records: progress.applied(),
         applied: outcomes.applied,
         duplicate: outcomes.duplicate,
         dead: outcomes.dead,
@@ -145,64 +171,30 @@ pub async fn replay(
     })
 }
 
-struct Count<F> {
-    done: AtomicU64,
-    this_run: AtomicU64,
-    total: u64,
-    tell: F,
-}
-
-impl<F: Fn(Progress)> Count<F> {
-    fn add(&self, offsets: u64) {
-        let done = self.done.fetch_add(offsets, Ordering::Relaxed) + offsets;
+/// How far the partitions have come, of what lay in them at the start.
+fn reached(progress: &Progress, extents: &[(Partition, Extent)]) -> ReplayProgress {
+    let checkpoints: HashMap<_, _> = progress.checkpoints().into_iter().collect();
+    let mut reached = ReplayProgress { done: 0, total: 0 };
+    for (partition, Extent { low, high }) in extents {
+        let total = high.number() - low.number();
+        let done =
+            checkpoints.get(partition).map_or(0, |at| at.offset().number().saturating_sub(low.number()));
         // Records that arrive meanwhile may be read along with the last ones.
-        (self.tell)(Progress { done: done.min(self.total), total: self.total });
+        reached.done += done.min(total);
+        reached.total += total;
     }
+    reached
 }
 
-async fn replay_partition<F: Fn(Progress)>(
-    story: Story,
-    extent: Extent,
-    count: &Count<F>,
-) -> Result<(), ReplayError> {
-    let claim =
-        story.store.claim(story.log.id(), story.partition, &story.owner).await.map_err(
-            |error| match error {
-                ClaimError::Store(error) => ReplayError::Store(error),
-                fenced => ReplayError::Fenced(fenced),
-            },
-        )?;
-    // A log that retention has shortened is replayed from where it begins.
-    let mut from = claim.resume_from.max(Checkpoint::at(extent.low));
-    if from != claim.resume_from {
-        story
-            .store
-            .commit(&claim, claim.resume_from, from, &Default::default())
-            .await
-            .map_err(|error| ReplayError::Commit(chain(&error)))?;
-    }
-    count.add(from.offset().number() - extent.low.number());
-    let mut reader = story.log.reader(story.partition, from.offset()).await?;
-    let mut waited = Duration::ZERO;
-    while from.offset() < extent.high && !story.stop.is_cancelled() {
-        let records = reader.next(story.read_limit).await?;
-        if records.is_empty() {
-            waited += story.read_limit.wait;
-            if waited >= STALL {
-                let (from, high, waited_s) = (from.offset(), extent.high, STALL.as_secs());
-                return Err(ReplayError::Stalled { partition: story.partition, from, high, waited_s });
-            }
-            continue;
+fn failure_of(partition: Partition, failure: Failure) -> ReplayError {
+    match failure {
+        Failure::Refused(ClaimError::Live { partition, owner }) => ReplayError::Live { partition, owner },
+        Failure::Refused(refused) => ReplayError::Fenced(refused),
+        Failure::Trouble(Trouble::Log(error)) => ReplayError::Log(error),
+        Failure::Trouble(Trouble::Store(error)) => ReplayError::Store(error),
+        Failure::Trouble(Trouble::Commit(error)) => ReplayError::Commit(chain(&error)),
+        Failure::Stalled { from, high, waited } => {
+            ReplayError::Stalled { partition, from, high, waited_s: waited.as_secs() }
         }
-        waited = Duration::ZERO;
-        let to = apply(&story, &claim, from, records.into()).await.map_err(|error| match error {
-            ApplyError::Fenced(error) => ReplayError::Fenced(error),
-            ApplyError::Interrupted(error) => ReplayError::Commit(chain(&error)),
-        })?;
-        let offsets = to.offset().number() - from.offset().number();
-        count.this_run.fetch_add(offsets, Ordering::Relaxed);
-        count.add(offsets);
-        from = to;
     }
-    Ok(())
 }

@@ -14,6 +14,21 @@ pub struct Claim {
     pub epoch: Epoch,
     /// Where the projection stood when it was claimed.
     pub resume_from: Checkpoint,
+    /// Whether the last error that was noted is not over, as far as the store knows.
+    pub has_open_error: bool,
+}
+
+/// An error to be noted with a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ErrorNote<'a> {
+    /// One word for programs, such as "beyond".
+    pub kind: &'a str,
+    /// The error in words, with its values and its causes.
+    pub text: &'a str,
+    /// When it happened; milliseconds since 1970.
+    pub at_ms: i64,
+    /// Whether it is over already: it was an event, not a condition that lasts.
+    pub is_over: bool,
 }
 
 /// What the store knows of a partition.
@@ -33,8 +48,14 @@ pub struct PartitionState {
     pub outcomes: Outcomes,
     /// When the checkpoint last moved, or was claimed; milliseconds since 1970.
     pub updated_at_ms: i64,
+    /// Whether a live projector claimed it, not only a replay.
+    pub is_live: bool,
     /// What went wrong last, if anything did.
     pub last_error: Option<String>,
+    /// Its kind; `None` if an older program noted it.
+    pub last_error_kind: Option<String>,
     /// When that was; milliseconds since 1970.
     pub last_error_at_ms: Option<i64>,
+    /// When it was over; milliseconds since 1970. `None` if it is not, or nothing went wrong.
+    pub last_error_over_at_ms: Option<i64>,
 }

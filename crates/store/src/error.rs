@@ -84,6 +84,14 @@ pub enum ClaimError {
         /// The newest epoch.
         current: Epoch,
     },
+    /// The store belongs to a live projection, and the claim was a replay's. Nothing was changed; take another store.
+    #[error("the store belongs to a live projection: {owner} claimed partition {partition}")]
+    Live {
+        /// The partition that was claimed last.
+        partition: Partition,
+        /// Who claimed it.
+        owner: String,
+    },
     /// The store did not answer; ask again.
     #[error(transparent)]
     Store(#[from] StoreError),

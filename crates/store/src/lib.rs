@@ -15,7 +15,7 @@ mod sqlite;
 mod tables;
 mod umami;
 
-pub use claim::{Claim, PartitionState};
+pub use claim::{Claim, ErrorNote, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use postgres::{PostgresSettings, PostgresStore};
@@ -87,13 +87,28 @@ impl Store {
         either!(self, store => store.logs().await)
     }
 
-    /// Takes a partition of a log with a new epoch, higher than any before, and says where to go on. From when it
-    /// returns, no commit under an older epoch succeeds. `owner` is for people to read.
+    /// Takes a partition of a log for a live projector, with a new epoch, higher than any before, and says where to go on.
+    /// From when it returns, no commit under an older epoch succeeds, and no replay claims a partition of this store, of
+    /// whichever log. `owner` is for people to read.
     ///
     /// # Errors
     /// [`ClaimError::Store`]: the store does not answer; claim again.
     pub async fn claim(&self, log: &LogId, partition: Partition, owner: &str) -> Result<Claim, ClaimError> {
         either!(self, store => store.claim(log, partition, owner).await)
+    }
+
+    /// The same for a replay, which takes a store only where no live projector ever claimed a partition.
+    ///
+    /// # Errors
+    /// [`ClaimError::Live`]: the store is a live projector's; nothing was changed. [`ClaimError::Store`]: the store does
+    /// not answer; claim again.
+    pub async fn claim_for_replay(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        either!(self, store => store.claim_for_replay(log, partition, owner).await)
     }
 
     /// Where a claim stands: what to do after a commit whose outcome is unknown.
@@ -121,12 +136,21 @@ impl Store {
         either!(self, store => store.commit(claim, from, to, changes).await)
     }
 
-    /// Writes down what went wrong last with a partition, for `dashi status` to show.
+    /// Notes the last error of a partition, for `dashi status` to show. Does nothing under a claim that is not the newest.
+    /// A commit ends it: where the checkpoint moves, the error is over.
     ///
     /// # Errors
-    /// The store does not answer; the note is lost, and was logged where it happened.
-    pub async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
-        either!(self, store => store.note_error(claim, error).await)
+    /// The store does not answer; the note is lost.
+    pub async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
+        either!(self, store => store.note_error(claim, note).await)
+    }
+
+    /// Notes that the last error of a partition is over, if one is noted that is not.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost.
+    pub async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
+        either!(self, store => store.note_over(claim).await)
     }
 
     /// The state of every partition that was ever claimed, by log and partition.

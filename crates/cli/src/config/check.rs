@@ -241,9 +241,9 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 
 /// The limits that mean nothing at 0. Those that mean something there: `event_log.retention_h`,
 /// `kafka.linger_ms`, `ingest.cors_max_age_s`.
-fn limits(settings: &Settings) -> [(&'static str, u64); 28] {
+fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings { ingest, event_log, kafka, projector, database, profiles, api, shutdown, .. } = settings;
-    [
+    vec![
         ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
         ("ingest.in_flight_max", ingest.in_flight_max as u64),
         ("ingest.connections_max", ingest.connections_max as u64),
@@ -263,6 +263,7 @@ fn limits(settings: &Settings) -> [(&'static str, u64); 28] {
         ("projector.batch_bytes_max", projector.batch_bytes_max as u64),
         ("projector.read_wait_ms", projector.read_wait_ms),
         ("projector.retry_wait_ms_max", projector.retry_wait_ms_max),
+        ("projector.failed_retry_ms", projector.failed_retry_ms),
         ("database.pool_connections_max", u64::from(database.pool_connections_max)),
         ("database.statement_timeout_ms", database.statement_timeout_ms),
         ("profiles.live_s", profiles.live_s),

@@ -225,6 +225,10 @@ pub struct Projector {
     pub read_wait_ms: u64,
     /// Longest pause between two attempts while a server is away.
     pub retry_wait_ms_max: u64,
+    /// Pause between two attempts at a partition that has failed.
+    pub failed_retry_ms: u64,
+    /// Whether a process is not ready while a partition of its is failed.
+    pub failed_partition_unready: bool,
 }
 
 /// The store's connections.

@@ -192,7 +192,8 @@ async fn move_checkpoint(
         "/* move_checkpoint */
          UPDATE dashi.checkpoint
          SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
-             updated_at = clock_timestamp()
+             updated_at = clock_timestamp(),
+             last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, clock_timestamp()) END
          WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
     )
     .bind(claim.log.as_str())

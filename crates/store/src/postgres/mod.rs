@@ -23,7 +23,7 @@ use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::{Claim, ClaimError, PartitionState, StoreError};
+use crate::{Claim, ClaimError, ErrorNote, PartitionState, StoreError};
 
 /// Settings of a store on PostgreSQL.
 #[derive(Clone)]
@@ -140,26 +140,59 @@ impl PostgresStore {
         owner: &str,
     ) -> Result<Claim, ClaimError> {
         self.read_catalogue().await?;
-        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
+        sqlx::query_as(
             "/* claim */
-             INSERT INTO dashi.checkpoint (log_id, partition, checkpoint, epoch, owner)
-             VALUES ($1, $2, 0, 1, $3)
+             INSERT INTO dashi.checkpoint (log_id, partition, checkpoint, epoch, owner, live)
+             VALUES ($1, $2, 0, 1, $3, true)
              ON CONFLICT (log_id, partition) DO UPDATE
-             SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
-             RETURNING epoch, checkpoint",
+             SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, live = true,
+                 updated_at = clock_timestamp()
+             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
         .bind(owner)
         .fetch_one(&self.pool)
         .await
-        .map_err(StoreError::away("claiming a partition"))?;
-        Ok(Claim {
-            log: log.clone(),
-            partition,
-            epoch: Epoch::new(epoch as u64),
-            resume_from: checkpoint_of(checkpoint),
-        })
+        .map(|row| claimed(log, partition, row))
+        .map_err(|error| StoreError::away("claiming a partition")(error).into())
+    }
+
+    pub(crate) async fn claim_for_replay(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        let doing = "claiming a partition for a replay";
+        self.read_catalogue().await?;
+        // A live projector that claims another partition in this moment goes unseen; it fences this replay, or the
+        // replay's next claim finds it.
+        let row = sqlx::query_as(
+            "/* claim_for_replay */
+             INSERT INTO dashi.checkpoint (log_id, partition, checkpoint, epoch, owner, live)
+             SELECT $1, $2, 0, 1, $3, false WHERE NOT EXISTS (SELECT 1 FROM dashi.checkpoint WHERE live)
+             ON CONFLICT (log_id, partition) DO UPDATE
+             SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
+             WHERE NOT dashi.checkpoint.live
+             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL",
+        )
+        .bind(log.as_str())
+        .bind(partition.number() as i32)
+        .bind(owner)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(StoreError::away(doing))?;
+        if let Some(row) = row {
+            return Ok(claimed(log, partition, row));
+        }
+        let (partition, owner): (i32, String) = sqlx::query_as(
+            "SELECT partition, owner FROM dashi.checkpoint WHERE live ORDER BY updated_at DESC LIMIT 1",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(StoreError::away(doing))?;
+        Err(ClaimError::Live { partition: Partition::new(partition as u32), owner })
     }
 
     pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
@@ -178,27 +211,49 @@ impl PostgresStore {
         Ok(checkpoint_of(checkpoint))
     }
 
-    pub(crate) async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+    pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
         sqlx::query(
             "/* note_error */
-             UPDATE dashi.checkpoint SET last_error = $4, last_error_at = clock_timestamp()
+             UPDATE dashi.checkpoint SET last_error = $4, last_error_kind = $5, last_error_at = dashi.at_ms($6),
+                 last_error_over_at = CASE WHEN $7 THEN clock_timestamp() END
              WHERE log_id = $1 AND partition = $2 AND epoch = $3",
         )
         .bind(claim.log.as_str())
         .bind(claim.partition.number() as i32)
         .bind(claim.epoch.number() as i64)
-        .bind(error)
+        // An error may quote a record, and text columns cannot hold U+0000.
+        .bind(note.text.replace('\0', "\u{fffd}"))
+        .bind(note.kind)
+        .bind(note.at_ms)
+        .bind(note.is_over)
         .execute(&self.pool)
         .await
         .map_err(StoreError::away("noting an error"))?;
         Ok(())
     }
 
+    pub(crate) async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
+        sqlx::query(
+            "/* note_over */
+             UPDATE dashi.checkpoint SET last_error_over_at = clock_timestamp()
+             WHERE log_id = $1 AND partition = $2 AND epoch = $3
+               AND last_error IS NOT NULL AND last_error_over_at IS NULL",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .bind(claim.epoch.number() as i64)
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::away("noting that an error is over"))?;
+        Ok(())
+    }
+
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         let rows = sqlx::query(
-            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, last_error,
+            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, live, last_error, last_error_kind,
                     (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
-                    (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms
+                    (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
+                    (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
              FROM dashi.checkpoint ORDER BY log_id, partition",
         )
         .fetch_all(&self.pool)
@@ -229,9 +284,22 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
             dead: count("dead")?,
         },
         updated_at_ms: row.try_get("updated_at_ms")?,
+        is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
+        last_error_kind: row.try_get("last_error_kind")?,
         last_error_at_ms: row.try_get("last_error_at_ms")?,
+        last_error_over_at_ms: row.try_get("last_error_over_at_ms")?,
     })
+}
+
+/// A claim from the row that it wrote: epoch, checkpoint, and whether the last error is not over.
+fn claimed(
+    log: &LogId,
+    partition: Partition,
+    (epoch, checkpoint, has_open_error): (i64, i64, bool),
+) -> Claim {
+    let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
+    Claim { log, partition, epoch, resume_from: checkpoint_of(checkpoint), has_open_error }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {

@@ -106,7 +106,8 @@ async fn move_checkpoint(
     let moved = sqlx::query(AssertSqlSafe(format!(
         "UPDATE dashi_checkpoint
          SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
-             updated_at = {NOW_MS}
+             updated_at = {NOW_MS},
+             last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
          WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
     )))
     .bind(to.offset().number() as i64)

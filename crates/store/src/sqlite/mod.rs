@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, broadcast};
 use uuid::Uuid;
 
 use crate::profile::CHANGES_MAX;
-use crate::{Claim, ClaimError, PartitionState, ProfileChange, StoreError};
+use crate::{Claim, ClaimError, ErrorNote, PartitionState, ProfileChange, StoreError};
 
 /// Settings of a store in a SQLite file.
 #[derive(Debug, Clone)]
@@ -34,8 +34,12 @@ pub struct SqliteSettings {
 }
 
 /// Tables by version (`PRAGMA user_version`); a released step is never edited.
-const STEPS: &[&str] =
-    &[include_str!("dashi_1.sql"), include_str!("dashi_2.sql"), include_str!("dashi_3.sql")];
+const STEPS: &[&str] = &[
+    include_str!("dashi_1.sql"),
+    include_str!("dashi_2.sql"),
+    include_str!("dashi_3.sql"),
+    include_str!("dashi_4.sql"),
+];
 
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
@@ -133,25 +137,53 @@ impl SqliteStore {
         owner: &str,
     ) -> Result<Claim, ClaimError> {
         let mut writer = self.0.writer.lock().await;
-        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-            "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, updated_at)
-             VALUES (?, ?, 0, 1, ?, {NOW_MS})
+        sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, live, updated_at)
+             VALUES (?, ?, 0, 1, ?, 1, {NOW_MS})
              ON CONFLICT (log_id, partition) DO UPDATE
-             SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at
-             RETURNING epoch, checkpoint"
+             SET epoch = epoch + 1, owner = excluded.owner, live = 1, updated_at = excluded.updated_at
+             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL"
         )))
         .bind(log.as_str())
         .bind(partition.number())
         .bind(owner)
         .fetch_one(&mut *writer)
         .await
-        .map_err(StoreError::away("claiming a partition"))?;
-        Ok(Claim {
-            log: log.clone(),
-            partition,
-            epoch: Epoch::new(epoch as u64),
-            resume_from: checkpoint_of(checkpoint),
-        })
+        .map(|row| claimed(log, partition, row))
+        .map_err(|error| StoreError::away("claiming a partition")(error).into())
+    }
+
+    pub(crate) async fn claim_for_replay(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        let doing = "claiming a partition for a replay";
+        let mut writer = self.0.writer.lock().await;
+        let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
+            "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, live, updated_at)
+             SELECT ?, ?, 0, 1, ?, 0, {NOW_MS} WHERE NOT EXISTS (SELECT 1 FROM dashi_checkpoint WHERE live)
+             ON CONFLICT (log_id, partition) DO UPDATE
+             SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at WHERE NOT live
+             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL"
+        )))
+        .bind(log.as_str())
+        .bind(partition.number())
+        .bind(owner)
+        .fetch_optional(&mut *writer)
+        .await
+        .map_err(StoreError::away(doing))?;
+        if let Some(row) = row {
+            return Ok(claimed(log, partition, row));
+        }
+        let (partition, owner): (u32, String) = sqlx::query_as(
+            "SELECT partition, owner FROM dashi_checkpoint WHERE live ORDER BY updated_at DESC LIMIT 1",
+        )
+        .fetch_one(&mut *writer)
+        .await
+        .map_err(StoreError::away(doing))?;
+        Err(ClaimError::Live { partition: Partition::new(partition), owner })
     }
 
     pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
@@ -164,13 +196,17 @@ impl SqliteStore {
         Ok(checkpoint)
     }
 
-    pub(crate) async fn note_error(&self, claim: &Claim, error: &str) -> Result<(), StoreError> {
+    pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
         let mut writer = self.0.writer.lock().await;
         sqlx::query(sqlx::AssertSqlSafe(format!(
-            "UPDATE dashi_checkpoint SET last_error = ?, last_error_at = {NOW_MS}
+            "UPDATE dashi_checkpoint SET last_error = ?, last_error_kind = ?, last_error_at = ?,
+                 last_error_over_at = CASE WHEN ? THEN {NOW_MS} END
              WHERE log_id = ? AND partition = ? AND epoch = ?"
         )))
-        .bind(error)
+        .bind(note.text)
+        .bind(note.kind)
+        .bind(note.at_ms)
+        .bind(note.is_over)
         .bind(claim.log.as_str())
         .bind(claim.partition.number())
         .bind(claim.epoch.number() as i64)
@@ -180,11 +216,27 @@ impl SqliteStore {
         Ok(())
     }
 
+    pub(crate) async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE dashi_checkpoint SET last_error_over_at = {NOW_MS}
+             WHERE log_id = ? AND partition = ? AND epoch = ?
+               AND last_error IS NOT NULL AND last_error_over_at IS NULL"
+        )))
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(claim.epoch.number() as i64)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("noting that an error is over"))?;
+        Ok(())
+    }
+
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         let doing = "listing its partitions";
         let rows = sqlx::query(
             "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, updated_at,
-                    last_error, last_error_at
+                    live, last_error, last_error_kind, last_error_at, last_error_over_at
              FROM dashi_checkpoint ORDER BY log_id, partition",
         )
         .fetch_all(&self.0.readers)
@@ -223,6 +275,16 @@ async fn stored(
     Ok((Epoch::new(epoch as u64), checkpoint_of(checkpoint)))
 }
 
+/// A claim from the row that it wrote: epoch, checkpoint, and whether the last error is not over.
+fn claimed(
+    log: &LogId,
+    partition: Partition,
+    (epoch, checkpoint, has_open_error): (i64, i64, bool),
+) -> Claim {
+    let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
+    Claim { log, partition, epoch, resume_from: checkpoint_of(checkpoint), has_open_error }
+}
+
 fn checkpoint_of(stored: i64) -> Checkpoint {
     Checkpoint::at(Offset::new(stored as u64))
 }
@@ -241,8 +303,11 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
             dead: count("dead")?,
         },
         updated_at_ms: row.try_get("updated_at")?,
+        is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
+        last_error_kind: row.try_get("last_error_kind")?,
         last_error_at_ms: row.try_get("last_error_at")?,
+        last_error_over_at_ms: row.try_get("last_error_over_at")?,
     })
 }
 

@@ -1,0 +1,63 @@
+//! A fold that panics: caught, with the panic's text and place, and without a line and a backtrace in the logs each time,
+//! for the record that is to blame is looked for by folding parts of the batch.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+thread_local! {
+    /// Whether a panic of this thread is caught here.
+    static CATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Where the last such panic came from.
+    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Does something on this thread; returns the text of its panic if it panics.
+pub(crate) fn catching<T>(act: impl FnOnce() -> T) -> Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let otherwise = take_hook();
+        set_hook(Box::new(move |panic| {
+            if CATCHING.get() {
+                PLACE.set(panic.location().map(ToString::to_string));
+            } else {
+                otherwise(panic);
+            }
+        }));
+    });
+    CATCHING.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(act));
+    CATCHING.set(false);
+    outcome.map_err(|panic| match PLACE.take() {
+        Some(place) => format!("{} (at {place})", panic_text(&*panic)),
+        None => panic_text(&*panic),
+    })
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => (*text).to_owned(),
+        (_, Some(text)) => text.clone(),
+        _ => "without words".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_its_text_and_place() {
+        assert_eq!(catching(|| 7), Ok(7));
+        let text = catching(|| panic!("no {}", "way")).expect_err("it panics");
+        assert!(text.starts_with("no way (at ") && text.contains("fold_panic.rs:"), "{text}");
+        let text = catching(|| Vec::<u8>::new()[std::hint::black_box(1)]).expect_err("it panics");
+        assert!(text.contains("out of bounds"), "{text}");
+        assert_eq!(
+            catching(|| std::panic::panic_any(5)).map_err(|text| text.contains("without words")),
+            Err(true)
+        );
+    }
+}

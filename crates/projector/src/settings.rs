@@ -1,0 +1,36 @@
+//! Settings of a projector and of a replay.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use dashi_domain::fold::{Changes, FoldRules};
+use dashi_domain::record::Record;
+use dashi_event_log::ReadLimit;
+use uuid::Uuid;
+
+/// Turns records into changes, given the events that the store holds already: [`dashi_domain::fold::fold`], but in tests
+/// that need one which fails.
+pub type Fold = fn(&[Record], &HashSet<Uuid>, &FoldRules) -> Changes;
+
+/// Settings of a projector.
+#[derive(Debug, Clone)]
+pub struct ProjectorSettings {
+    /// The consumer group, or the name of the projection in an embedded log.
+    pub group: String,
+    /// For people: who projects.
+    pub owner: String,
+    /// How records become changes.
+    pub fold: Fold,
+    /// How the fold folds.
+    pub rules: FoldRules,
+    /// What one batch may hold, and how long to wait for records.
+    pub read_limit: ReadLimit,
+    /// Least time between two batches of a partition, unless the last one was full.
+    pub batch_interval: Duration,
+    /// The longest wait between two tries while the log or the store is away.
+    pub retry_wait_max: Duration,
+    /// The wait between two tries of a partition that has failed.
+    pub failed_retry: Duration,
+    /// Whether the store may go on with a log whose checkpoints it does not hold, beside those of another one.
+    pub accept_new_log: bool,
+}
