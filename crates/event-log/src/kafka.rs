@@ -650,18 +650,23 @@ impl KafkaMembership {
         {
             refused = Some(error);
         }
-        match refused {
-            Some(error) => {
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::warn!(
-                        error = %error, "the consumer group does not take offsets, which tools show lag by; trying again"
-                    );
-                }
+        if let Some(error) = refused {
+            // While partitions move, the group refuses offsets of those that have moved, as it should.
+            let moves = matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::RebalanceInProgress
+                        | RDKafkaErrorCode::IllegalGeneration
+                        | RDKafkaErrorCode::UnknownMemberId
+                )
+            );
+            if !moves && !std::mem::replace(&mut self.is_failing, true) {
+                tracing::warn!(
+                    error = %error, "the consumer group does not take offsets, which tools show lag by; trying again"
+                );
             }
-            None if !answered.saved.is_empty() && std::mem::take(&mut self.is_failing) => {
-                tracing::info!("the consumer group takes offsets again");
-            }
-            None => {}
+        } else if !answered.saved.is_empty() && std::mem::take(&mut self.is_failing) {
+            tracing::info!("the consumer group takes offsets again");
         }
         answered.saved.into_iter().collect()
     }
