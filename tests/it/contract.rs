@@ -375,6 +375,7 @@ const SECTIONS: &[Row] = &[
             "tracker::e2e/tracker::a click counts below any element with data-umami-event, once, for the closest",
             "tracker::e2e/tracker::data-auto-pageview=false: no page view until the page asks for one, and clicks as ever",
             "tracker::e2e/tracker::data-distinct-id names the visitor from the first view on, identify({ id, … }) another",
+            "tracker::e2e/tracker::events of a batch that there was no room for are sent one by one, and those that were taken are not",
             "tracker::e2e/tracker::a single-page app: navigation, back and forward, anchors, vitals per view",
             "tracker::e2e/tracker::Dashi is killed with events under way, again and again: nothing lost, nothing doubled",
         ],

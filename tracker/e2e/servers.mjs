@@ -38,6 +38,8 @@ export const startGate = async (dashi) => {
     requests: 0,
     /** How many were turned away, by the gate or because Dashi was away. */
     refused: 0,
+    /** Names of events that a batch brings back as 503, as Dashi does with those that its log had no room for. */
+    noRoomFor: new Set(),
     /** How long an answer takes at least, in ms. */
     delayMs: 0,
     website: dashi.website,
@@ -58,8 +60,24 @@ export const startGate = async (dashi) => {
       upstream.end(body);
     });
 
+  /** Holds back the elements that there is no room for, and answers for them. */
+  const forwardBatch = async (request, elements) => {
+    const places = [...elements.keys()].filter((index) => !gate.noRoomFor.has(elements[index].payload.name));
+    const passed = JSON.stringify(places.map((index) => elements[index]));
+    const { "content-length": _, ...headers } = request.headers;
+    const answer = await forward({ ...request, method: "POST", url: request.url, headers }, passed);
+    const summary = JSON.parse(answer.body);
+    const held = [...elements.keys()].filter((index) => !places.includes(index));
+    const details = [
+      ...summary.details.map(({ index, response }) => ({ index: places[index], response })),
+      ...held.map((index) => ({ index, response: { error: { code: "unavailable", status: 503 } } })),
+    ];
+    const reply = { ...summary, size: elements.length, errors: details.length, details };
+    return { ...answer, headers: { ...answer.headers, "content-length": undefined }, body: Buffer.from(JSON.stringify(reply)) };
+  };
+
   const pass = (response, { status, headers, body }) => {
-    response.writeHead(status, { ...headers, connection: "keep-alive" });
+    response.writeHead(status, { ...headers, "content-length": body.length, connection: "keep-alive" });
     response.end(body);
   };
 
@@ -75,7 +93,7 @@ export const startGate = async (dashi) => {
       if (gate.mode === "hang up") return request.socket.destroy();
       return pass(response, { status: 503, headers: BUSY, body: '{"error":{"status":503}}' });
     }
-    const answer = await forward(request, body);
+    const answer = Array.isArray(JSON.parse(body)) ? await forwardBatch(request, JSON.parse(body)) : await forward(request, body);
     await new Promise((resolve) => setTimeout(resolve, gate.delayMs));
     const reply = String(answer.body);
     const refused = new Map((JSON.parse(reply).details ?? []).map(({ index, response }) => [index, response.error.status]));

@@ -404,6 +404,30 @@ test("events that wait leave in one request, and a bad one among them costs the 
   assert.deepEqual(names.sort(), ["one", "three", "two", null].sort());
 });
 
+test("events of a batch that there was no room for are sent one by one, and those that were taken are not", async () => {
+  await page.goto(`${site.url}/clicks`);
+  await answered(1);
+  gate.noRoomFor = new Set(["two", "four"]);
+  await page.evaluate(() => ["one", "two", "three", "four", "five"].forEach((name) => void window.umami.track(name)));
+  await queued(0);
+  const requests = [];
+  for (const { number, payload, status } of gate.tries) (requests[number] ??= []).push([payload.name, status]);
+  assert.deepEqual(requests.slice(1), [
+    [
+      ["one", 200],
+      ["two", 503],
+      ["three", 200],
+      ["four", 503],
+      ["five", 200],
+    ],
+    [["two", 200]],
+    [["four", 200]],
+  ]);
+  gate.tries = gate.tries.filter(({ status }) => status === 200);
+  const { totals } = await stored(["view /clicks", "one", "two", "three", "four", "five"]);
+  assert.equal(totals.duplicate, 0);
+});
+
 /** How the collector can fail: by the gate, or with Dashi really gone. */
 const OUTAGES = {
   503: {},
