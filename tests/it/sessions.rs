@@ -16,6 +16,7 @@ on_both_setups!(
     two_hundred_first_events_at_once_make_one_session,
     whatever_changes_while_a_token_is_kept_no_event_lacks_its_session,
     the_first_events_attributes_stay_and_later_ones_fill_what_was_null,
+    a_session_is_of_one_device_and_one_place,
     every_type_of_event_alone_makes_the_session,
     a_property_has_its_last_value_and_the_others_stay,
     of_conflicting_identifies_the_last_in_the_log_stays,
@@ -198,27 +199,93 @@ async fn the_first_events_attributes_stay_and_later_ones_fill_what_was_null(setu
     let expected = json!([null, null, "desktop", null, "de-DE", null, null, null, "visitor"]);
     assert_eq!(shown(&row), expected);
 
-    // In a later batch, and two in one.
-    post(
-        json!({ "url": "/2", "screen": "800x600", "browser": "", "language": "fr-FR", "timestamp": at - 9 }),
-        &london,
-    )
-    .await;
+    // In a later batch, and three in one.
+    let later = json!({ "url": "/2", "screen": "800x600", "browser": "chrome", "language": "fr", "timestamp": at - 9 });
+    post(later, &london).await;
     running.applied(2).await;
+    let expected = json!([null, null, "desktop", null, "de-DE", "GB", "GB-ENG", "London", "visitor"]);
+    assert_eq!(shown(&running.rows("session", "1 = 1").await[0]), expected, "a screen is of its own browser");
     post(
-        json!({ "url": "/3", "screen": "1x1", "browser": "mine", "os": "ours", "timestamp": at + 1 }),
+        json!({ "url": "/3", "screen": "1x1", "os": "ours", "device": "console", "timestamp": at + 1 }),
         &paris,
     )
     .await;
-    post(json!({ "url": "/4", "userAgent": AGENT, "device": "tablet", "timestamp": at + 2 }), &paris).await;
-    running.applied(4).await;
+    post(json!({ "url": "/4", "userAgent": AGENT, "device": "desktop", "timestamp": at + 2 }), &paris).await;
+    post(
+        json!({ "url": "/5", "userAgent": AGENT, "device": "tablet", "screen": "2x2", "timestamp": at + 3 }),
+        &paris,
+    )
+    .await;
+    running.applied(5).await;
     let rows = running.rows("session", "1 = 1").await;
     assert_eq!(rows.len(), 1);
-    // An empty text is a value, and no later one replaces it.
-    let expected = json!(["", "ours", "desktop", "800x600", "de-DE", "GB", "GB-ENG", "London", "visitor"]);
+    let expected =
+        json!(["chrome", "Windows 10", "desktop", "2x2", "de-DE", "GB", "GB-ENG", "London", "visitor"]);
     assert_eq!(shown(&rows[0]), expected);
     assert_eq!(rows[0]["created_at"], at * 1_000, "it began with its first event");
-    assert_eq!(running.number("SELECT count(*) FROM website_event").await, 4);
+    assert_eq!(running.number("SELECT count(*) FROM website_event").await, 5);
+}
+
+/// A person with two devices has one session where a distinct id is one. Filled column by column it would be a visitor
+/// who does not exist: Safari on Windows on a PlayStation, in an English village in Japan.
+async fn a_session_is_of_one_device_and_one_place(setup: Setup) {
+    let running = setup.start(&[]).await;
+    let console = "Mozilla/5.0 (PlayStation; PlayStation 5/6.50) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/15.4 \
+                   Safari/605.1.15";
+    let from = |country: &'static str, region: &'static str, city: &'static str| {
+        let named = [("cf-ipcountry", country), ("cf-region-code", region), ("cf-ipcity", city)];
+        [("cf-connecting-ip", "203.0.113.7")]
+            .into_iter()
+            .chain(named.into_iter().filter(|(_, value)| !value.is_empty()))
+            .collect::<Vec<_>>()
+    };
+    let post = async |visitor: &str, agent: &str, screen: Option<&str>, headers: &[(&str, &str)]| {
+        let mut payload = json!({ "url": "/r", "id": visitor, "userAgent": agent });
+        if let Some(screen) = screen {
+            payload["screen"] = json!(screen);
+        }
+        let body = submission("event", &payload);
+        let sent = integration_tests::http::post_json(&running.url("/api/send"), &body, headers).await;
+        assert_eq!(sent.unwrap().status, 200);
+    };
+    let mut sent = 0;
+    let mut expected = Vec::new();
+    // In batches of their own, and in one: the others' events come before any of the second ones.
+    let second = from("GB", "ENG", "Willesden");
+    for (visitor, place) in [("apart", from("JP", "", "")), ("together", from("JP", "", ""))] {
+        post(visitor, console, None, &place).await;
+        sent += 1;
+        if visitor == "apart" {
+            running.applied(sent).await;
+        }
+        post(visitor, AGENT, Some("1920x1080"), &second).await;
+        sent += 1;
+        expected.push(json!([visitor, "safari", null, "console", null, "JP", null, null]));
+    }
+    // What is told of the same country belongs to it, if nothing that is there contradicts.
+    for (visitor, places, row) in [
+        ("further", [("US", "", ""), ("DE", "BE", "Berlin")], ["US", "", ""]),
+        ("nearer", [("US", "", ""), ("US", "CA", "Fresno")], ["US", "US-CA", "Fresno"]),
+        ("next door", [("US", "CA", ""), ("US", "TX", "Dallas")], ["US", "US-CA", ""]),
+        ("unknown", [("", "", ""), ("DE", "BE", "Berlin")], ["DE", "DE-BE", "Berlin"]),
+    ] {
+        for (country, region, city) in places {
+            post(visitor, AGENT, Some("1920x1080"), &from(country, region, city)).await;
+            sent += 1;
+        }
+        let place = row.map(|value| if value.is_empty() { Value::Null } else { json!(value) });
+        let [country, region, city] = place;
+        expected.push(json!([visitor, "chrome", "Windows 10", "laptop", "1920x1080", country, region, city]));
+    }
+    running.applied(sent).await;
+    let columns = ["distinct_id", "browser", "os", "device", "screen", "country", "region", "city"];
+    let rows = running.rows("session", "1 = 1").await;
+    let mut rows: Vec<_> =
+        rows.iter().map(|row| Value::from_iter(columns.map(|name| row[name].clone()))).collect();
+    for of in [&mut rows, &mut expected] {
+        of.sort_by_key(|row| row[0].to_string());
+    }
+    assert_eq!(rows, expected);
 }
 
 async fn every_type_of_event_alone_makes_the_session(setup: Setup) {

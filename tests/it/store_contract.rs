@@ -355,6 +355,7 @@ fn session(n: u128) -> SessionRow {
         session_id: id(n),
         website_id: id(WEBSITE),
         attributes: SessionAttributes::default(),
+        said: Vec::new(),
         created_at_ms: NOON_MS,
     }
 }
@@ -963,32 +964,35 @@ async fn a_session_keeps_what_it_has_and_gets_what_it_lacks(place: Place) {
         ..SessionAttributes::default()
     };
     commit(&store, &with(first.clone())).await;
-    let second = SessionAttributes {
+    let another = SessionAttributes {
         browser: some("firefox"),
         os: some("linux"),
         device: some("desktop"),
         screen: some("1x1"),
         language: some("en"),
         country: some("DE"),
-        region: None,
-        city: some("Kyoto"),
+        region: some("DE-BE"),
+        city: some("Berlin"),
         distinct_id: some("someone"),
     };
-    commit(&store, &with(second.clone())).await;
-    let third = SessionAttributes { region: some("GB-ENG"), city: some("London"), ..second.clone() };
-    let mut last = with(third);
+    commit(&store, &with(another.clone())).await;
+    // Two in one batch: the first gives this row nothing, and the second what the first would not take from it.
+    let nearer = SessionAttributes {
+        browser: some("chrome"),
+        screen: some("2x2"),
+        country: some("GB"),
+        region: some("GB-ENG"),
+        city: some("London"),
+        ..another.clone()
+    };
+    let mut last = with(another.clone());
+    last.sessions[0].hear(nearer.clone());
     last.sessions[0].created_at_ms = 1;
     last.sessions[0].website_id = id(WEBSITE + 1);
     last.sessions.push(session(2));
     commit(&store, &last).await;
 
-    let expected = SessionAttributes {
-        browser: first.browser,
-        country: first.country,
-        distinct_id: first.distinct_id,
-        region: some("GB-ENG"),
-        ..second
-    };
+    let expected = SessionAttributes { distinct_id: first.distinct_id, ..nearer };
     let expected = SessionRow { attributes: expected, created_at_ms: NOON_MS + 5, ..session(1) };
     let cells = [session_cells(&expected), session_cells(&session(2))];
     assert_rows(&mut place.raw().await, "session", &cells).await;

@@ -84,7 +84,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
 /// What a run of records does to the tables. Commits as one with the checkpoint behind the last of them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Changes {
-    /// At most one per session: the first event's attributes, filled by later ones.
+    /// At most one per session: the first event's attributes, filled by later ones, and what fills a row that is there.
     pub sessions: Vec<SessionRow>,
     /// One per event that is not an identify.
     pub events: Vec<EventRow>,
@@ -187,13 +187,14 @@ impl Folding<'_> {
         let payload = &event.submission.payload;
         let attributes = self.attributes(event);
         match self.sessions.get(&event.session_id) {
-            Some(&place) => self.changes.sessions[place].attributes.fill(attributes),
+            Some(&place) => self.changes.sessions[place].hear(attributes),
             None => {
                 self.sessions.insert(event.session_id, self.changes.sessions.len());
                 self.changes.sessions.push(SessionRow {
                     session_id: event.session_id,
                     website_id: payload.source.id,
                     attributes,
+                    said: Vec::new(),
                     created_at_ms: event.created_at_ms(),
                 });
             }

@@ -6,7 +6,7 @@
 //! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]
-//! * what it folds into: [`fold`], [`rows`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
+//! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
 //! * by whose rules: [`umami`]
 
 pub mod agent;
@@ -27,6 +27,7 @@ pub mod recorded;
 pub mod recording;
 pub mod rows;
 pub mod schema;
+pub mod session;
 pub mod submission;
 pub mod text;
 pub mod token;

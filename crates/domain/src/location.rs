@@ -41,7 +41,11 @@ impl Location {
         let clean = |text: String| Some(text.replace('\0', "")).filter(|text| !text.is_empty());
         let cut = |text: String, chars_max| text.chars().take(chars_max).collect::<String>();
         Self {
-            country: self.country.and_then(clean).filter(|text| text.chars().count() <= COUNTRY_CHARS_MAX),
+            // Blanks at its end are none to a column of fixed width.
+            country: self
+                .country
+                .and_then(|text| clean(text.trim_end_matches(' ').to_owned()))
+                .filter(|text| text.chars().count() <= COUNTRY_CHARS_MAX),
             region: self.region.and_then(clean).map(|text| cut(text, REGION_CHARS_MAX)),
             city: self.city.and_then(clean).map(|text| cut(text, CITY_CHARS_MAX)),
         }

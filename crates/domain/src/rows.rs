@@ -7,63 +7,7 @@ use uuid::Uuid;
 use crate::flatten::{DataType, Decimal};
 use crate::position::Offset;
 
-/// A row of `session`. Inserted with the session's first event; later events fill what is still null.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SessionRow {
-    /// Primary key.
-    pub session_id: Uuid,
-    /// Website, link or pixel.
-    pub website_id: Uuid,
-    /// What the session is known by.
-    pub attributes: SessionAttributes,
-    /// When its first event happened, milliseconds since 1970.
-    pub created_at_ms: i64,
-}
-
-/// The attributes of a session, each set by the first event (in log order) that has it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct SessionAttributes {
-    /// At most 20 characters, as are `os` and `device`.
-    pub browser: Option<String>,
-    /// Operating system.
-    pub os: Option<String>,
-    /// Kind of device.
-    pub device: Option<String>,
-    /// `WIDTHxHEIGHT`, at most 11 characters.
-    pub screen: Option<String>,
-    /// At most 35 characters.
-    pub language: Option<String>,
-    /// At most 2 characters.
-    pub country: Option<String>,
-    /// `CC-REGION`, at most 20 characters.
-    pub region: Option<String>,
-    /// At most 50 characters.
-    pub city: Option<String>,
-    /// At most 50 characters; may be empty.
-    pub distinct_id: Option<String>,
-}
-
-impl SessionAttributes {
-    /// Takes from `later` what is still null here.
-    pub fn fill(&mut self, later: Self) {
-        let Self { browser, os, device, screen, language, country, region, city, distinct_id } = later;
-        for (mine, theirs) in [
-            (&mut self.browser, browser),
-            (&mut self.os, os),
-            (&mut self.device, device),
-            (&mut self.screen, screen),
-            (&mut self.language, language),
-            (&mut self.country, country),
-            (&mut self.region, region),
-            (&mut self.city, city),
-            (&mut self.distinct_id, distinct_id),
-        ] {
-            if mine.is_none() {
-                *mine = theirs;
-            }
-        }
-    }
-}
+pub use crate::session::{SessionAttributes, SessionRow};
 
 /// What `website_event.event_type` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

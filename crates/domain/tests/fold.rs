@@ -54,9 +54,11 @@ impl Tables {
         self.identifies.extend(changes.identifies.into_iter().map(|row| (row.event_id, row)));
         for row in changes.sessions {
             match self.sessions.get_mut(&row.session_id) {
-                Some(there) => there.attributes.fill(row.attributes),
+                Some(there) => {
+                    there.attributes.fill_from(row.said());
+                }
                 None => {
-                    self.sessions.insert(row.session_id, row);
+                    self.sessions.insert(row.session_id, SessionRow { said: Vec::new(), ..row });
                 }
             }
         }

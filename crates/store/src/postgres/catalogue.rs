@@ -409,8 +409,8 @@ fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut 
             f(table, column, text);
         }
     };
-    for row in &mut changes.sessions {
-        let row = &mut row.attributes;
+    let sessions = changes.sessions.iter_mut();
+    for row in sessions.flat_map(|row| std::iter::once(&mut row.attributes).chain(&mut row.said)) {
         some("session", "browser", &mut row.browser);
         some("session", "os", &mut row.os);
         some("session", "device", &mut row.device);
@@ -635,6 +635,7 @@ mod tests {
                 session_id: Uuid::from_u128(2),
                 website_id: Uuid::from_u128(1),
                 attributes: SessionAttributes { browser: Some("chrome".to_owned()), ..Default::default() },
+                said: vec![SessionAttributes { browser: Some("chromium".to_owned()), ..Default::default() }],
                 created_at_ms: 4,
             }],
             events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
@@ -655,6 +656,7 @@ mod tests {
         assert_eq!((fitted.events[0].url_path.as_str(), fitted.events.len()), ("/ää", 2));
         assert_eq!(fitted.events[0].page_title.as_deref(), Some("title"));
         assert_eq!(fitted.sessions[0].attributes.browser.as_deref(), Some("ch"));
+        assert_eq!(fitted.sessions[0].said[0].browser.as_deref(), Some("ch"));
         assert_eq!(fitted.revenue[0].currency, "EU");
         let keys: Vec<_> =
             fitted.session_data.iter().map(|row| (row.data_key.as_str(), row.created_at_ms)).collect();

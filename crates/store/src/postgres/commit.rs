@@ -1,15 +1,16 @@
 //! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by one statement.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
-    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionDataRow,
-    SessionLinkRow, SessionRow,
+    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionAttributes,
+    SessionDataRow, SessionLinkRow, SessionRow,
 };
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::catalogue::Catalogue;
@@ -76,10 +77,10 @@ impl PostgresStore {
                 self.applied(changes, !recordings.is_empty()).await.map_err(failed)?,
             ));
         }
-        if insert_sessions(&mut tx, &changes.sessions).await.map_err(failed)? < changes.sessions.len() as u64
-        {
-            fill_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
-        }
+        let inserted = insert_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
+        let there: Vec<_> =
+            changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
+        fill_sessions(&mut tx, &there).await.map_err(failed)?;
         if catalogue.has_session_link() {
             link_sessions(&mut tx, &changes.session_links).await.map_err(failed)?;
         }
@@ -351,11 +352,15 @@ async fn insert_recordings(connection: &mut PgConnection, rows: &[RecordingRow])
     Ok(inserted.rows_affected())
 }
 
-async fn insert_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> Result<u64, sqlx::Error> {
+/// Inserts the sessions that are not there; says which these are.
+async fn insert_sessions(
+    connection: &mut PgConnection,
+    rows: &[SessionRow],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
     if rows.is_empty() {
-        return Ok(0);
+        return Ok(HashSet::new());
     }
-    let inserted = sqlx::query(
+    let inserted: Vec<Uuid> = sqlx::query_scalar(
         "/* insert_sessions */
          INSERT INTO session (session_id, website_id, browser, os, device, screen, language,
              country, region, city, distinct_id, created_at)
@@ -366,7 +371,8 @@ async fn insert_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> 
              $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
          AS t (session_id, website_id, browser, os, device, screen, language,
              country, region, city, distinct_id, created_at)
-         ON CONFLICT (session_id) DO NOTHING",
+         ON CONFLICT (session_id) DO NOTHING
+         RETURNING session_id",
     )
     .bind(column!(rows, row => row.session_id))
     .bind(column!(rows, row => row.website_id))
@@ -380,46 +386,96 @@ async fn insert_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> 
     .bind(column!(rows, row => row.attributes.city.as_deref()))
     .bind(column!(rows, row => row.attributes.distinct_id.as_deref()))
     .bind(column!(rows, row => row.created_at_ms))
-    .execute(connection)
+    .fetch_all(connection)
     .await?;
-    Ok(inserted.rows_affected())
+    Ok(inserted.into_iter().collect())
 }
 
-/// Fills what is still null in sessions that were there. Rows that have nothing to gain are not touched: a
-/// `DO UPDATE` on the insert would lock, and so write, every one of them.
-async fn fill_sessions(connection: &mut PgConnection, rows: &[SessionRow]) -> Result<(), sqlx::Error> {
+/// Fills sessions that were there, by the fold's own rule. Only rows that lack what these events say are read, and
+/// only those that change are written: hardly any.
+async fn fill_sessions(connection: &mut PgConnection, rows: &[&SessionRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // One bit for each attribute that any of the events says, in the order of the columns.
+    let says = column!(rows, row => {
+        row.said().iter().flat_map(|said| (0..).zip(columns_of(said))).fold(0, |bits, (place, value)| {
+            bits | i32::from(value.is_some()) << place
+        })
+    });
+    let lacking: Vec<PgRow> = sqlx::query(
+        "/* lacking_sessions */
+         SELECT s.session_id, s.browser::text, s.os::text, s.device::text, s.screen::text, s.language::text,
+             s.country::text, s.region::text, s.city::text, s.distinct_id::text
+         FROM unnest($1::uuid[], $2::int[]) AS t (session_id, says)
+         JOIN session AS s ON s.session_id = t.session_id
+         WHERE (CASE WHEN s.browser IS NULL THEN 1 ELSE 0 END | CASE WHEN s.os IS NULL THEN 2 ELSE 0 END
+             | CASE WHEN s.device IS NULL THEN 4 ELSE 0 END | CASE WHEN s.screen IS NULL THEN 8 ELSE 0 END
+             | CASE WHEN s.language IS NULL THEN 16 ELSE 0 END | CASE WHEN s.country IS NULL THEN 32 ELSE 0 END
+             | CASE WHEN s.region IS NULL THEN 64 ELSE 0 END | CASE WHEN s.city IS NULL THEN 128 ELSE 0 END
+             | CASE WHEN s.distinct_id IS NULL THEN 256 ELSE 0 END) & t.says <> 0",
+    )
+    .bind(column!(rows, row => row.session_id))
+    .bind(says)
+    .fetch_all(&mut *connection)
+    .await?;
+    let said: HashMap<Uuid, &[SessionAttributes]> =
+        rows.iter().map(|row| (row.session_id, row.said())).collect();
+    let mut filled: Vec<(Uuid, SessionAttributes)> = Vec::new();
+    for row in &lacking {
+        let session_id: Uuid = row.try_get("session_id")?;
+        let mut attributes = SessionAttributes {
+            browser: row.try_get("browser")?,
+            os: row.try_get("os")?,
+            device: row.try_get("device")?,
+            screen: row.try_get("screen")?,
+            language: row.try_get("language")?,
+            country: row.try_get("country")?,
+            region: row.try_get("region")?,
+            city: row.try_get("city")?,
+            distinct_id: row.try_get("distinct_id")?,
+        };
+        let said = said.get(&session_id).copied().unwrap_or_default();
+        if attributes.fill_from(said) {
+            filled.push((session_id, attributes));
+        }
+    }
+    if filled.is_empty() {
+        return Ok(());
+    }
+    // In the order in which all transactions lock them. Umami may name the session meanwhile: its name stays.
+    filled.sort_unstable_by_key(|(session_id, _)| *session_id);
     sqlx::query(
         "/* fill_sessions */
          UPDATE session AS s
-         SET browser = coalesce(s.browser, t.browser), os = coalesce(s.os, t.os),
-             device = coalesce(s.device, t.device), screen = coalesce(s.screen, t.screen),
-             language = coalesce(s.language, t.language), country = coalesce(s.country, t.country),
-             region = coalesce(s.region, t.region), city = coalesce(s.city, t.city),
+         SET browser = t.browser, os = t.os, device = t.device, screen = t.screen, language = t.language,
+             country = t.country, region = t.region, city = t.city,
              distinct_id = coalesce(s.distinct_id, t.distinct_id)
          FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
              $7::text[], $8::text[], $9::text[], $10::text[])
          AS t (session_id, browser, os, device, screen, language, country, region, city, distinct_id)
-         WHERE s.session_id = t.session_id AND (
-             (s.browser IS NULL AND t.browser IS NOT NULL) OR (s.os IS NULL AND t.os IS NOT NULL)
-             OR (s.device IS NULL AND t.device IS NOT NULL) OR (s.screen IS NULL AND t.screen IS NOT NULL)
-             OR (s.language IS NULL AND t.language IS NOT NULL)
-             OR (s.country IS NULL AND t.country IS NOT NULL)
-             OR (s.region IS NULL AND t.region IS NOT NULL) OR (s.city IS NULL AND t.city IS NOT NULL)
-             OR (s.distinct_id IS NULL AND t.distinct_id IS NOT NULL))",
+         WHERE s.session_id = t.session_id",
     )
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.attributes.browser.as_deref()))
-    .bind(column!(rows, row => row.attributes.os.as_deref()))
-    .bind(column!(rows, row => row.attributes.device.as_deref()))
-    .bind(column!(rows, row => row.attributes.screen.as_deref()))
-    .bind(column!(rows, row => row.attributes.language.as_deref()))
-    .bind(column!(rows, row => row.attributes.country.as_deref()))
-    .bind(column!(rows, row => row.attributes.region.as_deref()))
-    .bind(column!(rows, row => row.attributes.city.as_deref()))
-    .bind(column!(rows, row => row.attributes.distinct_id.as_deref()))
+    .bind(column!(filled, row => row.0))
+    .bind(column!(filled, row => row.1.browser.as_deref()))
+    .bind(column!(filled, row => row.1.os.as_deref()))
+    .bind(column!(filled, row => row.1.device.as_deref()))
+    .bind(column!(filled, row => row.1.screen.as_deref()))
+    .bind(column!(filled, row => row.1.language.as_deref()))
+    .bind(column!(filled, row => row.1.country.as_deref()))
+    .bind(column!(filled, row => row.1.region.as_deref()))
+    .bind(column!(filled, row => row.1.city.as_deref()))
+    .bind(column!(filled, row => row.1.distinct_id.as_deref()))
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// In the order of the table's columns.
+fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
+    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
+        attributes;
+    [browser, os, device, screen, language, country, region, city, distinct_id]
 }
 
 /// Umami 3.3 and newer: what distinct ids were said in a session, and the last of them in the session itself.

@@ -1,13 +1,14 @@
 //! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by few statements.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::{DataValue, RecordingRow};
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Connection as _};
+use dashi_domain::rows::{DataValue, RecordingRow, SessionAttributes};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::insert::{Statement, insert};
@@ -282,38 +283,81 @@ async fn insert_recordings(
     .await
 }
 
-/// Inserts new sessions and fills what is still null in those that were there; a session that has nothing to gain
-/// is not written.
+/// Inserts new sessions, and fills those that were there by the fold's own rule; one that has nothing to gain is not
+/// written.
 async fn upsert_sessions(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
-    const FILLED: [&str; 9] =
-        ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
-    let sets = FILLED.map(|column| format!("{column} = coalesce(session.{column}, excluded.{column})"));
-    let gains = FILLED.map(|column| format!("(session.{column} IS NULL AND excluded.{column} IS NOT NULL)"));
+    let Some(ids) = json_list(changes.sessions.iter().map(|row| row.session_id)) else { return Ok(()) };
+    let stored: Vec<SqliteRow> = sqlx::query(
+        "SELECT session_id, browser, os, device, screen, language, country, region, city, distinct_id
+         FROM session WHERE session_id IN (SELECT value FROM json_each(?))",
+    )
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut there = HashMap::with_capacity(stored.len());
+    for row in &stored {
+        let id: String = row.try_get("session_id")?;
+        there.insert(parse_uuid(&id)?, row);
+    }
+    let (known, new): (Vec<_>, Vec<_>) =
+        changes.sessions.iter().partition(|row| there.contains_key(&row.session_id));
     insert(
         connection,
-        &changes.sessions,
+        &new,
         "session (session_id, website_id, browser, os, device, screen, language,
              country, region, city, distinct_id, created_at)",
-        &format!("ON CONFLICT (session_id) DO UPDATE SET {} WHERE {}", sets.join(", "), gains.join(" OR ")),
+        "",
         |statement, row| {
-            let attributes = row.attributes.clone();
-            statement
-                .bind(text(row.session_id))
-                .bind(text(row.website_id))
-                .bind(attributes.browser)
-                .bind(attributes.os)
-                .bind(attributes.device)
-                .bind(attributes.screen)
-                .bind(attributes.language)
-                .bind(attributes.country)
-                .bind(attributes.region)
-                .bind(attributes.city)
-                .bind(attributes.distinct_id)
-                .bind(row.created_at_ms)
+            let statement = statement.bind(text(row.session_id)).bind(text(row.website_id));
+            bind_attributes(statement, &row.attributes).bind(row.created_at_ms)
         },
     )
     .await?;
+    for row in known {
+        let mut attributes = attributes_of(there[&row.session_id])?;
+        if attributes.fill_from(row.said()) {
+            let statement = sqlx::query(
+                "UPDATE session SET browser = ?, os = ?, device = ?, screen = ?, language = ?, country = ?,
+                     region = ?, city = ?, distinct_id = ?
+                 WHERE session_id = ?",
+            );
+            bind_attributes(statement, &attributes)
+                .bind(text(row.session_id))
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
     Ok(())
+}
+
+fn attributes_of(row: &SqliteRow) -> Result<SessionAttributes, sqlx::Error> {
+    Ok(SessionAttributes {
+        browser: row.try_get("browser")?,
+        os: row.try_get("os")?,
+        device: row.try_get("device")?,
+        screen: row.try_get("screen")?,
+        language: row.try_get("language")?,
+        country: row.try_get("country")?,
+        region: row.try_get("region")?,
+        city: row.try_get("city")?,
+        distinct_id: row.try_get("distinct_id")?,
+    })
+}
+
+/// In the order of the table's columns.
+fn bind_attributes<'q>(statement: Statement<'q>, attributes: &SessionAttributes) -> Statement<'q> {
+    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
+        attributes.clone();
+    statement
+        .bind(browser)
+        .bind(os)
+        .bind(device)
+        .bind(screen)
+        .bind(language)
+        .bind(country)
+        .bind(region)
+        .bind(city)
+        .bind(distinct_id)
 }
 
 fn bind_value<'q>(statement: Statement<'q>, key: &str, value: &DataValue) -> Statement<'q> {
