@@ -6,7 +6,7 @@
  * once. An event is sent again when a navigation swallowed its answer, or when another page has just sent it and the
  * browser has not yet spread its removal. That is harmless, since its message id stays the same.
  *
- * Several events of one session leave in one request, and each is kept or dropped by its own verdict in the answer.
+ * Several late events of one session leave in one request, and each is kept or dropped by its own verdict in the answer.
  */
 import { exclusively } from "./lock";
 import { batchEndpoint, endpoint, isOff, settings, stop, website } from "./settings";
@@ -89,18 +89,30 @@ export const drain = (): Promise<unknown> =>
     )
     .then(schedule));
 
-/** How many of these events, from the first on, leave in one request. */
+/**
+ * How many of these events, from the first on, leave in one request. The events of a request arrive in one moment: so those
+ * whose arrival is their time leave by themselves, and so does identify, of which the last is to win.
+ */
 const batchSize = (waiting: string[]): number => {
   const begunIn = own.get(waiting[0]!);
   // The answer to the first event of a session brings the token for the others.
   if (batchEndpoint === endpoint || (begunIn && !begunIn.token)) return 1;
   let chars = 0;
-  const end = waiting.findIndex(
-    (key) =>
-      alone.has(key) || own.get(key) !== begunIn || (chars += (read(key) + "").length) > Max.BATCH_CHARS,
-  );
+  const end = waiting.findIndex((key) => {
+    const body = read(key) + "";
+    return (
+      alone.has(key) ||
+      own.get(key) !== begunIn ||
+      Date.now() - timeOf(key) < Min.LATE_MS ||
+      /^{"type":"i/.test(body) ||
+      (chars += body.length) > Max.BATCH_CHARS
+    );
+  });
   return end < 0 ? waiting.length : end || 1;
 };
+
+/** When the event under this key happened, in ms. */
+const timeOf = (key: string): number => parseInt(key.slice(item.length));
 
 /** The page may end any moment: sends its events at once, without waiting for a turn. */
 export const flush = (): Promise<unknown> => Promise.all([...own.keys()].map((key) => deliver([key]))).then(schedule);
@@ -122,7 +134,7 @@ const deliver = async (group: string[]): Promise<void> => {
   for (const key of group) {
     if (inFlight.has(key)) continue;
     const body = read(key);
-    const ms = parseInt(key.slice(item.length));
+    const ms = timeOf(key);
     const age = Date.now() - ms;
     if (body && Math.abs(age) < Max.EVENT_MS) {
       inFlight.add(key);

@@ -113,33 +113,34 @@ test("events leave one request after the other, in the order in which they happe
     answer(ok());
     await settle();
   }
-  const pending = [];
-  site.answer = () => new Promise((resolve) => pending.push(resolve));
-  for (const name of ["d", "e", "f"]) page.umami.track(name);
-  await settle();
-  page.umami.track("g");
-  await settle();
-  assert.equal(site.requests.length, 6);
-  while (pending.length) {
-    pending.shift()(ok());
-    await settle();
-  }
-  assert.deepEqual(taken(site), ["a", "b", "c", "d", "e", "f", "g"]);
-  assert.deepEqual(site.batches, [["a"], ["b"], ["c"], ["d", "e", "f"], ["g"]]);
-});
-
-test("what waits leaves in one request, as soon as its session has a token", async () => {
-  const site = new Site();
-  const page = await site.open(MANUAL);
-  for (const name of ["a", "b", "c"]) page.umami.track(name);
-  page.umami.identify("me");
   for (const name of ["d", "e"]) page.umami.track(name);
   await settle();
-  assert.deepEqual(site.batches, [["a"], ["b", "c"], [undefined], ["d", "e"]]);
+  assert.equal(site.requests.length, 4, "what happens now has its time from its arrival");
+  for (const name of ["d", "e"]) {
+    answer(ok());
+    await settle();
+  }
+  assert.deepEqual(taken(site), ["a", "b", "c", "d", "e"]);
+  assert.deepEqual(site.batches, [["a"], ["b"], ["c"], ["d"], ["e"]]);
+});
+
+test("what has waited leaves in one request, as soon as its session has a token; identify by itself", async () => {
+  const site = new Site();
+  const page = await site.open(MANUAL);
+  site.answer = () => HANG_UP;
+  for (const name of ["a", "b", "c"]) page.umami.track(name);
+  page.umami.identify("me");
+  for (const name of ["d", "e", "f"]) page.umami.track(name);
+  await settle();
+  site.requests.length = 0;
+  site.answer = () => ok();
+  await site.advance(2_001);
+  assert.deepEqual(site.batches, [["a"], ["b", "c"], [undefined], ["d", "e", "f"]]);
   assert.deepEqual([...new Set(site.requests.map(({ url }) => url))], [
     "https://stats.example/api/send",
     "https://stats.example/api/batch",
   ]);
+  assert.ok(site.requests.every(({ payload }) => payload.timestamp));
   const { options } = site.requests[1];
   assert.deepEqual([options.method, options.keepalive, options.credentials], ["POST", true, "omit"]);
   assert.deepEqual({ ...options.headers }, { "Content-Type": "application/json", "x-umami-cache": "token-1" });
@@ -149,7 +150,10 @@ test("what other pages left behind leaves in few requests of a size that browser
   const site = new Site();
   site.answer = () => HANG_UP;
   const gone = await site.open(MANUAL);
-  for (let count = 0; count < 40; count++) gone.umami.track("x", { text: "y".repeat(2_000) });
+  for (let count = 0; count < 20; count++) gone.umami.track("x", { text: "y".repeat(2_000) });
+  gone.umami.identify("me", { plan: "free" });
+  gone.umami.identify("me", { plan: "pro" });
+  for (let count = 0; count < 20; count++) gone.umami.track("x", { text: "y".repeat(2_000) });
   await settle();
   await gone.leave();
   await site.advance(10_000);
@@ -157,20 +161,36 @@ test("what other pages left behind leaves in few requests of a size that browser
   site.answer = () => ok();
   await site.open(MANUAL);
   await site.advance(10_000);
-  assert.equal(taken(site).length, 40);
-  assert.ok(site.batches.length <= 8, `${site.batches.length} requests`);
+  assert.equal(taken(site).length, 42);
+  assert.ok(site.batches.length <= 10, `${site.batches.length} requests`);
+  const identifies = site.requests.filter(({ kind }) => kind === "identify");
+  assert.deepEqual(
+    identifies.map(({ payload, number }) => [payload.data.plan, site.batches[number].length]),
+    [
+      ["free", 1],
+      ["pro", 1],
+    ],
+  );
   for (const { options } of site.requests) assert.ok(options.keepalive && options.body.length < 20_000);
 });
 
 const BATCH = ["taken", "bad", "busy", "blocked", "broken", "also taken"];
 const VERDICTS = { bad: failing(400), busy: failing(503), blocked: failing(403), broken: failing(500) };
 
-/** A page with a token that sends the events of `BATCH` at once. */
-const openBatch = async (site) => {
-  const page = await site.open(MANUAL);
+/** A page with a token whose events of these names have waited and are just being sent together. */
+const openBatch = async (site, names = BATCH, options = MANUAL) => {
+  const page = await site.open(options);
+  const { answer } = site;
+  site.answer = () => ok();
   await page.umami.track("first");
-  for (const name of BATCH) page.umami.track(name);
+  site.answer = () => HANG_UP;
+  for (const name of names) page.umami.track(name);
   await settle();
+  // The first of them has been tried. Of what follows the tests count.
+  assert.deepEqual(site.batches, [["first"], [names[0]]]);
+  site.requests.pop();
+  site.answer = answer;
+  await site.advance(2_001);
   return page;
 };
 
@@ -178,7 +198,6 @@ test("each event of a batch has its own verdict: taken, dropped with a warning, 
   const site = new Site();
   site.answer = ({ payload: { name } }) => (site.batches.length < 3 && VERDICTS[name]) || ok();
   const page = await openBatch(site);
-  assert.deepEqual(site.batches, [["first"], BATCH]);
   await site.advance(60_000);
   assert.deepEqual(site.batches, [["first"], BATCH, ["busy"], ["broken"]]);
   assert.deepEqual(taken(site), ["first", "taken", "also taken", "busy", "broken"]);
@@ -194,11 +213,9 @@ test("each event of a batch has its own verdict: taken, dropped with a warning, 
 
 test("an event of a batch that is refused again and again goes the way of a single one, and holds up no other for long", async () => {
   const site = new Site();
-  const page = await site.open(MANUAL);
-  await page.umami.track("first");
   site.answer = ({ payload }) => (payload.name === "poison" ? failing(500) : ok());
-  for (const name of ["poison", "fine"]) page.umami.track(name);
-  await settle();
+  const page = await openBatch(site, ["poison", "fine"]);
+  assert.deepEqual(site.batches, [["first"], ["poison", "fine"]]);
   assert.deepEqual(taken(site), ["first", "fine"]);
   page.umami.track("later");
   await site.advance(2 * HOUR);
@@ -230,11 +247,8 @@ test("a batch that fails as a whole, or whose answer tells nothing of its events
 
 test("an answer to a batch that came too late for its page is sent for again, with the same messageIds", async () => {
   const site = new Site();
-  const page = await site.open(MANUAL);
-  await page.umami.track("first");
   site.answer = () => NEVER;
-  for (const name of ["a", "b"]) page.umami.track(name);
-  await settle();
+  const page = await openBatch(site, ["a", "b"]);
   await page.leave();
   site.answer = () => ok();
   await site.open(MANUAL);
@@ -246,10 +260,7 @@ test("an answer to a batch that came too late for its page is sent for again, wi
 
 test("with another path of the endpoint, beside which nothing is known, events leave one by one", async () => {
   const site = new Site();
-  const page = await site.open({ ...MANUAL, source: script.replace("/api/send", "/take/this") });
-  await page.umami.track("first");
-  for (const name of BATCH) page.umami.track(name);
-  await site.advance(1_000);
+  await openBatch(site, BATCH, { ...MANUAL, source: script.replace("/api/send", "/take/this") });
   assert.deepEqual(site.batches, [["first"], ...BATCH.map((name) => [name])]);
 });
 
