@@ -225,6 +225,8 @@ const SECTIONS: &[Row] = &[
             "it::sessions::whatever_changes_while_a_token_is_kept_no_event_lacks_its_session",
             "it::sessions::two_hundred_first_events_at_once_make_one_session",
             "it::sessions::the_first_events_attributes_stay_and_later_ones_fill_what_was_null",
+            "it::sessions::a_session_is_of_one_device_and_one_place",
+            "domain::session::no_row_has_parts_of_a_group_from_two_events",
             "domain::fold::a_session_row_exists_if_and_only_if_an_event_was_applied",
         ],
         "",
