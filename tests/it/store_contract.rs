@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
+use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::profile::{Link, LinkKind, Send, Stamp};
 use dashi_domain::record::Record;
@@ -67,6 +68,9 @@ macro_rules! whole_contract {
             of_two_partitions_with_one_event_one_applies_it,
             dead_letters_are_kept_with_their_place_and_reason,
             outcomes_add_up,
+            what_is_missing_is_noted_with_the_checkpoint_that_passes_it,
+            a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,
+            ranges_of_what_is_missing_are_bounded_and_their_counts_are_not,
             what_a_store_holds_is_told,
             errors_are_noted_for_their_owner_only,
             an_error_is_over_when_the_checkpoint_moves,
@@ -760,6 +764,9 @@ fn full_changes() -> Changes {
             value: vec![0, 255, b'{', 10],
         }],
         outcomes: Outcomes { applied: events.len() as u64 + 5, duplicate: 3, dead: 1 },
+        missing: vec![missing(12, 13, MissingCause::Gap)],
+        markers: 1,
+        fingerprint: Some(i64::MIN),
         events,
     }
 }
@@ -1392,6 +1399,86 @@ async fn dead_letters_are_kept_with_their_place_and_reason(place: Place) {
     let values = raw.strings(&format!("SELECT {hex} FROM {table} ORDER BY record_offset")).await;
     assert_eq!(values[..2], ["00ff7b", ""]);
     assert_eq!(store.partitions().await.unwrap()[0].outcomes, Outcomes { dead: 3, ..Outcomes::default() });
+}
+
+fn missing(from: u64, to: u64, cause: MissingCause) -> Missing {
+    Missing::all(Offset::new(from)..Offset::new(to), cause)
+}
+
+async fn what_is_missing_is_noted_with_the_checkpoint_that_passes_it(place: Place) {
+    let store = place.migrated().await;
+    let stale = claim(&store, P0).await;
+    let held = claim(&store, P0).await;
+    let gone = vec![missing(0, 3, MissingCause::Retention)];
+    let lost = Changes { missing: gone.clone(), ..Changes::default() };
+    assert!(store.commit(&stale, at(0), at(3), &lost).await.is_err(), "another's claim");
+    assert!(store.commit(&held, at(1), at(3), &lost).await.is_err(), "another checkpoint");
+    assert_eq!(store.missing().await.unwrap(), [], "what is not committed is not noted");
+
+    store.commit(&held, at(0), at(3), &lost).await.unwrap();
+    let gaps = vec![missing(4, 6, MissingCause::Gap), missing(8, 9, MissingCause::Gap)];
+    let mixed = Changes { missing: gaps.clone(), markers: 1, ..page_views([1, 2]) };
+    store.commit(&held, at(3), at(9), &mixed).await.unwrap();
+    let state = &store.partitions().await.unwrap()[0];
+    assert_eq!((state.missing, state.markers, state.rewound), (6, 1, 0));
+    assert_eq!(state.checkpoint.offset().number(), state.outcomes.total() + state.missing + state.markers);
+    let noted = store.missing().await.unwrap();
+    let ranges: Vec<_> = noted.iter().map(|noted| noted.missing.clone()).collect();
+    assert_eq!(ranges, [gone, gaps].concat());
+    assert!(noted.iter().all(|noted| noted.log == log() && noted.partition == P0 && noted.noted_at_ms > 0));
+}
+
+/// Offsets that are used again get other records: a dead letter of theirs must not meet an older one, and neither may
+/// be lost.
+async fn a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay(place: Place) {
+    let store = place.migrated().await;
+    let letter = |value: &str| Changes {
+        dead_letters: vec![DeadLetter {
+            offset: Offset::new(4),
+            reason: "bad".to_owned(),
+            value: value.into(),
+        }],
+        outcomes: Outcomes { dead: 1, ..Outcomes::default() },
+        ..Changes::default()
+    };
+    let held = claim(&store, P0).await;
+    store.commit(&held, at(0), at(4), &page_views([1, 2, 3, 4])).await.unwrap();
+    store.commit(&held, at(4), at(5), &letter("old")).await.unwrap();
+    let lost = Changes { missing: vec![missing(2, 5, MissingCause::LogEnded)], ..Changes::default() };
+    store.commit(&held, at(5), at(0), &lost).await.unwrap();
+    assert_eq!(claim(&store, P0).await.resume_from, at(0));
+    let held = claim(&store, P0).await;
+    let copies = Changes { outcomes: Outcomes { duplicate: 4, ..Outcomes::default() }, ..Changes::default() };
+    store.commit(&held, at(0), at(4), &copies).await.unwrap();
+    store.commit(&held, at(4), at(5), &letter("new")).await.unwrap();
+    let state = &store.partitions().await.unwrap()[0];
+    assert_eq!((state.missing, state.rewound), (0, 5), "what was projected is not missing");
+    assert_eq!(state.checkpoint.offset().number() + state.rewound, state.outcomes.total());
+    assert_eq!(store.missing().await.unwrap()[0].missing.cause, MissingCause::LogEnded);
+    let dump = place.dump().await;
+    let letters = format!("{dump:?}");
+    for value in ["old", "new"] {
+        let hex: String = value.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let is_there = letters.to_lowercase().contains(&hex) || letters.contains(value);
+        assert!(is_there, "the dead letter {value} is lost: {letters}");
+    }
+}
+
+async fn ranges_of_what_is_missing_are_bounded_and_their_counts_are_not(place: Place) {
+    let store = place.migrated().await;
+    let held = claim(&store, P0).await;
+    for n in 0..22 {
+        let (from, to) = (n * 100, (n + 1) * 100);
+        let gaps =
+            (0..50).map(|gap| missing(from + 2 * gap, from + 2 * gap + 1, MissingCause::Gap)).collect();
+        let changes = Changes { missing: gaps, ..Changes::default() };
+        store.commit(&held, at(from), at(to), &changes).await.unwrap();
+    }
+    let noted = store.missing().await.unwrap();
+    assert_eq!(noted.len(), 1_000);
+    assert_eq!(noted.iter().map(|noted| noted.missing.records).sum::<u64>(), 1_100);
+    assert_eq!(noted[999].missing.range.end, Offset::new(2_199), "the last one stands for the rest");
+    assert_eq!(store.partitions().await.unwrap()[0].missing, 1_100);
 }
 
 async fn outcomes_add_up(place: Place) {

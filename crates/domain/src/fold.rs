@@ -10,6 +10,7 @@ use crate::agent::Agent;
 use crate::flatten::{self, DataType, Decimal, Leaf};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
+use crate::missing::Missing;
 use crate::page_url::{page_url, performance_path, referrer};
 use crate::profile::{self, Link, LinkKind, Send, Stamp, parse_version};
 use crate::record::{Event, Record};
@@ -109,6 +110,14 @@ pub struct Changes {
     pub dead_letters: Vec<DeadLetter>,
     /// What became of the records; sums up to their number.
     pub outcomes: Outcomes,
+    /// Records that should have been among them and are not in the log. The fold leaves this to who reads the log.
+    pub missing: Vec<Missing>,
+    /// Offsets among them that never held a record for a reader: markers of transactions, records of aborted ones. Left
+    /// to who reads the log, too.
+    pub markers: u64,
+    /// The [`fingerprint`](crate::missing::fingerprint) of the last record, if the last offset is a record's. Left to who
+    /// reads the log, too.
+    pub fingerprint: Option<i64>,
 }
 
 /// Number of records by what became of them. Every record has exactly one outcome (I2).

@@ -5,7 +5,7 @@
 //!
 //! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]
+//! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]; what does not any more: [`missing`]
 //! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
 //! * by whose rules: [`umami`]
 
@@ -18,6 +18,7 @@ pub mod ids;
 mod javascript;
 pub mod json;
 pub mod location;
+pub mod missing;
 pub mod page_url;
 pub mod partitioner;
 pub mod position;

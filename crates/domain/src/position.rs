@@ -42,6 +42,14 @@ impl Offset {
         self.0
     }
 
+    /// The offset before it; the first one has none.
+    pub const fn before(self) -> Option<Self> {
+        match self.0.checked_sub(1) {
+            Some(before) => Some(Self(before)),
+            None => None,
+        }
+    }
+
     /// The next possible offset, which the log need not have given to any record.
     pub const fn next(self) -> Self {
         Self(self.0 + 1)

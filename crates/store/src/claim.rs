@@ -1,6 +1,7 @@
 //! Ownership of a partition.
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Partition};
 
 /// The right to write what a partition folds into, until someone claims it anew.
@@ -14,6 +15,8 @@ pub struct Claim {
     pub epoch: Epoch,
     /// Where the projection stood when it was claimed.
     pub resume_from: Checkpoint,
+    /// The fingerprint of the record before `resume_from`, if it is known; see [`dashi_domain::missing::fingerprint`].
+    pub fingerprint: Option<i64>,
     /// Whether the last error that was noted is not over, as far as the store knows.
     pub has_open_error: bool,
 }
@@ -31,6 +34,19 @@ pub struct ErrorNote<'a> {
     pub is_over: bool,
 }
 
+/// Records that were not in the log where a checkpoint passed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingRange {
+    /// The log.
+    pub log: LogId,
+    /// The partition.
+    pub partition: Partition,
+    /// Where, how many, and why.
+    pub missing: Missing,
+    /// When it was noted; milliseconds since 1970.
+    pub noted_at_ms: i64,
+}
+
 /// What the store knows of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionState {
@@ -40,12 +56,20 @@ pub struct PartitionState {
     pub partition: Partition,
     /// The first offset not applied.
     pub checkpoint: Checkpoint,
+    /// The fingerprint of the record before the checkpoint, if it is known.
+    pub fingerprint: Option<i64>,
     /// The newest claim's number.
     pub epoch: Epoch,
     /// Who made that claim.
     pub owner: String,
     /// What became of all records so far.
     pub outcomes: Outcomes,
+    /// Records that were not in the log where the checkpoint passed.
+    pub missing: u64,
+    /// Offsets that the checkpoint passed and that never held a record for a reader.
+    pub markers: u64,
+    /// Offsets that the checkpoint went back over, because the log ended before it.
+    pub rewound: u64,
     /// When the checkpoint last moved, or was claimed; milliseconds since 1970.
     pub updated_at_ms: i64,
     /// Whether a live projector claimed it, not only a replay.

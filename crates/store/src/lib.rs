@@ -7,6 +7,7 @@
 mod claim;
 mod compare;
 mod error;
+mod missing;
 mod postgres;
 mod profile;
 mod recording;
@@ -15,7 +16,7 @@ mod sqlite;
 mod tables;
 mod umami;
 
-pub use claim::{Claim, ErrorNote, PartitionState};
+pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use postgres::{PostgresSettings, PostgresStore};
@@ -120,8 +121,10 @@ impl Store {
         either!(self, store => store.resume(claim).await)
     }
 
-    /// Commits rows, dead letters and the checkpoint `to` in one transaction, which holds only if `claim` has the
-    /// newest epoch and the stored checkpoint is `from`. Durable when it returns `Ok`; nothing was written on any
+    /// Commits rows, dead letters, what is missing and the checkpoint `to` in one transaction, which holds only if `claim`
+    /// has the newest epoch and the stored checkpoint is `from`. `to` may lie before `from`: then the log ended before the
+    /// projection and is read again from there; dead letters of offsets from `to` on stay, under another name, since those
+    /// offsets may get other records. Durable when it returns `Ok`; nothing was written on any
     /// error but [`CommitError::Unknown`].
     ///
     /// # Errors
@@ -159,6 +162,15 @@ impl Store {
     /// The store does not answer.
     pub async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         either!(self, store => store.partitions().await)
+    }
+
+    /// Where records were missing, by log, partition and the order of noting; at most a thousand for each partition, of
+    /// which the last one stands for all that came after.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
+        either!(self, store => store.missing().await)
     }
 
     /// Whether the projection has no row at all: where a replay may begin.

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use dashi_domain::fold::Changes;
+use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
     DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionAttributes,
@@ -15,6 +16,7 @@ use uuid::Uuid;
 
 use super::catalogue::Catalogue;
 use super::{PostgresStore, checkpoint_of, profile};
+use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::recording::placed;
 use crate::{Claim, CommitError, Committed};
 
@@ -92,6 +94,10 @@ impl PostgresStore {
         }
         insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
         insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
+        if to < from {
+            set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
+        }
+        note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
         let profiles = profile::write(&mut tx, changes).await.map_err(failed)?;
         tx.commit().await.map_err(failed)?;
         Ok(Committed { profiles })
@@ -189,10 +195,12 @@ async fn move_checkpoint(
     to: Checkpoint,
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
+    let passed = Passed::of(changes, from, to);
     let moved = sqlx::query(
         "/* move_checkpoint */
          UPDATE dashi.checkpoint
          SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
+             missing = missing + $9, markers = markers + $10, rewound = rewound + $11, fingerprint = $12,
              updated_at = clock_timestamp(),
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, clock_timestamp()) END
          WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
@@ -205,6 +213,10 @@ async fn move_checkpoint(
     .bind(changes.outcomes.applied as i64)
     .bind(changes.outcomes.duplicate as i64)
     .bind(changes.outcomes.dead as i64)
+    .bind(passed.missing)
+    .bind(passed.markers)
+    .bind(passed.rewound)
+    .bind(changes.fingerprint)
     .execute(connection)
     .await?
     .rows_affected();
@@ -715,5 +727,54 @@ async fn insert_dead_letters(
     .bind(column!(rows, row => row.value.as_slice()))
     .execute(connection)
     .await?;
+    Ok(())
+}
+
+/// Offsets from `to` on may get other records, whose dead letters are not to meet these.
+async fn set_dead_letters_aside(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    to: Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "/* set_dead_letters_aside */
+         UPDATE dashi.dead_letter SET log_id = $1 || $4 || $5
+         WHERE log_id = $1 AND partition = $2 AND record_offset >= $3",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(to.offset().number() as i64)
+    .bind(REWOUND)
+    .bind(claim.epoch.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One statement per range; there are few, and hardly ever any.
+async fn note_missing(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    missing: &[Missing],
+) -> Result<(), sqlx::Error> {
+    for Missing { range, records, cause } in missing {
+        sqlx::query(
+            "/* note_missing */
+             INSERT INTO dashi.missing AS m (log_id, partition, number, start_offset, end_offset, records, cause)
+             SELECT $1, $2, least(count(*), $7)::integer, $3, $4, $5, $6
+             FROM dashi.missing WHERE log_id = $1 AND partition = $2
+             ON CONFLICT (log_id, partition, number) DO UPDATE
+             SET end_offset = greatest(m.end_offset, excluded.end_offset), records = m.records + excluded.records",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .bind(range.start.number() as i64)
+        .bind(range.end.number() as i64)
+        .bind(*records as i64)
+        .bind(cause.name())
+        .bind(RANGES_MAX - 1)
+        .execute(&mut *connection)
+        .await?;
+    }
     Ok(())
 }

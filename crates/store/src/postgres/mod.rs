@@ -19,11 +19,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Row as _};
 
-use crate::{Claim, ClaimError, ErrorNote, PartitionState, StoreError};
+use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreError};
 
 /// Settings of a store on PostgreSQL.
 #[derive(Clone)]
@@ -147,7 +148,7 @@ impl PostgresStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, live = true,
                  updated_at = clock_timestamp()
-             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL",
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
@@ -175,7 +176,7 @@ impl PostgresStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
              WHERE NOT dashi.checkpoint.live
-             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL",
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
@@ -250,7 +251,8 @@ impl PostgresStore {
 
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         let rows = sqlx::query(
-            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, live, last_error, last_error_kind,
+            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
+                    missing, markers, rewound, fingerprint, live, last_error, last_error_kind,
                     (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
                     (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
                     (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
@@ -265,9 +267,36 @@ impl PostgresStore {
             .map_err(StoreError::away("reading a partition"))
     }
 
+    pub(crate) async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
+        let doing = "listing what is missing";
+        let rows = sqlx::query(
+            "SELECT log_id, partition, start_offset, end_offset, records, cause,
+                    (extract(epoch FROM noted_at) * 1000)::bigint AS noted_at_ms
+             FROM dashi.missing ORDER BY log_id, partition, number",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::away(doing))?;
+        rows.iter().map(missing_range).collect::<Result<_, _>>().map_err(StoreError::away(doing))
+    }
+
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+fn missing_range(row: &PgRow) -> Result<MissingRange, sqlx::Error> {
+    let offset = |column| row.try_get::<i64, _>(column).map(|offset| Offset::new(offset as u64));
+    Ok(MissingRange {
+        log: LogId::new(row.try_get::<String, _>("log_id")?),
+        partition: Partition::new(row.try_get::<i32, _>("partition")? as u32),
+        missing: Missing {
+            range: offset("start_offset")?..offset("end_offset")?,
+            records: row.try_get::<i64, _>("records")? as u64,
+            cause: MissingCause::named(row.try_get("cause")?).unwrap_or(MissingCause::Gap),
+        },
+        noted_at_ms: row.try_get("noted_at_ms")?,
+    })
 }
 
 fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
@@ -276,6 +305,7 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
         log: LogId::new(row.try_get::<String, _>("log_id")?),
         partition: Partition::new(row.try_get::<i32, _>("partition")? as u32),
         checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        fingerprint: row.try_get("fingerprint")?,
         epoch: Epoch::new(count("epoch")?),
         owner: row.try_get("owner")?,
         outcomes: Outcomes {
@@ -283,6 +313,9 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
             duplicate: count("duplicate")?,
             dead: count("dead")?,
         },
+        missing: count("missing")?,
+        markers: count("markers")?,
+        rewound: count("rewound")?,
         updated_at_ms: row.try_get("updated_at_ms")?,
         is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
@@ -292,14 +325,15 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
     })
 }
 
-/// A claim from the row that it wrote: epoch, checkpoint, and whether the last error is not over.
+/// A claim from the row that it wrote: epoch, checkpoint, the last record's fingerprint, and whether the last error is not over.
 fn claimed(
     log: &LogId,
     partition: Partition,
-    (epoch, checkpoint, has_open_error): (i64, i64, bool),
+    (epoch, checkpoint, fingerprint, has_open_error): (i64, i64, Option<i64>, bool),
 ) -> Claim {
     let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
-    Claim { log, partition, epoch, resume_from: checkpoint_of(checkpoint), has_open_error }
+    let resume_from = checkpoint_of(checkpoint);
+    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {

@@ -8,8 +8,12 @@ use super::catalogue::Catalogue;
 use crate::StoreError;
 
 /// Dashi's tables, by version; a released step is never edited.
-const STEPS: &[&str] =
-    &[include_str!("dashi_1.sql"), include_str!("dashi_2.sql"), include_str!("dashi_3.sql")];
+const STEPS: &[&str] = &[
+    include_str!("dashi_1.sql"),
+    include_str!("dashi_2.sql"),
+    include_str!("dashi_3.sql"),
+    include_str!("dashi_4.sql"),
+];
 
 /// Umami's tables as its release 3.1 has them.
 const UMAMI: &str = include_str!("umami_3_1.sql");

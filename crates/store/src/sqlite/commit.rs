@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
+use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
 use dashi_domain::rows::{DataValue, RecordingRow, SessionAttributes};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use super::insert::{Statement, insert};
 use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
+use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::recording::placed;
 use crate::{Claim, CommitError, Committed, ProfileChange};
 
@@ -73,6 +75,10 @@ async fn write(
     upsert_session_data(&mut tx, changes).await.map_err(failed)?;
     insert_revenue(&mut tx, changes).await.map_err(failed)?;
     insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
+    if to < from {
+        set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
+    }
+    note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
     let (profiles, told) = profile::write(&mut tx, changes).await.map_err(failed)?;
     tx.commit().await.map_err(failed)?;
     Ok((Committed { profiles }, told))
@@ -104,9 +110,11 @@ async fn move_checkpoint(
     to: Checkpoint,
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
+    let passed = Passed::of(changes, from, to);
     let moved = sqlx::query(AssertSqlSafe(format!(
         "UPDATE dashi_checkpoint
          SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
+             missing = missing + ?, markers = markers + ?, rewound = rewound + ?, fingerprint = ?,
              updated_at = {NOW_MS},
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
          WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
@@ -115,6 +123,10 @@ async fn move_checkpoint(
     .bind(changes.outcomes.applied as i64)
     .bind(changes.outcomes.duplicate as i64)
     .bind(changes.outcomes.dead as i64)
+    .bind(passed.missing)
+    .bind(passed.markers)
+    .bind(passed.rewound)
+    .bind(changes.fingerprint)
     .bind(claim.log.as_str())
     .bind(claim.partition.number())
     .bind(claim.epoch.number() as i64)
@@ -453,6 +465,54 @@ async fn insert_dead_letters(
         .bind(row.offset.number() as i64)
         .bind(row.reason.replace('\0', "\u{fffd}"))
         .bind(row.value.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Offsets from `to` on may get other records, whose dead letters are not to meet these.
+async fn set_dead_letters_aside(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    to: Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE dashi_dead_letter SET log_id = log_id || ? || ?
+         WHERE log_id = ? AND partition = ? AND record_offset >= ?",
+    )
+    .bind(REWOUND)
+    .bind(claim.epoch.to_string())
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .bind(to.offset().number() as i64)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One statement per range; there are few, and hardly ever any.
+async fn note_missing(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    missing: &[Missing],
+) -> Result<(), sqlx::Error> {
+    for Missing { range, records, cause } in missing {
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO dashi_missing
+                (log_id, partition, number, start_offset, end_offset, records, cause, noted_at)
+             SELECT ?1, ?2, min(count(*), ?7), ?3, ?4, ?5, ?6, {NOW_MS}
+             FROM dashi_missing WHERE log_id = ?1 AND partition = ?2
+             ON CONFLICT (log_id, partition, number) DO UPDATE
+             SET end_offset = max(end_offset, excluded.end_offset), records = records + excluded.records"
+        )))
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(range.start.number() as i64)
+        .bind(range.end.number() as i64)
+        .bind(*records as i64)
+        .bind(cause.name())
+        .bind(RANGES_MAX - 1)
         .execute(&mut *connection)
         .await?;
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
@@ -24,7 +25,7 @@ use tokio::sync::{Mutex, broadcast};
 use uuid::Uuid;
 
 use crate::profile::CHANGES_MAX;
-use crate::{Claim, ClaimError, ErrorNote, PartitionState, ProfileChange, StoreError};
+use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, ProfileChange, StoreError};
 
 /// Settings of a store in a SQLite file.
 #[derive(Debug, Clone)]
@@ -39,6 +40,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_2.sql"),
     include_str!("dashi_3.sql"),
     include_str!("dashi_4.sql"),
+    include_str!("dashi_5.sql"),
 ];
 
 /// The current time in milliseconds, as SQL.
@@ -142,7 +144,7 @@ impl SqliteStore {
              VALUES (?, ?, 0, 1, ?, 1, {NOW_MS})
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, live = 1, updated_at = excluded.updated_at
-             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL"
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL"
         )))
         .bind(log.as_str())
         .bind(partition.number())
@@ -166,7 +168,7 @@ impl SqliteStore {
              SELECT ?, ?, 0, 1, ?, 0, {NOW_MS} WHERE NOT EXISTS (SELECT 1 FROM dashi_checkpoint WHERE live)
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at WHERE NOT live
-             RETURNING epoch, checkpoint, last_error IS NOT NULL AND last_error_over_at IS NULL"
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL"
         )))
         .bind(log.as_str())
         .bind(partition.number())
@@ -235,7 +237,8 @@ impl SqliteStore {
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         let doing = "listing its partitions";
         let rows = sqlx::query(
-            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead, updated_at,
+            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
+                    missing, markers, rewound, fingerprint, updated_at,
                     live, last_error, last_error_kind, last_error_at, last_error_over_at
              FROM dashi_checkpoint ORDER BY log_id, partition",
         )
@@ -243,6 +246,18 @@ impl SqliteStore {
         .await
         .map_err(StoreError::away(doing))?;
         rows.iter().map(partition_state).collect::<Result<_, _>>().map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
+        let doing = "listing what is missing";
+        let rows = sqlx::query(
+            "SELECT log_id, partition, start_offset, end_offset, records, cause, noted_at
+             FROM dashi_missing ORDER BY log_id, partition, number",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        rows.iter().map(missing_range).collect::<Result<_, _>>().map_err(StoreError::away(doing))
     }
 
     pub(crate) async fn close(&self) {
@@ -275,18 +290,33 @@ async fn stored(
     Ok((Epoch::new(epoch as u64), checkpoint_of(checkpoint)))
 }
 
-/// A claim from the row that it wrote: epoch, checkpoint, and whether the last error is not over.
+/// A claim from the row that it wrote: epoch, checkpoint, the last record's fingerprint, and whether the last error is not over.
 fn claimed(
     log: &LogId,
     partition: Partition,
-    (epoch, checkpoint, has_open_error): (i64, i64, bool),
+    (epoch, checkpoint, fingerprint, has_open_error): (i64, i64, Option<i64>, bool),
 ) -> Claim {
     let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
-    Claim { log, partition, epoch, resume_from: checkpoint_of(checkpoint), has_open_error }
+    let resume_from = checkpoint_of(checkpoint);
+    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {
     Checkpoint::at(Offset::new(stored as u64))
+}
+
+fn missing_range(row: &SqliteRow) -> Result<MissingRange, sqlx::Error> {
+    let offset = |column| row.try_get::<i64, _>(column).map(|offset| Offset::new(offset as u64));
+    Ok(MissingRange {
+        log: LogId::new(row.try_get::<String, _>("log_id")?),
+        partition: Partition::new(row.try_get("partition")?),
+        missing: Missing {
+            range: offset("start_offset")?..offset("end_offset")?,
+            records: row.try_get::<i64, _>("records")? as u64,
+            cause: MissingCause::named(row.try_get("cause")?).unwrap_or(MissingCause::Gap),
+        },
+        noted_at_ms: row.try_get("noted_at")?,
+    })
 }
 
 fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
@@ -295,6 +325,7 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
         log: LogId::new(row.try_get::<String, _>("log_id")?),
         partition: Partition::new(row.try_get("partition")?),
         checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        fingerprint: row.try_get("fingerprint")?,
         epoch: Epoch::new(count("epoch")?),
         owner: row.try_get("owner")?,
         outcomes: Outcomes {
@@ -302,6 +333,9 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
             duplicate: count("duplicate")?,
             dead: count("dead")?,
         },
+        missing: count("missing")?,
+        markers: count("markers")?,
+        rewound: count("rewound")?,
         updated_at_ms: row.try_get("updated_at")?,
         is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
