@@ -150,6 +150,8 @@ fn kafka_settings(brokers: &str, topic: &str, partitions: u32) -> KafkaSettings 
         linger: Duration::from_millis(1),
         session_timeout: Duration::from_secs(6),
         queue_max: 100_000,
+        record_bytes_max: 1 << 20,
+        topic_check_interval: Duration::from_secs(1),
         properties: BTreeMap::new(),
     }
 }

@@ -28,5 +28,6 @@ mod script;
 mod sessions;
 mod store_contract;
 mod umami_databases;
+mod unlucky_topics;
 mod vectors;
 mod visits;

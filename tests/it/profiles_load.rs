@@ -249,6 +249,8 @@ fn complaints(dashi: &Dashi) -> Vec<String> {
         "Coordinator load in progress",
         "librdkafka: COMMITFAIL",
         "slow statement",
+        "min.insync.replicas=1",
+        "has one replica",
     ];
     let stderr = dashi.stderr();
     let complaints = stderr.lines().filter(|line| {
@@ -299,6 +301,8 @@ impl Model {
             linger: Duration::ZERO,
             session_timeout: Duration::from_secs(10),
             queue_max: 8,
+            record_bytes_max: 1 << 20,
+            topic_check_interval: Duration::from_secs(1),
             properties: BTreeMap::new(),
         });
         let log = EventLog::Kafka(log.await.expect("the log can be opened"));

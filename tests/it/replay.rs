@@ -300,6 +300,8 @@ async fn open_log(deployment: &Deployment) -> EventLog {
                 linger: Duration::ZERO,
                 session_timeout: Duration::from_secs(10),
                 queue_max: 100,
+                record_bytes_max: 1 << 20,
+                topic_check_interval: Duration::from_secs(1),
                 properties: Default::default(),
             };
             EventLog::Kafka(KafkaLog::open(settings).await.unwrap())

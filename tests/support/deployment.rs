@@ -58,6 +58,11 @@ pub struct Totals {
     pub applied: u64,
     pub duplicate: u64,
     pub dead: u64,
+    pub missing: u64,
+    pub markers: u64,
+    pub rewound: u64,
+    pub removed: u64,
+    pub unaccounted: i64,
     pub lag_records: u64,
 }
 

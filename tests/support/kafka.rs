@@ -7,8 +7,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::TopicPartitionList;
 use uuid::Uuid;
 
 use crate::process::{Process, tail};
@@ -40,6 +43,45 @@ pub async fn grow(topic: &str, partitions: usize) {
     }
 }
 
+/// A client that administers the cluster.
+pub fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a client")
+}
+
+/// Creates a topic of one replica with these settings of its own, as a person or a tool does. All others are the
+/// broker's.
+pub async fn create_topic(brokers: &str, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+    let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    for (name, value) in settings {
+        new = new.set(name, value);
+    }
+    let created = admin(brokers).create_topics([&new], &AdminOptions::new()).await;
+    created.expect("the broker answers")[0].as_ref().expect("the topic can be created");
+}
+
+/// Deletes a topic.
+pub async fn delete_topic(brokers: &str, topic: &str) {
+    let deleted = admin(brokers).delete_topics(&[topic], &AdminOptions::new()).await;
+    deleted.expect("the broker answers")[0].as_ref().expect("the topic can be deleted");
+}
+
+/// Gives a topic these settings of its own, and no others.
+pub async fn configure(brokers: &str, topic: &str, settings: &[(&str, &str)]) {
+    let mut config = AlterConfig::new(ResourceSpecifier::Topic(topic));
+    for (name, value) in settings {
+        config = config.set(name, value);
+    }
+    let altered = admin(brokers).alter_configs([&config], &AdminOptions::new()).await;
+    altered.expect("the broker answers")[0].as_ref().expect("the settings are taken");
+}
+
+/// Removes all records of a partition below `end`, as retention does.
+pub async fn delete_records(brokers: &str, topic: &str, partition: i32, end: i64) {
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(topic, partition, rdkafka::Offset::Offset(end)).expect("an offset");
+    admin(brokers).delete_records(&offsets, &AdminOptions::new()).await.expect("the broker answers");
+}
+
 /// A Kafka broker (KRaft, one node) of one test's own, which it may stop and start. Killed on drop, its data removed.
 #[derive(Debug)]
 pub struct KafkaServer {
@@ -52,6 +94,11 @@ pub struct KafkaServer {
 impl KafkaServer {
     /// Starts a broker on a free port and returns when it answers.
     pub async fn start() -> Self {
+        Self::start_with("").await
+    }
+
+    /// The same with more lines of `server.properties`.
+    pub async fn start_with(more: &str) -> Self {
         let directory = TestDirectory::create("kafka");
         let port = free_port();
         let template = fs::read_to_string(repository().join("tests/kafka/server.properties"))
@@ -61,8 +108,9 @@ impl KafkaServer {
             .replace("@CONTROLLER_PORT@", &free_port().to_string())
             .replace("@DATA@", &directory.path().join("data").display().to_string());
         // A broker that comes back after a SIGKILL is refused until its earlier session has run out: 9 s by default.
-        let properties =
-            format!("{properties}\nbroker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n");
+        let properties = format!(
+            "{properties}\nbroker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n{more}\n"
+        );
         fs::write(directory.path().join("server.properties"), properties)
             .expect("the run's directory is writable");
         let mut server = Self { process: None, directory, port };
@@ -135,6 +183,23 @@ impl KafkaServer {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         let asked = tokio::task::spawn_blocking(move || ask_api_versions(address)).await;
         asked.is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Changes access lists as `kafka-acls.sh` does.
+    pub async fn acls(&self, args: &[&str]) {
+        let mut java = self.java(&["-XX:TieredStopAtLevel=1"]);
+        java.arg("org.apache.kafka.tools.AclCommand")
+            .args(["--bootstrap-server", &self.address()])
+            .args(args);
+        let output = tokio::task::spawn_blocking(move || java.output()).await;
+        let output = output.expect("the task ends").expect("java can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {}{said}", String::from_utf8_lossy(&output.stdout));
+    }
+
+    /// Where its log segments lie, for a stopped broker's to be copied and put back.
+    pub fn data(&self) -> std::path::PathBuf {
+        self.directory.path().join("data")
     }
 
     /// The broker's log.

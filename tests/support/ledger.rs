@@ -127,7 +127,11 @@ impl Ledger {
         let totals = status.totals;
         let tables = Tables::read(self.deployment.store()).await;
         let mut faults = Faults::default();
-        if totals.in_log != totals.applied + totals.duplicate + totals.dead || totals.dead != self.dead {
+        let is_whole = totals.missing == 0 && totals.markers == 0 && totals.unaccounted == 0;
+        if totals.in_log != totals.applied + totals.duplicate + totals.dead
+            || totals.dead != self.dead
+            || !is_whole
+        {
             faults.add("totals that do not add up", format!("{totals:?}"));
         }
         if tables.marks.values().map(|found| found.len() as u64).sum::<u64>() != totals.applied {

@@ -289,6 +289,8 @@ impl Running {
                     linger: Duration::ZERO,
                     session_timeout: Duration::from_secs(10),
                     queue_max: 8,
+                    record_bytes_max: 1 << 20,
+                    topic_check_interval: Duration::from_secs(1),
                     properties: BTreeMap::new(),
                 };
                 EventLog::Kafka(KafkaLog::open(settings).await.expect("the log can be opened"))
@@ -379,9 +381,11 @@ impl Running {
     pub fn complaints(&self) -> Vec<String> {
         // The first producers of a broker that has just started are asked to come back, and do.
         const OF_A_NEW_BROKER: &str = "Coordinator load in progress: retrying";
+        const OF_A_SINGLE_BROKER: [&str; 2] = ["min.insync.replicas=1", "has one replica"];
         let is_complaint = |line: &&str| {
             [r#""level":"WARN""#, r#""level":"ERROR""#, "panicked"].iter().any(|word| line.contains(word))
                 && !line.contains(OF_A_NEW_BROKER)
+                && !OF_A_SINGLE_BROKER.iter().any(|warning| line.contains(warning))
         };
         self.dashi.stderr().lines().filter(is_complaint).map(str::to_owned).collect()
     }

@@ -78,6 +78,8 @@ pub enum Command {
     Pixel(PixelCommand),
     /// Show partitions, checkpoints, lag and the last error
     Status(StatusArgs),
+    /// Go on where the log has lost what comes next, or what was projected; notes in the books what is lost
+    AcceptLost(AcceptLostArgs),
     /// Fold the whole log into an empty store; run it again to go on after an interruption
     Replay(ReplayArgs),
     /// Say whether two stores hold the same rows (exit code 3 if not)
@@ -202,6 +204,16 @@ pub enum PixelCommand {
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AcceptLostArgs {
+    /// Only this partition
+    #[arg(long, value_name = "N")]
+    pub partition: Option<u32>,
     /// As JSON
     #[arg(long)]
     pub json: bool,

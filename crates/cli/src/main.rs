@@ -1,5 +1,6 @@
 //! The binary `dashi`: reads configuration, wires the crates together, runs a command, and says how it ended.
 
+mod accept_lost;
 mod args;
 mod bench;
 mod compare;
@@ -11,6 +12,7 @@ mod ops;
 mod replay;
 mod serve;
 mod status;
+mod topic;
 mod tracked;
 mod website;
 
@@ -91,6 +93,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Link(command) => runtime()?.block_on(tracked::link(&loaded, command)),
         Command::Pixel(command) => runtime()?.block_on(tracked::pixel(&loaded, command)),
         Command::Status(args) => runtime()?.block_on(status::run(&loaded, &args)),
+        Command::AcceptLost(args) => runtime()?.block_on(accept_lost::run(&loaded, &args)),
         Command::Replay(args) => runtime()?.block_on(replay::run(&loaded, args)),
         Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
         Command::Bench(args) => runtime()?.block_on(bench::run(&loaded, args)),

@@ -26,6 +26,9 @@ pub enum Absent {
     Refuse,
 }
 
+/// What a record holds beside the body that was sent, at most.
+const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+
 /// Opens the event log.
 pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog> {
     Ok(match parse_log_url(&settings.log)? {
@@ -51,6 +54,8 @@ pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog
                 linger: Duration::from_millis(settings.kafka.linger_ms),
                 session_timeout: Duration::from_millis(settings.kafka.session_timeout_ms),
                 queue_max: settings.event_log.append_queue_max,
+                record_bytes_max: settings.ingest.body_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
+                topic_check_interval: Duration::from_millis(settings.kafka.topic_check_ms),
                 properties: settings.kafka.properties.clone(),
             })
             .await?,
@@ -177,7 +182,7 @@ pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::
 }
 
 /// Who this process is, for people who look at claims: host and process.
-fn owner() -> String {
+pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
     format!("{host}/{}", std::process::id())

@@ -90,6 +90,10 @@ impl Ops {
             bounded(if needs_store { CHECK } else { ASIDE }, self.store.ping()),
         );
         readiness.note("event_log", log, true);
+        if let EventLog::Kafka(_) = &self.log {
+            // A collector goes on under the new topic: what it accepts there is durable. A projector does not.
+            readiness.note("topic", crate::topic::readiness(&self.log), needs_store);
+        }
         if let Some(sources) = &self.sources {
             let loaded = if sources.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
             readiness.note("websites", loaded, true);

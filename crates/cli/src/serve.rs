@@ -32,6 +32,7 @@ use crate::args::ServeArgs;
 use crate::config::{Loaded, Origin, Settings};
 use crate::open::Formula;
 use crate::ops::{Ops, ProjectorReadiness};
+use crate::topic::TopicMetrics;
 use crate::{Exit, Misuse, checked, logging, open, print};
 
 /// What a process does.
@@ -135,6 +136,9 @@ impl Process {
         let progress = Progress::default();
         let projector_failed = CancellationToken::new();
         let mut registry = Registry::default();
+        if let EventLog::Kafka(_) = &log {
+            registry.register_collector(Box::new(TopicMetrics(log.clone())));
+        }
         let mut helpers = Vec::new();
 
         // An embedded store is there at once; a database may be away, and that is waited for while collecting.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Partition};
-use dashi_event_log::{EventLog, ReadLimit};
-use dashi_store::PartitionState;
+use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
+use dashi_store::{MissingRange, PartitionState};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
@@ -15,18 +16,71 @@ use crate::{Exit, open, print};
 #[derive(Debug, Serialize)]
 struct Status {
     log: String,
+    topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
 }
 
-/// I2, asked: every record in the log is applied, a duplicate, dead, or not read yet.
+/// Offsets at which records are missing.
+#[derive(Debug, Serialize)]
+struct MissingStatus {
+    start_offset: u64,
+    /// The first offset behind them.
+    end_offset: u64,
+    records: u64,
+    cause: &'static str,
+    noted_at_ms: i64,
+}
+
+impl From<&MissingRange> for MissingStatus {
+    fn from(
+        MissingRange { missing: Missing { range, records, cause }, noted_at_ms, .. }: &MissingRange,
+    ) -> Self {
+        Self {
+            start_offset: range.start.number(),
+            end_offset: range.end.number(),
+            records: *records,
+            cause: cause.name(),
+            noted_at_ms: *noted_at_ms,
+        }
+    }
+}
+
+/// Something about the topic that is not as the guarantees need it.
+#[derive(Debug, Serialize)]
+struct TopicStatus {
+    concern: &'static str,
+    /// Whether nothing is accepted and projected because of it; else it is a warning.
+    refused: bool,
+    text: String,
+    remedy: Option<String>,
+}
+
+impl From<TopicNote> for TopicStatus {
+    fn from(TopicNote { concern, text, remedy }: TopicNote) -> Self {
+        Self { concern: concern.name(), refused: concern.is_refusal(), text, remedy }
+    }
+}
+
+/// I2, asked: every record in the log is applied, a duplicate, dead, missing, or not read yet.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
+    /// Offsets between the beginnings and the ends of the partitions.
     in_log: u64,
     applied: u64,
     duplicate: u64,
     dead: u64,
+    /// Records that were not in the log where a checkpoint passed.
+    missing: u64,
+    /// Of the offsets in the log, those that never held a record for a reader, as far as checkpoints have passed.
+    markers: u64,
+    /// Offsets that checkpoints went back over, because the log ended before them; what became of them counts twice.
+    rewound: u64,
+    /// Offsets before the beginnings of the partitions.
+    removed: u64,
     lag_records: u64,
+    /// Offsets that checkpoints passed and that no count has: those that an older program passed.
+    unaccounted: i64,
 }
 
 #[derive(Debug, Serialize)]
@@ -42,6 +96,14 @@ struct PartitionStatus {
     applied: u64,
     duplicate: u64,
     dead: u64,
+    missing: u64,
+    markers: u64,
+    rewound: u64,
+    unaccounted: i64,
+    /// Where records are missing, at most a thousand ranges.
+    missing_ranges: Vec<MissingStatus>,
+    /// What somebody has to accept before the projection goes on, in words.
+    lost: Option<String>,
     updated_at_ms: Option<i64>,
     last_error: Option<String>,
     last_error_kind: Option<String>,
@@ -55,10 +117,13 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
     let log = open::log(settings, open::Absent::Refuse).await?;
     let states = store.partitions().await?;
+    let missing = store.missing().await?;
     let mut partitions = Vec::new();
     for partition in log.partitions().await? {
         let state = states.iter().find(|state| state.log == *log.id() && state.partition == partition);
-        partitions.push(partition_status(&log, partition, state).await?);
+        let ranges = missing.iter().filter(|range| range.log == *log.id() && range.partition == partition);
+        let ranges = ranges.map(MissingStatus::from).collect();
+        partitions.push(partition_status(&log, partition, state, ranges).await?);
     }
     let mut totals = Totals::default();
     for partition in &partitions {
@@ -66,9 +131,15 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         totals.applied += partition.applied;
         totals.duplicate += partition.duplicate;
         totals.dead += partition.dead;
+        totals.missing += partition.missing;
+        totals.markers += partition.markers;
+        totals.rewound += partition.rewound;
+        totals.removed += partition.low_offset;
+        totals.unaccounted += partition.unaccounted;
         totals.lag_records += partition.lag_records;
     }
-    let status = Status { log: log.id().to_string(), partitions, totals };
+    let topic = log.notes().into_iter().map(TopicStatus::from).collect();
+    let status = Status { log: log.id().to_string(), topic, partitions, totals };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
@@ -78,19 +149,29 @@ async fn partition_status(
     log: &EventLog,
     partition: Partition,
     state: Option<&PartitionState>,
+    missing_ranges: Vec<MissingStatus>,
 ) -> anyhow::Result<PartitionStatus> {
     let extent = log.extent(partition).await?;
     let checkpoint = state.map_or(Checkpoint::at(extent.low), |state| state.checkpoint);
-    let lag_records = checkpoint.lag(extent.high);
+    // What the log has removed will never be read.
+    let lag_records = checkpoint.max(Checkpoint::at(extent.low)).lag(extent.high);
     let mut lag_seconds = 0.0;
     if lag_records > 0 {
         let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: Duration::from_secs(5) };
         let from = checkpoint.offset().max(extent.low);
-        let oldest = log.reader(partition, from).await?.next(limit).await?;
+        let oldest = match log.reader(partition, from).await?.next(limit).await {
+            // The reason stands below the table.
+            Err(LogError::Refused { .. }) => Vec::new(),
+            oldest => oldest?,
+        };
         lag_seconds =
             oldest.first().map_or(0.0, |record| (now_ms() - record.appended_at_ms).max(0) as f64 / 1_000.0);
     }
     let outcomes = state.map(|state| state.outcomes).unwrap_or_default();
+    let [missing, markers, rewound] =
+        state.map_or([0; 3], |state| [state.missing, state.markers, state.rewound]);
+    let counted = (outcomes.total() + missing + markers) as i64 - rewound as i64;
+    let passed = state.map_or(0, |_| checkpoint.offset().number() as i64);
     Ok(PartitionStatus {
         partition: partition.number(),
         low_offset: extent.low.number(),
@@ -103,12 +184,77 @@ async fn partition_status(
         applied: outcomes.applied,
         duplicate: outcomes.duplicate,
         dead: outcomes.dead,
+        missing,
+        markers,
+        rewound,
+        unaccounted: passed - counted,
+        missing_ranges,
+        lost: lost(extent, checkpoint),
         updated_at_ms: state.map(|state| state.updated_at_ms),
         last_error: state.and_then(|state| state.last_error.clone()),
         last_error_kind: state.and_then(|state| state.last_error_kind.clone()),
         last_error_at_ms: state.and_then(|state| state.last_error_at_ms),
         last_error_over_at_ms: state.and_then(|state| state.last_error_over_at_ms),
     })
+}
+
+/// Why a projection that stands at this checkpoint cannot read on.
+fn lost(Extent { low, high }: Extent, checkpoint: Checkpoint) -> Option<String> {
+    let at = checkpoint.offset();
+    if at < low {
+        let (last, count) = (low.number() - 1, low.number() - at.number());
+        return Some(format!(
+            "offsets {at} to {last} ({count} records) were removed from the log before they were projected"
+        ));
+    }
+    (at > high).then(|| format!("the log ends at offset {high}, and was projected up to offset {at}"))
+}
+
+/// The sums in one line; those that are hardly ever there only where they are.
+fn books(totals: &Totals) -> String {
+    let Totals { in_log, applied, duplicate, dead, missing, lag_records, .. } = totals;
+    let mut line = format!(
+        "\nin log {in_log} · applied {applied} · duplicate {duplicate} · dead {dead} · missing {missing} · \
+         not applied yet {lag_records}"
+    );
+    for (name, count) in [
+        ("markers", totals.markers),
+        ("removed from the log", totals.removed),
+        ("read again", totals.rewound),
+    ] {
+        if count > 0 {
+            line.push_str(&format!(" · {name} {count}"));
+        }
+    }
+    if totals.unaccounted != 0 {
+        line.push_str(&format!(" · unaccounted {}", totals.unaccounted));
+    }
+    line + "\n"
+}
+
+/// The newest ranges of a partition in which records are missing.
+fn missing(p: &PartitionStatus) -> String {
+    const SHOWN: usize = 10;
+    let mut out = String::new();
+    let hidden = p.missing_ranges.len().saturating_sub(SHOWN);
+    for range in &p.missing_ranges[hidden..] {
+        let MissingStatus { start_offset, end_offset, records, cause, noted_at_ms } = range;
+        let why = match *cause {
+            "retention" => "removed from the log before they were projected",
+            "log_ended" => "projected, and not in the log any more",
+            _ => "not in the log, between records that are",
+        };
+        out.push_str(&format!(
+            "partition {}: offsets {start_offset} to {}: {records} records {why} (noted {})\n",
+            p.partition,
+            end_offset - 1,
+            dashi_domain::calendar::iso_string(*noted_at_ms)
+        ));
+    }
+    if hidden > 0 {
+        out.push_str(&format!("partition {}: {hidden} earlier ranges: see --json\n", p.partition));
+    }
+    out
 }
 
 fn table(status: &Status) -> String {
@@ -129,10 +275,19 @@ fn table(status: &Status) -> String {
             p.owner.as_deref().unwrap_or("never claimed"),
         ));
     }
-    let Totals { in_log, applied, duplicate, dead, lag_records } = status.totals;
-    out.push_str(&format!(
-        "\nin log {in_log} · applied {applied} · duplicate {duplicate} · dead {dead} · not applied yet {lag_records}\n"
-    ));
+    out.push_str(&books(&status.totals));
+    for p in &status.partitions {
+        out.push_str(&missing(p));
+        if let Some(lost) = &p.lost {
+            out.push_str(&format!("partition {}: {lost}\n  to go on: dashi accept-lost\n", p.partition));
+        }
+    }
+    for TopicStatus { refused, text, remedy, .. } in &status.topic {
+        out.push_str(&format!("\n{}: {text}\n", if *refused { "refused" } else { "warning" }));
+        if let Some(remedy) = remedy {
+            out.push_str(&format!("  to mend it: {remedy}\n"));
+        }
+    }
     for p in &status.partitions {
         if let Some(error) = &p.last_error {
             out.push_str(&last_error(p, error));

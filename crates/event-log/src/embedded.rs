@@ -513,6 +513,10 @@ impl EmbeddedReader {
         self.next = offset;
     }
 
+    pub(crate) fn passed(&self) -> Offset {
+        self.next
+    }
+
     pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         let deadline = tokio::time::Instant::now() + limit.wait;
         loop {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use dashi_domain::position::{Offset, Partition};
+use dashi_domain::position::{LogId, Offset, Partition};
 
 /// The driver's own error, shared because one failure may answer many appends.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -79,6 +79,9 @@ pub enum AppendError {
     /// The log did not confirm the record. It may or may not be in.
     #[error("the event log did not confirm the record")]
     Unconfirmed(#[source] Cause),
+    /// The log would lose the record though it acknowledged it, as it stands. Nothing was appended.
+    #[error("the event log takes no records: {0}")]
+    Refused(String),
     /// The log was closed. Nothing was appended.
     #[error("the event log is closed")]
     Closed,
@@ -96,8 +99,11 @@ pub enum LogError {
         #[source]
         source: Cause,
     },
-    /// Retention removed `from`: a projection that stands there needs a rebuild.
-    #[error("partition {partition} begins at offset {low}, offset {from} has been removed by retention")]
+    /// Retention removed `from`: someone has to accept the loss before a projection that stands there goes on.
+    #[error(
+        "partition {partition} begins at offset {low}, offset {from} has been removed by retention; `dashi accept-lost` \
+         goes on and notes what is lost"
+    )]
     Trimmed {
         /// The partition.
         partition: Partition,
@@ -106,10 +112,11 @@ pub enum LogError {
         /// The oldest offset left.
         low: Offset,
     },
-    /// The log ends before `from`: it lost records that the projection has applied, or is another log's copy.
-    /// The projection needs a rebuild, or the log a repair.
+    /// The log ends before `from`: it lost records that the projection has applied, or is an older copy. The log needs a
+    /// repair, or someone has to accept the loss.
     #[error(
-        "partition {partition} ends at offset {high}, before offset {from}, up to which it was projected"
+        "partition {partition} ends at offset {high}, before offset {from}, up to which it was projected; if an older \
+         copy of the log was restored, `dashi accept-lost` goes on and notes what is lost"
     )]
     Beyond {
         /// The partition.
@@ -118,6 +125,38 @@ pub enum LogError {
         from: Offset,
         /// The log's end.
         high: Offset,
+    },
+    /// The record before `from` is not the one that was projected: the log lost records that the projection has applied,
+    /// and others have taken their offsets. Someone has to accept the loss.
+    #[error(
+        "partition {partition} has another record before offset {from} than the one that was projected: an older copy \
+         of the log has grown again; `dashi accept-lost` goes on and notes what is lost"
+    )]
+    Rewritten {
+        /// The partition.
+        partition: Partition,
+        /// Up to where it was projected.
+        from: Offset,
+    },
+    /// The topic was deleted and created again: what it holds now is another log, with offsets of its own. Stop; nothing
+    /// of it was returned.
+    #[error(
+        "the topic {topic} was deleted and created again: it is the log {found} now, not {known} any more; to go on \
+         with the new log, start once with --accept-new-log (rows of the old one stay)"
+    )]
+    Replaced {
+        /// The topic's name.
+        topic: String,
+        /// The log that was opened.
+        known: LogId,
+        /// The log that has the name now.
+        found: LogId,
+    },
+    /// The log's settings lose records that were acknowledged. It is looked at again by itself; call again later.
+    #[error("{reason}")]
+    Refused {
+        /// What is wrong, and the command that mends it.
+        reason: String,
     },
     /// Another process projects this log.
     #[error("another process projects the event log already (it holds {lock}); stop it first", lock = lock.display())]

@@ -9,15 +9,18 @@ mod embedded;
 mod error;
 mod kafka;
 mod membership;
-mod topic_id;
+mod topic;
 
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
 pub use error::{AppendError, LogError, OpenError};
 pub use kafka::{KafkaLog, KafkaSettings};
 pub use membership::{Membership, Ownership};
+pub use topic::{Concern, TopicNote};
 
+use std::ops::Range;
 use std::time::Duration;
 
+use dashi_domain::missing;
 use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_domain::record::Record;
 use uuid::Uuid;
@@ -58,6 +61,15 @@ pub enum EventLog {
     Embedded(EmbeddedLog),
     /// A topic of an Apache Kafka cluster.
     Kafka(KafkaLog),
+}
+
+/// How long a record that is there may take to come.
+const PROOF: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+#[error("no record came from offset {offset} on")]
+struct NoRecord {
+    offset: Offset,
 }
 
 impl EventLog {
@@ -103,6 +115,45 @@ impl EventLog {
         })
     }
 
+    /// A reader as [`EventLog::reader`] gives it, for a projection that stands at `from` behind a record with this
+    /// fingerprint: proves that the log still has that record.
+    ///
+    /// # Errors
+    /// [`LogError::Beyond`] and [`LogError::Rewritten`]: the log lost what was projected; someone has to accept the loss.
+    /// Any other: call again later.
+    pub async fn reader_behind(
+        &self,
+        partition: Partition,
+        from: Offset,
+        fingerprint: Option<i64>,
+    ) -> Result<Reader, LogError> {
+        let Extent { low, high } = self.extent(partition).await?;
+        if from > high {
+            self.is_same().await?;
+            return Err(LogError::Beyond { partition, from, high });
+        }
+        // A record that retention has removed proves nothing.
+        let (Some(before), Some(fingerprint)) = (from.before().filter(|before| *before >= low), fingerprint)
+        else {
+            return self.reader(partition, from).await;
+        };
+        let mut reader = self.reader(partition, before).await?;
+        let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: PROOF };
+        match reader.next(limit).await?.first() {
+            Some(record) if record.offset == before => {
+                if missing::fingerprint(&record.value) != fingerprint {
+                    return Err(LogError::Rewritten { partition, from });
+                }
+            }
+            Some(_) => reader.seek(from)?,
+            None => {
+                let source = std::sync::Arc::new(NoRecord { offset: before });
+                return Err(LogError::Away { doing: "reading the last projected record", source });
+            }
+        }
+        Ok(reader)
+    }
+
     /// What can be read of a partition now.
     ///
     /// # Errors
@@ -133,6 +184,45 @@ impl EventLog {
         match self {
             Self::Embedded(log) => log.probe().await,
             Self::Kafka(log) => log.probe().await,
+        }
+    }
+
+    /// What the operator is to know of the topic behind the log, as it was last looked at: when the log was opened, at an
+    /// interval since then, and whenever something went wrong. Nothing of an embedded log.
+    pub fn notes(&self) -> Vec<TopicNote> {
+        match self {
+            Self::Embedded(_) => Vec::new(),
+            Self::Kafka(log) => log.notes(),
+        }
+    }
+
+    /// Proves that this is still the log that was opened: what was asked of it before means this log.
+    ///
+    /// # Errors
+    /// [`LogError::Replaced`]: it is another one. Any other: the backend is away; ask again later.
+    pub async fn is_same(&self) -> Result<(), LogError> {
+        match self {
+            Self::Embedded(_) => Ok(()),
+            Self::Kafka(log) => log.is_same().await,
+        }
+    }
+
+    /// Which parts of `gaps` are records that are missing, `gaps` being ranges of offsets of one partition at which a
+    /// reader found none, in order. The other parts never were records for a reader: they are markers of transactions
+    /// and records of aborted ones. Ranges have their start and not their end.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later. [`LogError::Replaced`]: stop.
+    pub async fn missing(
+        &self,
+        partition: Partition,
+        gaps: Vec<Range<Offset>>,
+    ) -> Result<Vec<Range<Offset>>, LogError> {
+        match self {
+            // Nothing but records takes offsets there.
+            Self::Embedded(_) => Ok(gaps),
+            Self::Kafka(log) if !gaps.is_empty() => log.missing(partition, gaps).await,
+            Self::Kafka(_) => Ok(gaps),
         }
     }
 
@@ -172,12 +262,21 @@ impl Reader {
     /// Dropping the future loses no record: the next call begins where this one did.
     ///
     /// # Errors
-    /// [`LogError::Trimmed`] and [`LogError::Beyond`]: what comes next is not in the log; the projection needs a
-    /// rebuild. Any other: the backend is away; call again later.
+    /// [`LogError::Trimmed`] and [`LogError::Beyond`]: what comes next is not in the log; someone has to accept the loss.
+    /// [`LogError::Replaced`]: it is another log now; stop. Any other: call again later.
     pub async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         match self {
             Self::Embedded(reader) => reader.next(limit).await,
             Self::Kafka(reader) => reader.next(limit).await,
+        }
+    }
+
+    /// The offset that the reader has come to: the one behind the last record that it returned, or a later one if what
+    /// follows is no record and none will be (see [`EventLog::missing`]).
+    pub fn passed(&self) -> Offset {
+        match self {
+            Self::Embedded(reader) => reader.passed(),
+            Self::Kafka(reader) => reader.passed(),
         }
     }
 

@@ -298,9 +298,12 @@ impl Collector {
         let outcome = |appended: Result<_, AppendError>| match appended {
             Ok(_) => Ok(()),
             Err(AppendError::TooLarge { .. }) => Err(Rejection::TooLarge),
-            Err(AppendError::Full | AppendError::Unconfirmed(_) | AppendError::Closed) => {
-                Err(Rejection::Unavailable)
-            }
+            Err(
+                AppendError::Full
+                | AppendError::Unconfirmed(_)
+                | AppendError::Refused(_)
+                | AppendError::Closed,
+            ) => Err(Rejection::Unavailable),
         };
         appended.into_iter().map(outcome).collect()
     }

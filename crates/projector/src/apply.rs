@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dashi_domain::fold::Changes;
+use dashi_domain::missing::{MissingCause, fingerprint, within};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote};
@@ -35,6 +36,7 @@ pub(crate) async fn apply(
     claim: &Claim,
     from: Checkpoint,
     records: Arc<[Record]>,
+    missing: &[Range<Offset>],
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
     // Runs still to apply, the next one last.
@@ -42,10 +44,10 @@ pub(crate) async fn apply(
     while let Some(run) = runs.pop() {
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
-        match commit(task, claim, reached, to, &records, run.clone()).await.map_err(failed)? {
+        match commit(task, claim, reached, to, &records, run.clone(), missing).await.map_err(failed)? {
             Outcome::Applied => reached = to,
             Outcome::Poisoned(reason) if run.len() == 1 => {
-                set_aside(task, claim, reached, to, last, reason).await?;
+                set_aside(task, claim, reached, to, last, reason, missing).await?;
                 reached = to;
             }
             Outcome::TooMany | Outcome::Poisoned(_) => {
@@ -56,6 +58,22 @@ pub(crate) async fn apply(
         }
     }
     Ok(reached)
+}
+
+/// The changes of records between two checkpoints, with what else lies between them: offsets at which records are missing, and
+/// the rest, which never were records for a reader. So all offsets have an outcome (I2).
+pub(crate) fn passing(
+    changes: Changes,
+    from: Checkpoint,
+    to: Checkpoint,
+    records: &[Record],
+    missing: &[Range<Offset>],
+) -> Changes {
+    let missing = within(missing, from, to, MissingCause::Gap);
+    let lost: u64 = missing.iter().map(|missing| missing.records).sum();
+    let markers = from.lag(to.offset()).saturating_sub(records.len() as u64 + lost);
+    let last = records.last().filter(|record| Checkpoint::after(record.offset) == to);
+    Changes { missing, markers, fingerprint: last.map(|record| fingerprint(&record.value)), ..changes }
 }
 
 /// What became of a run of records.
@@ -80,6 +98,7 @@ async fn commit(
     to: Checkpoint,
     records: &Arc<[Record]>,
     run: Range<usize>,
+    missing: &[Range<Offset>],
 ) -> Result<Outcome, CommitError> {
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
@@ -90,6 +109,7 @@ async fn commit(
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
             return Ok(Outcome::TooMany);
         }
+        let changes = passing(changes, from, to, &records[run.clone()], missing);
         match commit_once(task, claim, from, to, &changes).await {
             Ok(()) => {
                 if let Some(dead) = changes.dead_letters.last() {
@@ -123,6 +143,14 @@ async fn commit_once(
     let committed = task.shared.store.commit(claim, from, to, changes).await;
     drop(call);
     task.shared.metrics.committed(&changes.outcomes, &committed?, began.elapsed());
+    task.shared.metrics.missing(changes);
+    if let (Some(first), Some(last)) = (changes.missing.first(), changes.missing.last()) {
+        tracing::warn!(
+            partition = %claim.partition, from = %first.range.start, to = %last.range.end,
+            records = changes.missing.iter().map(|missing| missing.records).sum::<u64>(),
+            "records are missing from the log; `dashi status` has them"
+        );
+    }
     Ok(())
 }
 
@@ -154,8 +182,10 @@ async fn set_aside(
     to: Checkpoint,
     record: &Record,
     reason: String,
+    missing: &[Range<Offset>],
 ) -> Result<(), ApplyError> {
     let changes = Changes::dead_letter(record, reason.clone());
+    let changes = passing(changes, from, to, std::slice::from_ref(record), missing);
     commit_once(task, claim, from, to, &changes).await.map_err(failed)?;
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
     note(task, claim, record.offset, &reason).await;

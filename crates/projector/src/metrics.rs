@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dashi_domain::fold::Outcomes;
+use dashi_domain::fold::{Changes, Outcomes};
 use dashi_domain::position::Partition;
 use dashi_store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -84,7 +84,7 @@ impl ProjectorMetrics {
         };
         registry.register(
             "dashi_projector_records",
-            "Records by outcome: applied, duplicate, dead",
+            "Records by outcome: applied, duplicate, dead; missing are those that were not in the log",
             metrics.records.clone(),
         );
         registry.register(
@@ -153,6 +153,14 @@ impl ProjectorMetrics {
         let Outcomes { applied, duplicate, dead } = *outcomes;
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {
             self.records.get_or_create(&Outcome { outcome }).inc_by(count);
+        }
+    }
+
+    /// Counts what a commit passed that was not in the log.
+    pub(crate) fn missing(&self, changes: &Changes) {
+        let records: u64 = changes.missing.iter().map(|missing| missing.records).sum();
+        if records > 0 {
+            self.records.get_or_create(&Outcome { outcome: "missing" }).inc_by(records);
         }
     }
 

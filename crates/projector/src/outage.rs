@@ -98,6 +98,9 @@ impl Trouble {
         match self {
             Self::Log(LogError::Trimmed { .. }) => PartitionState::Failed(FailureKind::Trimmed),
             Self::Log(LogError::Beyond { .. }) => PartitionState::Failed(FailureKind::Beyond),
+            Self::Log(LogError::Rewritten { .. }) => PartitionState::Failed(FailureKind::Rewritten),
+            Self::Log(LogError::Replaced { .. }) => PartitionState::Failed(FailureKind::Replaced),
+            Self::Log(LogError::Refused { .. }) => PartitionState::Failed(FailureKind::Refused),
             Self::Log(_) => PartitionState::WaitingForLog,
             Self::Store(StoreError::Version { .. } | StoreError::TablesTooOld { .. }) => {
                 PartitionState::Failed(FailureKind::Tables)

@@ -1,10 +1,12 @@
 //! One partition, live or in a replay: claim it, read on from the checkpoint, fold, commit, until it is stopped.
 
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::{Changes, FoldRules};
+use dashi_domain::missing::{Missing, MissingCause, fingerprint, gaps};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, LogError, Reader};
@@ -12,7 +14,7 @@ use dashi_store::{Claim, ClaimError, CommitError, Store};
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{ApplyError, apply};
+use crate::apply::{ApplyError, apply, passing};
 use crate::fold_panic::panic_text;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
@@ -98,30 +100,47 @@ impl PartitionTask {
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
         let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
         let (mut from, mut source, mut idle_since) = (claim.resume_from, None, Instant::now());
+        let mut last = Last { before: from, fingerprint: claim.fingerprint };
         while !self.stop.is_cancelled() {
             if matches!(self.mode, Mode::Replay { until } if from.offset() >= until) {
                 return Ok(End::Reached);
             }
-            let records = match self.read(&mut source, from).await {
-                Ok(records) => records,
+            let Batch { records, to, missing } = match self.read(&mut source, from, last).await {
+                Ok(batch) => batch,
                 Err(LogError::Trimmed { low, .. }) if matches!(self.mode, Mode::Replay { .. }) => {
-                    from = self.skip(outages, &claim, from, Checkpoint::at(low)).await?;
+                    let gone = Missing::all(from.offset()..low, MissingCause::Retention);
+                    let changes = Changes { missing: vec![gone], ..Changes::default() };
+                    from = self.skip(outages, &claim, from, Checkpoint::at(low), changes).await?;
+                    self.shared.progress.claimed(self.partition, from);
                     continue;
                 }
                 Err(error) => {
+                    let is_lost = is_lost(&error);
                     outages.wait(Some(&claim), Doing::Reading(from), error).await?;
+                    if is_lost {
+                        // Somebody may have accepted the loss meanwhile, under a claim of their own.
+                        from = self.stored(outages, &claim, from).await?;
+                    }
                     continue;
                 }
             };
             let Some(first) = records.first() else {
-                self.nothing_read(outages, &claim, from, &mut idle_since).await?;
+                if to == from {
+                    self.nothing_read(outages, &claim, from, &mut idle_since).await?;
+                } else {
+                    let passed = passing(Changes::default(), from, to, &records, &missing);
+                    from = self.skip(outages, &claim, from, to, passed).await?;
+                    self.shared.progress.reached(self.partition, from);
+                }
                 continue;
             };
             outages.log_answers(&claim).await;
+            let fingerprint = records.last().map(|record| fingerprint(&record.value));
             let (began, full) = (Instant::now(), self.is_full(&records));
             self.shared.progress.behind(self.partition, Some(first.appended_at_ms));
-            from = match apply(self, &claim, from, records.into()).await {
+            from = match apply(self, &claim, from, records.into(), &missing).await {
                 Ok(to) => {
+                    last = Last { before: to, fingerprint };
                     outages.store_answers(&claim).await;
                     outages.works(&claim).await;
                     to
@@ -175,11 +194,32 @@ impl PartitionTask {
     }
 
     /// Reads on from the checkpoint; nothing if it is to stop.
-    async fn read(&self, source: &mut Option<Source>, from: Checkpoint) -> Result<Vec<Record>, LogError> {
+    async fn read(
+        &self,
+        source: &mut Option<Source>,
+        from: Checkpoint,
+        last: Last,
+    ) -> Result<Batch, LogError> {
+        let read = self.read_from(source, from, last).await;
+        if read.is_err() {
+            // After whatever happened, the log may be an older copy of itself: the next reader proves that it is not.
+            *source = None;
+        }
+        read
+    }
+
+    async fn read_from(
+        &self,
+        source: &mut Option<Source>,
+        from: Checkpoint,
+        last: Last,
+    ) -> Result<Batch, LogError> {
+        let log = &self.shared.log;
         let source = match source {
             Some(source) => source,
             None => {
-                let reader = self.shared.log.reader(self.partition, from.offset()).await?;
+                let fingerprint = last.fingerprint.filter(|_| last.before == from);
+                let reader = log.reader_behind(self.partition, from.offset(), fingerprint).await?;
                 source.insert(Source { reader, at: from })
             }
         };
@@ -192,10 +232,30 @@ impl PartitionTask {
             () = self.stop.cancelled() => Vec::new(),
             records = source.reader.next(self.shared.settings.read_limit) => records?,
         };
-        if let Some(last) = records.last() {
-            source.at = Checkpoint::after(last.offset);
+        let to = match records.last() {
+            Some(last) => Checkpoint::after(last.offset),
+            None => from.max(Checkpoint::at(source.reader.passed())),
+        };
+        let missing = log.missing(self.partition, gaps(from, &records, to)).await?;
+        source.at = to;
+        Ok(Batch { records, to, missing })
+    }
+
+    /// Where the store says that the partition stands.
+    async fn stored(
+        &self,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
+        from: Checkpoint,
+    ) -> Result<Checkpoint, Failure> {
+        match self.shared.store.resume(claim).await {
+            Ok(stored) => Ok(stored),
+            Err(ClaimError::Store(error)) => {
+                outages.wait(Some(claim), Doing::Resuming, error).await?;
+                Ok(from)
+            }
+            Err(refused) => Err(Failure::Refused(refused)),
         }
-        Ok(records)
     }
 
     /// Where to go on after a commit that failed, however long the store is away.
@@ -230,29 +290,29 @@ impl PartitionTask {
         Ok(from)
     }
 
-    /// Moves the checkpoint over what retention has removed.
+    /// Moves the checkpoint over what is no record.
     async fn skip(
         &self,
         outages: &mut Outages<'_>,
         claim: &Claim,
         from: Checkpoint,
         to: Checkpoint,
+        changes: Changes,
     ) -> Result<Checkpoint, Failure> {
         let call = self.shared.progress.call(self.partition, "moving the checkpoint");
-        let moved = self.shared.store.commit(claim, from, to, &Changes::default()).await;
+        let moved = self.shared.store.commit(claim, from, to, &changes).await;
         drop(call);
-        let reached = match moved {
+        match moved {
             Ok(_) => {
+                self.shared.metrics.missing(&changes);
                 outages.store_answers(claim).await;
-                to
+                Ok(to)
             }
             Err(CommitError::Fenced { partition, held, current }) => {
-                return Err(Failure::Refused(ClaimError::Fenced { partition, held, current }));
+                Err(Failure::Refused(ClaimError::Fenced { partition, held, current }))
             }
-            Err(error) => self.resume(outages, claim, from, error).await?,
-        };
-        self.shared.progress.claimed(self.partition, reached);
-        Ok(reached)
+            Err(error) => self.resume(outages, claim, from, error).await,
+        }
     }
 
     /// The log gave nothing: because there is nothing, or because it is away.
@@ -328,6 +388,27 @@ impl PartitionTask {
             Mode::Replay { .. } => Duration::ZERO,
         }
     }
+}
+
+/// What a read gave.
+struct Batch {
+    records: Vec<Record>,
+    /// The checkpoint behind it all.
+    to: Checkpoint,
+    /// Offsets before that at which records are missing.
+    missing: Vec<Range<Offset>>,
+}
+
+/// The last record that was projected, by its fingerprint, and the checkpoint behind it.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    before: Checkpoint,
+    fingerprint: Option<i64>,
+}
+
+/// Whether the log lost something that somebody has to accept.
+fn is_lost(error: &LogError) -> bool {
+    matches!(error, LogError::Trimmed { .. } | LogError::Beyond { .. } | LogError::Rewritten { .. })
 }
 
 /// A reader, and where it stands.

@@ -53,6 +53,12 @@ pub enum FailureKind {
     Trimmed,
     /// The log ends before the checkpoint.
     Beyond,
+    /// The log has other records than those that were projected.
+    Rewritten,
+    /// The topic was deleted and created again.
+    Replaced,
+    /// The topic's settings lose records.
+    Refused,
     /// Another projector claimed the partition.
     ClaimLost,
     /// The store's tables are too old or too new for this program.
@@ -90,6 +96,9 @@ impl FailureKind {
         match self {
             Self::Trimmed => "trimmed",
             Self::Beyond => "beyond",
+            Self::Rewritten => "rewritten",
+            Self::Replaced => "replaced",
+            Self::Refused => "refused",
             Self::ClaimLost => "claim_lost",
             Self::Tables => "tables",
             Self::Panicked => "panicked",

@@ -259,6 +259,7 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("event_log.append_batch_max", event_log.append_batch_max as u64),
         ("kafka.delivery_timeout_ms", kafka.delivery_timeout_ms),
         ("kafka.session_timeout_ms", kafka.session_timeout_ms),
+        ("kafka.topic_check_ms", kafka.topic_check_ms),
         ("projector.batch_records_max", projector.batch_records_max as u64),
         ("projector.batch_bytes_max", projector.batch_bytes_max as u64),
         ("projector.read_wait_ms", projector.read_wait_ms),

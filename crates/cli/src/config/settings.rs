@@ -196,6 +196,8 @@ pub struct Kafka {
     pub linger_ms: u64,
     /// Silence after which a projector loses its partitions.
     pub session_timeout_ms: u64,
+    /// How often the topic's identity and settings are looked at.
+    pub topic_check_ms: u64,
     /// Settings of librdkafka, passed through; passwords among them.
     pub properties: BTreeMap<String, String>,
 }

@@ -1,0 +1,90 @@
+//! What all clients of the cluster share: settings, and how the library's own lines reach the logs.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, ClientContext};
+
+use super::KafkaSettings;
+
+/// The caller's own properties come first, so that what the guarantees rest on wins.
+pub(super) fn base_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("client.id", "dashi")
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    for (key, value) in &settings.properties {
+        config.set(key, value);
+    }
+    config.set("bootstrap.servers", &settings.brokers).set("allow.auto.create.topics", "false");
+    config
+}
+
+/// Settings of a client that reads one partition from an exact offset and belongs to no group.
+pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
+    let mut config = base_config(settings);
+    config
+        // A group id is asked for, but a client that only assigns never joins a group.
+        .set("group.id", "dashi-reader")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        // A projector may wait for its database for as long as it takes.
+        .set("max.poll.interval.ms", "86400000");
+    config
+}
+
+/// How often one kind of trouble is logged, at most. The library repeats it with every attempt.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// Receives the library's own lines. They tell of single attempts and of consequences; the cause of a failure is logged
+/// where the failure is handled, so these are details for whoever looks for them.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    logged: Mutex<Vec<(RDKafkaErrorCode, Instant)>>,
+}
+
+impl ClientContext for Quiet {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        note(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.trouble(&error, reason);
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+impl Quiet {
+    /// Trouble with connections, which the client goes on trying to make: refused, unknown name, bad certificate or
+    /// password. Whoever sets up a cluster needs the library's words for it, once.
+    pub(super) fn trouble(&self, error: &KafkaError, reason: &str) {
+        let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
+        let is_of_connections = matches!(
+            code,
+            RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::Authentication
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::SaslAuthenticationFailed
+                | RDKafkaErrorCode::Fatal
+        );
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.retain(|(_, at)| at.elapsed() < REPEAT);
+        if !is_of_connections || logged.iter().any(|(other, _)| *other == code) {
+            return note("ERROR", reason);
+        }
+        logged.push((code, Instant::now()));
+        tracing::warn!(detail = reason, "a connection to Kafka fails; the client goes on trying");
+    }
+}
+
+/// A line of the library, at a level that nobody sees who does not ask for it.
+pub(super) fn note(facility: &str, line: &str) {
+    tracing::debug!(target: "dashi_event_log::librdkafka", facility, "note of the Kafka client: {line}");
+}

@@ -1,0 +1,197 @@
+//! The consumer group, whose client holds the seat and never fetches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::time::Duration;
+
+use dashi_domain::position::{Checkpoint, Offset, Partition};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Rebalance, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::{ClientContext, TopicPartitionList};
+use tokio::sync::Notify;
+
+use super::KafkaLog;
+use super::client::{Quiet, base_config, note};
+use crate::{LogError, Membership, Ownership, Position};
+
+impl KafkaLog {
+    pub(crate) fn membership(&self, group: &str) -> Result<Membership, LogError> {
+        let settings = &self.0.settings;
+        let context = GroupContext::default();
+        let changes = Arc::clone(&context.changes);
+        let consumer: StreamConsumer<GroupContext> = base_config(settings)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "latest")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
+            .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 4).max(1).to_string())
+            .create_with_context(context)
+            .map_err(LogError::away("joining the consumer group"))?;
+        consumer.subscribe(&[&settings.topic]).map_err(LogError::away("joining the consumer group"))?;
+        let topic = settings.topic.clone();
+        Ok(Membership::Group(KafkaMembership { topic, consumer, changes, is_failing: false }))
+    }
+}
+
+/// Changes of ownership, in the order in which the group told them, and the group's answers to commits of offsets.
+#[derive(Default)]
+struct Changes {
+    waiting: StdMutex<VecDeque<Ownership>>,
+    arrived: Notify,
+    saves: StdMutex<Saves>,
+}
+
+/// Offsets that the group has answered for since they were last asked about.
+#[derive(Default)]
+struct Saves {
+    /// The newest of each partition that is committed.
+    saved: BTreeMap<Partition, Checkpoint>,
+    /// Why others are not.
+    refused: Option<KafkaError>,
+}
+
+#[derive(Default)]
+struct GroupContext {
+    changes: Arc<Changes>,
+    quiet: Quiet,
+}
+
+impl ClientContext for GroupContext {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, line: &str) {
+        note(facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.quiet.trouble(&error, reason);
+    }
+}
+
+impl ConsumerContext for GroupContext {
+    /// Runs inside a poll of the client and must not wait: it notes the change and decides nothing. The client
+    /// itself is paused, for records come through readers.
+    fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
+        let change = match rebalance {
+            Rebalance::Assign(assigned) => {
+                if let Err(error) = consumer.pause(assigned) {
+                    tracing::warn!(error = %error, "the group's client could not be paused; it fetches in vain");
+                }
+                Ownership::Assigned(partitions(assigned))
+            }
+            Rebalance::Revoke(revoked) => Ownership::Revoked(partitions(revoked)),
+            Rebalance::Error(error) => {
+                tracing::error!(error = %error, "the consumer group could not be rebalanced");
+                return;
+            }
+        };
+        self.changes.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back(change);
+        self.changes.arrived.notify_one();
+    }
+
+    /// Runs inside a poll of the client, too.
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        let answered = saves(result, offsets);
+        let mut saves = self.changes.saves.lock().unwrap_or_else(PoisonError::into_inner);
+        saves.saved.extend(answered.saved);
+        saves.refused = answered.refused.or(saves.refused.take());
+    }
+}
+
+/// Which offsets the group has committed, and the first error of those that it has not.
+fn saves(result: KafkaResult<()>, offsets: &TopicPartitionList) -> Saves {
+    let mut saves = Saves { refused: result.as_ref().err().cloned(), ..Saves::default() };
+    for element in offsets.elements() {
+        match (&result, element.error(), element.offset()) {
+            (Ok(()), Ok(()), rdkafka::Offset::Offset(offset)) => {
+                let checkpoint = Checkpoint::at(Offset::new(offset.max(0) as u64));
+                saves.saved.insert(Partition::new(element.partition() as u32), checkpoint);
+            }
+            (_, Err(error), _) => saves.refused = saves.refused.or(Some(error)),
+            _ => {}
+        }
+    }
+    saves
+}
+
+fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
+    list.elements().iter().map(|element| Partition::new(element.partition() as u32)).collect()
+}
+
+/// See [`Membership::Group`].
+pub struct KafkaMembership {
+    topic: String,
+    consumer: StreamConsumer<GroupContext>,
+    changes: Arc<Changes>,
+    /// Whether the last save that was answered failed.
+    is_failing: bool,
+}
+
+impl KafkaMembership {
+    pub(crate) async fn next(&mut self) -> Result<Ownership, LogError> {
+        loop {
+            let change = self.changes.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match change {
+                Some(Ownership::Assigned(none) | Ownership::Revoked(none)) if none.is_empty() => continue,
+                Some(change) => return Ok(change),
+                None => {}
+            }
+            tokio::select! {
+                () = self.changes.arrived.notified() => {}
+                // Polled so that the group's protocol goes on; a record that slipped in before the pause is
+                // nobody's: readers have it too.
+                received = self.consumer.recv() => if let Err(error) = received {
+                    tracing::warn!(error = %error, "the consumer group's client has an error");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                },
+            }
+        }
+    }
+
+    /// Commits in the background, and returns what earlier calls have committed. Offsets of partitions that were lost in
+    /// the meantime are refused by the group, as they should be.
+    pub(crate) fn save(&mut self, positions: &[Position]) -> Vec<Position> {
+        let answered =
+            std::mem::take(&mut *self.changes.saves.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut refused = answered.refused;
+        let mut offsets = TopicPartitionList::new();
+        for (partition, checkpoint) in positions {
+            let offset = rdkafka::Offset::Offset(checkpoint.offset().number() as i64);
+            if let Err(error) = offsets.add_partition_offset(&self.topic, partition.number() as i32, offset) {
+                refused = Some(error);
+            }
+        }
+        if offsets.count() > 0
+            && let Err(error) = self.consumer.commit(&offsets, CommitMode::Async)
+        {
+            refused = Some(error);
+        }
+        if let Some(error) = refused {
+            // While partitions move, the group refuses offsets of those that have moved, as it should.
+            let moves = matches!(
+                error.rdkafka_error_code(),
+                Some(
+                    RDKafkaErrorCode::RebalanceInProgress
+                        | RDKafkaErrorCode::IllegalGeneration
+                        | RDKafkaErrorCode::UnknownMemberId
+                )
+            );
+            if !moves && !std::mem::replace(&mut self.is_failing, true) {
+                tracing::warn!(
+                    error = %error, "the consumer group does not take offsets, which tools show lag by; trying again"
+                );
+            }
+        } else if !answered.saved.is_empty() && std::mem::take(&mut self.is_failing) {
+            tracing::info!("the consumer group takes offsets again");
+        }
+        answered.saved.into_iter().collect()
+    }
+
+    pub(crate) async fn leave(self) {
+        // Closing the client leaves the group, and blocks until it has.
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(self)).await {
+            tracing::warn!(error = %error, "leaving the consumer group failed");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The log on Apache Kafka: an idempotent producer that waits for all in-sync replicas, a consumer group that
+//! hands out partitions, and a reader per partition that begins exactly where it is told.
+//!
+//! The group's client never fetches: it is there for ownership and for the committed offsets that tools show.
+//! Records come through readers with manual assignment, so a projector, a replay and a test read in one way.
+
+mod append;
+mod client;
+mod gaps;
+mod membership;
+mod read;
+mod settings;
+mod topic;
+mod topic_id;
+
+pub(crate) use membership::KafkaMembership;
+pub(crate) use read::KafkaReader;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use dashi_domain::position::{LogId, Offset, Partition};
+use rdkafka::admin::AdminClient;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+
+use self::append::Slot;
+use self::client::{Quiet, base_config};
+use self::topic::{State, Topic, TopicState, create_topic, log_id, look_up, topic_state};
+use crate::{Extent, LogError, OpenError};
+
+/// Settings of a log on Kafka.
+#[derive(Debug, Clone)]
+pub struct KafkaSettings {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// The topic; created if it is not there.
+    pub topic: String,
+    /// Partitions of a new topic. An existing one keeps its own number.
+    pub partitions: u32,
+    /// Replicas of a new topic; `-1` leaves it to the cluster.
+    pub replication_factor: i32,
+    /// How long a record may wait for its acknowledgement before the append fails.
+    pub delivery_timeout: Duration,
+    /// How long a record waits for others to share its request.
+    pub linger: Duration,
+    /// Silence after which the group gives a member's partitions to others.
+    pub session_timeout: Duration,
+    /// Records that may wait for their acknowledgement.
+    pub queue_max: usize,
+    /// The largest record that may come; a topic that takes less is warned of.
+    pub record_bytes_max: usize,
+    /// How often the topic is looked at: whether it is still the same, and its settings.
+    pub topic_check_interval: Duration,
+    /// Settings of librdkafka, passed through: TLS, SASL, client id and so on.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// The largest record: the largest request body and its envelope.
+const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
+
+/// How long one question to the cluster may take.
+const ASK: Duration = Duration::from_secs(5);
+
+/// Least time between two looks at the topic.
+const ASKS_APART: Duration = Duration::from_millis(200);
+
+/// How long opening waits for a cluster that is still starting.
+const OPEN: Duration = Duration::from_secs(60);
+
+/// See the module's text. Cheap to clone; all clones are one log.
+#[derive(Clone)]
+pub struct KafkaLog(Arc<Shared>);
+
+struct Shared {
+    id: LogId,
+    settings: KafkaSettings,
+    topic: TopicState,
+    admin: AdminClient<Quiet>,
+    producer: RwLock<Slot>,
+}
+
+impl KafkaLog {
+    /// Connects, creating the topic if it is not there.
+    ///
+    /// # Errors
+    /// A setting is refused, no broker answers for a minute, or the topic cannot be created.
+    pub async fn open(settings: KafkaSettings) -> Result<Self, OpenError> {
+        let admin: AdminClient<Quiet> =
+            base_config(&settings).create_with_context(Quiet::default()).map_err(|error| {
+                OpenError::Client { brokers: settings.brokers.clone(), source: Arc::new(error) }
+            })?;
+        let deadline = tokio::time::Instant::now() + OPEN;
+        // The admin client is not `Clone`, and its calls block; it goes into the closure and comes back.
+        let mut admin = admin;
+        loop {
+            let settings_ = settings.clone();
+            let (returned, found) = tokio::task::spawn_blocking(move || {
+                let found = look_up(&admin, &settings_);
+                (admin, found)
+            })
+            .await
+            .map_err(|error| OpenError::Client {
+                brokers: settings.brokers.clone(),
+                source: Arc::new(error),
+            })?;
+            admin = returned;
+            match found {
+                Ok(Topic::There(topic)) => {
+                    let id = log_id(&topic.cluster, &settings.topic, &topic.id);
+                    let producer = RwLock::new(Slot::Unmade);
+                    let log = Self(Arc::new(Shared { id, settings, topic, admin, producer }));
+                    // Before anything is accepted: a topic that would lose it takes nothing.
+                    log.look().await;
+                    log.watch();
+                    return Ok(log);
+                }
+                Ok(Topic::Absent) => create_topic(&admin, &settings).await?,
+                Ok(Topic::Unready(reason)) if tokio::time::Instant::now() >= deadline => {
+                    return Err(OpenError::Topic {
+                        topic: settings.topic,
+                        partitions: settings.partitions,
+                        brokers: settings.brokers,
+                        reason,
+                    });
+                }
+                Ok(Topic::Unready(_)) => {}
+                Err(source) if tokio::time::Instant::now() >= deadline => {
+                    return Err(OpenError::Unreachable {
+                        brokers: settings.brokers,
+                        waited_ms: OPEN.as_millis() as u64,
+                        source: Arc::new(source),
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(brokers = %settings.brokers, error = %error, "waiting for the Kafka cluster");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    pub(crate) fn id(&self) -> &LogId {
+        &self.0.id
+    }
+
+    /// Asks the cluster in a thread of its own, since the library's calls block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        question: impl FnOnce(&Shared) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let shared = Arc::clone(&self.0);
+        tokio::task::spawn_blocking(move || question(&shared))
+            .await
+            .map_err(LogError::away(doing))?
+            .map_err(LogError::away(doing))
+    }
+
+    pub(crate) async fn partition_count(&self) -> Result<u32, LogError> {
+        self.ask("counting the topic's partitions", |shared| {
+            let metadata = shared.admin.inner().fetch_metadata(Some(&shared.settings.topic), ASK)?;
+            let absent = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
+            match metadata.topics().first().map(|topic| (topic.error(), topic.partitions().len())) {
+                Some((None, count)) if count > 0 => Ok(count as u32),
+                Some((Some(error), _)) => Err(KafkaError::MetadataFetch(error.into())),
+                // A log without partitions would look like one with nothing to project.
+                _ => Err(absent),
+            }
+        })
+        .await
+    }
+
+    pub(crate) async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
+        self.ask("reading a partition's watermarks", move |shared| {
+            let (low, high) = shared.admin.inner().fetch_watermarks(
+                &shared.settings.topic,
+                partition.number() as i32,
+                ASK,
+            )?;
+            Ok(Extent { low: Offset::new(low.max(0) as u64), high: Offset::new(high.max(0) as u64) })
+        })
+        .await
+    }
+
+    pub(crate) async fn probe(&self) -> Result<(), LogError> {
+        if let Some(reason) = self.0.topic.refusal() {
+            return Err(LogError::Refused { reason });
+        }
+        self.ask("asking for the partitions' leaders", |shared| {
+            match topic_state(&shared.admin, &shared.settings.topic)? {
+                State::Ready(_) => Ok(()),
+                State::Absent => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
+                State::Unready(_) => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::LeaderNotAvailable)),
+            }
+        })
+        .await
+    }
+
+    /// Proves that the topic is still the one that was opened.
+    pub(crate) async fn is_same(&self) -> Result<(), LogError> {
+        self.verify(None, Instant::now()).await
+    }
+}

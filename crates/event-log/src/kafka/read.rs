@@ -1,0 +1,221 @@
+//! Reading one partition, from exactly where it is told. What a read returns was in this log, not in one that took its
+//! name: see [`KafkaLog::verify`].
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use dashi_domain::position::{Offset, Partition};
+use dashi_domain::record::Record;
+use futures::FutureExt as _;
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+
+use super::client::{Quiet, reader_config};
+use super::{KafkaLog, topic_id};
+use crate::{Extent, LogError, ReadLimit};
+
+/// See [`crate::Reader`].
+pub struct KafkaReader {
+    log: KafkaLog,
+    partition: Partition,
+    consumer: StreamConsumer<Quiet>,
+    next: Offset,
+    /// What a call has taken from the consumer and not returned yet, in case its future is dropped.
+    taken: Vec<Record>,
+    /// The brokers that `taken` came from.
+    brokers: BTreeSet<Option<i32>>,
+    /// An error that came behind records: the next call's. The library tells some errors once and then is silent,
+    /// so one that is let go would leave the reader waiting for ever.
+    failed: Option<KafkaError>,
+    /// The client has stopped at `next`, which the log does not have; the next call sets it going again, to meet
+    /// the same if nothing has changed.
+    stopped: bool,
+}
+
+impl KafkaLog {
+    pub(crate) fn reader(&self, partition: Partition, from: Offset) -> Result<KafkaReader, LogError> {
+        let consumer: StreamConsumer<Quiet> = reader_config(&self.0.settings)
+            .set("fetch.wait.max.ms", "100")
+            .set("fetch.queue.backoff.ms", "20")
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.message.max.bytes", "4194304")
+            .create_with_context(Quiet::default())
+            .map_err(LogError::away("making a reader"))?;
+        let mut reader = KafkaReader {
+            log: self.clone(),
+            partition,
+            consumer,
+            next: from,
+            taken: Vec::new(),
+            brokers: BTreeSet::new(),
+            failed: None,
+            stopped: false,
+        };
+        reader.seek(from)?;
+        Ok(reader)
+    }
+}
+
+impl KafkaReader {
+    pub(crate) fn seek(&mut self, offset: Offset) -> Result<(), LogError> {
+        let topic = &self.log.0.settings.topic;
+        let assignment = assignment(topic, self.partition, offset);
+        assignment
+            .and_then(|assignment| self.consumer.assign(&assignment))
+            .map_err(LogError::away("assigning a partition to a reader"))?;
+        self.next = offset;
+        self.taken.clear();
+        self.brokers.clear();
+        self.failed = None;
+        self.stopped = false;
+        Ok(())
+    }
+
+    /// Where the reader stands: behind the last record that it returned, and behind what follows that and is no record.
+    pub(crate) fn passed(&self) -> Offset {
+        let positions = self.consumer.position().ok();
+        let position = positions.and_then(|list| match list.elements().first()?.offset() {
+            rdkafka::Offset::Offset(offset) => Some(Offset::new(offset.max(0) as u64)),
+            _ => None,
+        });
+        // What was taken and not returned yet is not passed.
+        let next = self.taken.first().map_or(self.next, |record| record.offset);
+        if self.taken.is_empty() { next.max(position.unwrap_or(next)) } else { next }
+    }
+
+    pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
+        if let Some(reason) = self.log.0.topic.refusal() {
+            return Err(LogError::Refused { reason });
+        }
+        if self.stopped {
+            self.seek(self.next)?;
+        }
+        let mut bytes = self.taken.iter().map(|record| record.value.len()).sum::<usize>();
+        if self.taken.is_empty() {
+            let received = match self.failed.take() {
+                Some(error) => Err(error),
+                None => match tokio::time::timeout(limit.wait, self.consumer.recv()).await {
+                    Err(_) => return self.nothing(),
+                    Ok(received) => received.map(|message| copy(self.partition, &message)),
+                },
+            };
+            match received {
+                Ok(received) => bytes += self.take(received),
+                Err(error) => return Err(self.failure(error).await),
+            }
+        }
+        while self.taken.len() < limit.records_max && bytes < limit.bytes_max {
+            let Some(received) = self.consumer.recv().now_or_never() else { break };
+            match received.map(|message| copy(self.partition, &message)) {
+                Ok(received) => bytes += self.take(received),
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
+        }
+        self.verify().await?;
+        Ok(std::mem::take(&mut self.taken))
+    }
+
+    /// Nothing came in time; and if the topic is another one, nothing will.
+    fn nothing(&self) -> Result<Vec<Record>, LogError> {
+        match self.log.0.topic.replaced() {
+            Some(found) => Err(self.log.is_replaced(found)),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Proves that what was taken is of this log. If that cannot be asked, it is let go and read again: the broker that
+    /// it came from may be gone for good.
+    async fn verify(&mut self) -> Result<(), LogError> {
+        let after = Instant::now();
+        for broker in self.brokers.clone() {
+            let Err(error) = self.log.verify(broker, after).await else { continue };
+            if let Some(first) = self.taken.first().map(|record| record.offset) {
+                self.seek(first)?;
+            }
+            return Err(error);
+        }
+        self.brokers.clear();
+        Ok(())
+    }
+
+    /// Returns the size of the record's value.
+    fn take(&mut self, (record, broker): (Record, Option<i32>)) -> usize {
+        let bytes = record.value.len();
+        self.next = record.offset.next();
+        self.taken.push(record);
+        self.brokers.insert(broker);
+        bytes
+    }
+
+    async fn failure(&mut self, error: KafkaError) -> LogError {
+        let is_of_the_place = matches!(
+            &error,
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::OffsetOutOfRange
+                    | RDKafkaErrorCode::AutoOffsetReset
+                    | RDKafkaErrorCode::LogTruncation
+            )
+        );
+        let is_of_the_topic = matches!(
+            &error,
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+            )
+        );
+        if !is_of_the_place && !is_of_the_topic {
+            return LogError::away("reading records")(error);
+        }
+        let (partition, from) = (self.partition, self.next);
+        // Noted before anything is waited for: this future may be dropped, or the cluster not answer.
+        self.stopped = true;
+        // Another topic of the same name has other ends, and other partitions.
+        let asked = Instant::now();
+        if let Err(error) = self.log.verify(None, asked).await {
+            return error;
+        }
+        if is_of_the_topic {
+            return LogError::away("reading records")(error);
+        }
+        let extent = self.log.extent(partition).await;
+        // The ends are those of whatever has the name now.
+        if let Err(error) = self.log.verify(None, Instant::now()).await {
+            return error;
+        }
+        match extent {
+            Err(away) => away,
+            Ok(Extent { low, .. }) if from < low => LogError::Trimmed { partition, from, low },
+            Ok(Extent { high, .. }) if from > high => LogError::Beyond { partition, from, high },
+            // The broker that was asked did not know of the offset yet; another leader does.
+            Ok(_) => LogError::away("reading records")(error),
+        }
+    }
+}
+
+/// One partition from one offset.
+pub(super) fn assignment(
+    topic: &str,
+    partition: Partition,
+    from: Offset,
+) -> Result<TopicPartitionList, KafkaError> {
+    let mut assignment = TopicPartitionList::new();
+    let from = rdkafka::Offset::Offset(from.number() as i64);
+    assignment.add_partition_offset(topic, partition.number() as i32, from)?;
+    Ok(assignment)
+}
+
+fn copy(partition: Partition, message: &BorrowedMessage<'_>) -> (Record, Option<i32>) {
+    let record = Record {
+        partition,
+        offset: Offset::new(message.offset().max(0) as u64),
+        appended_at_ms: message.timestamp().to_millis().unwrap_or(0),
+        value: message.payload().unwrap_or_default().to_vec(),
+    };
+    (record, topic_id::broker_of(message))
+}
