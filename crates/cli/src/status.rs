@@ -16,6 +16,8 @@ use crate::{Exit, open, print};
 #[derive(Debug, Serialize)]
 struct Status {
     log: String,
+    /// The log whose projection the store holds, if it is not this one's.
+    other_log: Option<String>,
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
@@ -138,8 +140,10 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         totals.unaccounted += partition.unaccounted;
         totals.lag_records += partition.lag_records;
     }
+    let is_projected = states.is_empty() || states.iter().any(|state| state.log == *log.id());
+    let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
-    let status = Status { log: log.id().to_string(), topic, partitions, totals };
+    let status = Status { log: log.id().to_string(), other_log, topic, partitions, totals };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
@@ -276,6 +280,12 @@ fn table(status: &Status) -> String {
         ));
     }
     out.push_str(&books(&status.totals));
+    if let Some(other) = &status.other_log {
+        out.push_str(&format!(
+            "the store holds the projection of another log, {other}: if its topic or file was made again, start once with \
+             --accept-new-log\n"
+        ));
+    }
     for p in &status.partitions {
         out.push_str(&missing(p));
         if let Some(lost) = &p.lost {

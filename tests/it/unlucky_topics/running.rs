@@ -155,15 +155,16 @@ async fn warnings_are_in_status_metrics_and_once_in_the_logs() {
 /// Deleted and created again under a collector and a projector, with more records than the checkpoint and with fewer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_created_again_under_running_processes_loses_no_event() {
-    for new in [12, 2] {
+    for (partitions, new_partitions, new) in [(1, 1, 12), (1, 1, 2), (3, 1, 5), (1, 3, 5)] {
         let (brokers, topic) = (kafka::shared_broker(), kafka::unique_topic("again"));
+        kafka::create_topic(&brokers, &topic, partitions, &[("retention.ms", "-1")]).await;
         let (deployment, _database) = on_topic(&brokers, &topic).await;
         let collector = deployment.start("collect").ready().await;
         let projector = deployment.start("project").ready().await;
         send_all(&collector, &deployment, "/old/", 3).await;
         until_rows(&deployment, "/old/", 3).await;
         kafka::delete_topic(&brokers, &topic).await;
-        kafka::create_topic(&brokers, &topic, 1, &[("retention.ms", "-1")]).await;
+        kafka::create_topic(&brokers, &topic, new_partitions, &[("retention.ms", "-1")]).await;
         for n in 1..=new {
             eventually(SOON, "the collector goes on", async || {
                 send(&collector, &deployment, &format!("/new/{n}")).await == 200
@@ -179,6 +180,8 @@ async fn a_topic_created_again_under_running_processes_loses_no_event() {
         );
         let said = projector.dashi.logs();
         assert!(said.contains("--accept-new-log"), "{said}");
+        let shown = deployment.run(&["status"]).await.stdout;
+        assert!(shown.contains("the store holds the projection of another log"), "{shown}");
         drop(projector);
 
         let args = ["project", "--accept-new-log", "--log", deployment.log(), "--store", deployment.store()];
@@ -254,8 +257,13 @@ async fn an_older_embedded_log_is_noticed_and_one_command_goes_on() {
         send_all(&server, &deployment, "/a/", 3).await;
         until_rows(&deployment, "/a/", 3).await;
         server.dashi.terminate().await;
-        let backup = directory.path().join("backup.db");
-        copy(&files(deployment.log())[0], &backup);
+        let backup = directory.path().join("backup");
+        std::fs::create_dir(&backup).unwrap();
+        let kept = files(deployment.log()).into_iter().filter(|file| file.exists());
+        let kept: Vec<PathBuf> = kept.collect();
+        for file in &kept {
+            copy(file, &backup.join(file.file_name().unwrap()));
+        }
         let mut server = deployment.start("serve").ready().await;
         send_all(&server, &deployment, "/b/", 4).await;
         until_rows(&deployment, "/b/", 4).await;
@@ -263,7 +271,9 @@ async fn an_older_embedded_log_is_noticed_and_one_command_goes_on() {
         for file in files(deployment.log()) {
             let _ = std::fs::remove_file(file);
         }
-        copy(&backup, &files(deployment.log())[0]);
+        for file in &kept {
+            copy(&backup.join(file.file_name().unwrap()), file);
+        }
 
         if grown > 0 {
             // A collector alone fills the offsets before any projector looks.

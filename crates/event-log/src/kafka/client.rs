@@ -33,6 +33,8 @@ pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
         .set("group.id", "dashi-reader")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
+        // What a transaction withdrew is no event.
+        .set("isolation.level", "read_committed")
         // A projector may wait for its database for as long as it takes.
         .set("max.poll.interval.ms", "86400000");
     config
