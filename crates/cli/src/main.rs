@@ -8,6 +8,7 @@ mod config;
 mod health;
 mod logging;
 mod open;
+mod open_files;
 mod ops;
 mod replay;
 mod serve;

@@ -1,6 +1,6 @@
 //! What operators and orchestrators ask: /health/live, /health/ready, /metrics.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -14,10 +14,11 @@ use dashi_projector::{Progress, ProjectorState, Stuck};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use tokio::sync::watch;
 
-/// How long an answer to "ready?" is good for, and how long one check may take.
+/// How long an answer to "ready?" is good for, and how long one check may take: probes give up after a second.
 const FRESH: Duration = Duration::from_millis(500);
-const CHECK: Duration = Duration::from_secs(3);
+const CHECK: Duration = Duration::from_millis(700);
 
 /// How long a check may take that readiness does not depend on: a database that is away is not to hold up the answer
 /// of a collector until whoever asks takes it for dead.
@@ -36,7 +37,9 @@ pub struct Ops {
     pub projector: Option<ProjectorReadiness>,
     pub draining: tokio_util::sync::CancellationToken,
     pub registry: Registry,
-    pub checked: tokio::sync::Mutex<Option<(Instant, Readiness)>>,
+    pub checked: Mutex<Option<(Instant, Readiness)>>,
+    pub log_probe: Probe,
+    pub store_probe: Probe,
 }
 
 /// What readiness has to know of a projector.
@@ -76,18 +79,18 @@ impl Ops {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
             return Readiness { ready: false, checks, stuck: Vec::new() };
         }
-        // Whoever asks meanwhile waits for the same answer.
-        let mut checked = self.checked.lock().await;
-        if let Some((at, readiness)) = &*checked
+        if let Some((at, readiness)) = &*self.checked.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < FRESH
         {
             return readiness.clone();
         }
         let mut readiness = Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new() };
         let needs_store = self.sources.is_none();
+        let (of_log, of_store) = (self.log.clone(), self.store.clone());
         let (log, store) = tokio::join!(
-            bounded(CHECK, self.log.probe()),
-            bounded(if needs_store { CHECK } else { ASIDE }, self.store.ping()),
+            self.log_probe.ask(CHECK, async move { of_log.probe().await }),
+            self.store_probe
+                .ask(if needs_store { CHECK } else { ASIDE }, async move { of_store.ping().await }),
         );
         readiness.note("event_log", log, true);
         if let EventLog::Kafka(_) = &self.log {
@@ -110,7 +113,8 @@ impl Ops {
         if let Some(projector) = &self.projector {
             readiness.note_projector(projector, needs_store);
         }
-        *checked = Some((Instant::now(), readiness.clone()));
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), readiness.clone()));
         readiness
     }
 }
@@ -173,17 +177,41 @@ impl Readiness {
     }
 }
 
-async fn bounded<E: std::error::Error>(
-    limit: Duration,
-    check: impl Future<Output = Result<(), E>>,
-) -> Result<(), String> {
-    match tokio::time::timeout(limit, check).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            Err(error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}")))
+/// A question that is asked once at a time, however many want to know, and that nobody waits for longer than a bound: one
+/// that hangs is left to itself, and not asked again before it has ended.
+#[derive(Default)]
+pub struct Probe(Mutex<Option<Asked>>);
+
+/// Where the answer to a question will be.
+type Asked = watch::Receiver<Option<Result<(), String>>>;
+
+impl Probe {
+    async fn ask<E: std::error::Error + Send + 'static>(
+        &self,
+        limit: Duration,
+        question: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> Result<(), String> {
+        let mut answer = {
+            let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*asked {
+                Some(answer) if answer.borrow().is_none() && answer.has_changed().is_ok() => answer.clone(),
+                _ => {
+                    let (sender, receiver) = watch::channel(None);
+                    tokio::spawn(async move { sender.send_replace(Some(question.await.map_err(told))) });
+                    asked.insert(receiver).clone()
+                }
+            }
+        };
+        match tokio::time::timeout(limit, answer.wait_for(Option::is_some)).await {
+            Ok(Ok(answer)) => answer.clone().unwrap_or(Ok(())),
+            Ok(Err(_)) => Err("the check ended with a panic".to_owned()),
+            Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
         }
-        Err(_) => Err(format!("no answer within {} ms", limit.as_millis())),
     }
+}
+
+fn told(error: impl std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
 async fn ready(State(ops): State<Arc<Ops>>) -> Response {
@@ -211,4 +239,45 @@ fn answer(status: u16, body: String) -> Response {
         .headers_mut()
         .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_hangs_is_waited_for_so_long_and_asked_once() {
+        let limit = Duration::from_millis(50);
+        let (probe, asked) = (Probe::default(), Arc::new(AtomicU32::new(0)));
+        let answered = Arc::new(tokio::sync::Notify::new());
+        let hanging = || {
+            let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
+            async move {
+                asked.fetch_add(1, Ordering::Relaxed);
+                answered.notified().await;
+                Ok::<_, std::io::Error>(())
+            }
+        };
+        for _ in 0..3 {
+            let (one, other) = tokio::join!(probe.ask(limit, hanging()), probe.ask(limit, hanging()));
+            assert_eq!((&one, &one), (&other, &Err("no answer within 50 ms".to_owned())));
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        answered.notify_one();
+        assert_eq!(probe.ask(CHECK, hanging()).await, Ok(()), "the answer to the one that hung");
+        let failing = async { Err(std::io::Error::other("away")) };
+        assert_eq!(probe.ask(CHECK, failing).await, Err("away".to_owned()));
+        assert_eq!(probe.ask(CHECK, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_question_that_panics_is_a_failed_check_and_asked_again() {
+        let probe = Probe::default();
+        let panicking = async { panic!("in a check") };
+        let answer = probe.ask::<std::io::Error>(CHECK, panicking).await;
+        assert_eq!(answer, Err("the check ended with a panic".to_owned()));
+        assert_eq!(probe.ask(CHECK, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
+    }
 }

@@ -11,7 +11,7 @@ use dashi_api::{Api, ApiMetrics, ApiSettings, Keys};
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_event_log::EventLog;
-use dashi_ingest::server::{ServerLimits, serve};
+use dashi_ingest::server::{ServerLimits, ServerMetrics, serve};
 use dashi_ingest::{
     Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds, Sources,
     SourcesSettings,
@@ -33,7 +33,7 @@ use crate::config::{Loaded, Origin, Settings};
 use crate::open::Formula;
 use crate::ops::{Ops, ProjectorReadiness};
 use crate::topic::TopicMetrics;
-use crate::{Exit, Misuse, checked, logging, open, print};
+use crate::{Exit, Misuse, checked, logging, open, open_files, print};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +139,7 @@ impl Process {
         if let EventLog::Kafka(_) = &log {
             registry.register_collector(Box::new(TopicMetrics(log.clone())));
         }
+        let server_metrics = ServerMetrics::new(&mut registry);
         let mut helpers = Vec::new();
 
         // An embedded store is there at once; a database may be away, and that is waited for while collecting.
@@ -240,16 +241,21 @@ impl Process {
             draining: draining.clone(),
             registry,
             checked: Default::default(),
+            log_probe: Default::default(),
+            store_probe: Default::default(),
         };
         let mut router = collector.as_ref().map_or_else(Router::new, Collector::router).merge(ops.router());
         if let Some(api) = &api {
             router = router.merge(api.router().layer(map_request(carried)));
         }
         let limits = ServerLimits {
-            connections_max: settings.ingest.connections_max,
+            connections_max: open_files::connections(settings),
             idle_timeout: Duration::from_millis(settings.ingest.idle_timeout_ms),
+            head_timeout: Duration::from_millis(settings.ingest.head_timeout_ms),
+            answer_timeout: Duration::from_millis(settings.ingest.answer_timeout_ms),
+            answers_bytes_max: settings.ingest.answers_bytes_max,
         };
-        let server = tokio::spawn(serve(listener, router, limits, draining.clone()));
+        let server = tokio::spawn(serve(listener, router, limits, server_metrics, draining.clone()));
         tracing::info!(
             address = %address, log = %log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
         );
@@ -268,20 +274,26 @@ impl Process {
         })
     }
 
-    /// Readiness off, listener closed, requests in flight answered, the projector's batch committed, log flushed.
+    /// Readiness off, listener closed, requests in flight answered, the projector's batch committed, log flushed. The
+    /// projector stops beside the connections, not after the last of them; the log closes after the last append.
     async fn drain(self) {
         self.draining.cancel();
-        ended("the server", self.server.await);
-        if let Some(collector) = self.collector {
-            collector.drain().await;
-        }
-        if let Some(api) = self.api {
-            api.drain().await;
-        }
         self.stop_projector.cancel();
-        if let Some(projector) = self.projector {
-            ended("the projector", projector.await);
-        }
+        let collecting = async {
+            ended("the server", self.server.await);
+            if let Some(collector) = self.collector {
+                collector.drain().await;
+            }
+            if let Some(api) = self.api {
+                api.drain().await;
+            }
+        };
+        let projecting = async {
+            if let Some(projector) = self.projector {
+                ended("the projector", projector.await);
+            }
+        };
+        tokio::join!(collecting, projecting);
         self.stop_helpers.cancel();
         for helper in self.helpers {
             ended("a helper", helper.await);
@@ -324,8 +336,11 @@ fn collector_settings(
         skip_location_headers: ingest.skip_location_headers,
         body_bytes_max: ingest.body_bytes_max,
         bodies_bytes_max: ingest.bodies_bytes_max,
+        batch_elements_max: ingest.batch_elements_max,
         in_flight_max: ingest.in_flight_max,
         request_timeout: Duration::from_millis(ingest.request_timeout_ms),
+        body_pause: Duration::from_millis(ingest.body_pause_ms_max),
+        body_rate_min_bytes_per_s: ingest.body_rate_bytes_min,
         retry_after_s: ingest.retry_after_s,
         cors_max_age_s: ingest.cors_max_age_s,
         redirect_wait: Duration::from_millis(ingest.redirect_wait_ms),

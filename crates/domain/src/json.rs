@@ -82,12 +82,58 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, ParseError> {
 /// # Errors
 /// [`ParseError`] if the text is anything else or is nested deeper than [`DEPTH_MAX`].
 pub fn parse_str(text: &str) -> Result<Value<'_>, ParseError> {
-    let mut parser =
-        Parser { text, bytes: text.as_bytes(), at: 0, depth: 0, values: Vec::new(), entries: Vec::new() };
+    match parse_text(text, usize::MAX) {
+        Ok(value) => Ok(value),
+        Err(Stop::Broken(error)) => Err(error),
+        Err(Stop::TooMany) => unreachable!("no array has so many elements"),
+    }
+}
+
+/// Parses as [`parse`] does, as long as the whole text is no array of more than `elements_max` elements. What stands
+/// behind the first element too many is not looked at, so that a large body costs no more than a small one.
+///
+/// # Errors
+/// [`Stop::TooMany`] for more elements, [`Stop::Broken`] for a text that is not JSON.
+pub fn parse_elements(bytes: &[u8], elements_max: usize) -> Result<Value<'_>, Stop> {
+    let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(bytes);
+    match String::from_utf8_lossy(bytes) {
+        Cow::Borrowed(text) => parse_text(text, elements_max),
+        Cow::Owned(text) => parse_text(&text, elements_max).map(Value::into_owned),
+    }
+}
+
+/// Why [`parse_elements`] gives no value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The text is not JSON.
+    #[error(transparent)]
+    Broken(#[from] ParseError),
+    /// The text is an array of more elements than may be.
+    #[error("the array has too many elements")]
+    TooMany,
+}
+
+fn parse_text(text: &str, elements_max: usize) -> Result<Value<'_>, Stop> {
+    let mut parser = Parser {
+        text,
+        bytes: text.as_bytes(),
+        at: 0,
+        depth: 0,
+        elements_max,
+        values: Vec::new(),
+        entries: Vec::new(),
+    };
     parser.skip_space();
-    let value = parser.value()?;
+    let value = match parser.value() {
+        Err(_) if parser.values.len() > elements_max && parser.depth == 1 => return Err(Stop::TooMany),
+        value => value?,
+    };
     parser.skip_space();
-    if parser.at == parser.bytes.len() { Ok(value) } else { Err(parser.expected("the end of the text")) }
+    if parser.at == parser.bytes.len() {
+        Ok(value)
+    } else {
+        Err(parser.expected("the end of the text").into())
+    }
 }
 
 struct Parser<'a> {
@@ -95,6 +141,8 @@ struct Parser<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    /// Elements that an array may have which is the whole text.
+    elements_max: usize,
     /// Elements and entries of everything still open. A finished container moves its tail into a vector of
     /// exactly its size: one allocation each, and a body full of tiny containers cannot claim spare capacity.
     values: Vec<Value<'a>>,
@@ -163,6 +211,9 @@ impl<'a> Parser<'a> {
             loop {
                 let value = self.value()?;
                 self.values.push(value);
+                if self.depth == 1 && self.values.len() > self.elements_max {
+                    return Err(self.expected("no further element"));
+                }
                 self.skip_space();
                 if self.eat(b']') {
                     break;

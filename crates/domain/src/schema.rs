@@ -28,6 +28,12 @@ pub(crate) const BAD_UUID: &str = "Invalid UUID";
 pub struct SchemaError(pub(crate) Node);
 
 impl SchemaError {
+    /// The same refusal without its reasons, for where nobody will read them.
+    #[must_use]
+    pub fn without_reasons(self) -> Self {
+        Self(Node::default())
+    }
+
     /// The whole answer, as JSON.
     ///
     /// `{"error":{"message":"Bad request","code":"bad-request","status":400,"errors":[…],"properties":{…}}}`,

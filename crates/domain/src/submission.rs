@@ -13,9 +13,9 @@ use crate::json::{self, Object, Value};
 use crate::page_url::is_url;
 use crate::schema::{self, BAD_UUID, Node, SchemaError, parse_uuid, wrong_type};
 
-/// So many elements of a batch are reported at most. zod reports all, which for 10 MiB of `0,` is an answer
-/// of 300 MiB.
-const BATCH_ERRORS_MAX: usize = 100;
+/// So many elements of a batch are reported at most. Umami reports all, which for 10 MiB of `0,` is an answer of
+/// 300 MiB.
+pub const BATCH_ERRORS_MAX: usize = 100;
 
 const BAD_KIND: &str = r#"Invalid option: expected one of "event"|"identify"|"performance""#;
 const BAD_URL: &str = "Invalid URL.";
@@ -305,21 +305,42 @@ impl<'a> Submission<'a> {
     }
 }
 
-/// Reads a body of `/api/batch`: its elements, in order, each an object for [`Submission::from_value`].
+/// Why a body of `/api/batch` is refused as a whole; no element is to be processed then.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// It is not an array of objects. At most the first [`BATCH_ERRORS_MAX`] wrong elements are named.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
+    /// It has more elements than may be; the client should send several batches.
+    #[error("a batch has at most {max} elements")]
+    TooMany {
+        /// So many may be.
+        max: usize,
+    },
+}
+
+/// Reads a body of `/api/batch`: its elements, in order, each an object for [`Submission::from_value`]; at most
+/// `elements_max`, inclusive.
 ///
 /// # Errors
-/// [`SchemaError`] if the body is not an array of objects; no element is to be processed then. At most the
-/// first 100 wrong elements are named.
-pub fn parse_batch(body: &[u8]) -> Result<Vec<Value<'_>>, SchemaError> {
-    let items = match json::parse(body) {
+/// See [`BatchError`].
+pub fn parse_batch(body: &[u8], elements_max: usize) -> Result<Vec<Value<'_>>, BatchError> {
+    let wrong = |received| BatchError::Schema(SchemaError(Node::leaf(wrong_type("array", received))));
+    let items = match json::parse_elements(body, elements_max) {
         Ok(Value::Array(items)) => items,
-        Ok(other) => return Err(SchemaError(Node::leaf(wrong_type("array", other.type_name())))),
-        Err(_) => return Err(SchemaError(Node::leaf(wrong_type("array", "undefined")))),
+        Ok(other) => return Err(wrong(other.type_name())),
+        Err(json::Stop::Broken(_)) => return Err(wrong("undefined")),
+        Err(json::Stop::TooMany) => return Err(BatchError::TooMany { max: elements_max }),
     };
-    let wrong = items.iter().enumerate().filter(|(_, item)| item.as_object().is_none());
-    let wrong = wrong.map(|(index, item)| (index, Node::leaf(wrong_type("object", item.type_name()))));
-    let tree = Node { items: wrong.take(BATCH_ERRORS_MAX).collect(), ..Node::default() };
-    if tree.is_empty() { Ok(items) } else { Err(SchemaError(tree)) }
+    let mut wrong = items.iter().enumerate().filter(|(_, item)| item.as_object().is_none());
+    let named = wrong.by_ref().take(BATCH_ERRORS_MAX);
+    let named = named.map(|(index, item)| (index, Node::leaf(wrong_type("object", item.type_name()))));
+    let mut tree = Node { items: named.collect(), ..Node::default() };
+    let further = wrong.count();
+    if further > 0 {
+        tree.errors.push(format!("{further} further elements are no objects").into());
+    }
+    if tree.is_empty() { Ok(items) } else { Err(SchemaError(tree).into()) }
 }
 
 impl<'a> Payload<'a> {
@@ -1050,10 +1071,10 @@ mod tests {
 
     #[test]
     fn a_batch_is_an_array_of_objects() {
-        let items = parse_batch(br#"[{"type":"event"},{},{"a":1}]"#).unwrap();
+        let items = parse_batch(br#"[{"type":"event"},{},{"a":1}]"#, 3).unwrap();
         assert_eq!(items.len(), 3);
         assert!(Submission::from_value(items[0].clone()).is_err());
-        assert_eq!(parse_batch(b"[]").unwrap(), []);
+        assert_eq!(parse_batch(b"[]", 3).unwrap(), []);
         for (body, members) in [
             ("", r#""errors":["Invalid input: expected array, received undefined"]"#),
             ("[{},]", r#""errors":["Invalid input: expected array, received undefined"]"#),
@@ -1073,15 +1094,40 @@ mod tests {
                 ),
             ),
         ] {
-            assert_eq!(parse_batch(body.as_bytes()).unwrap_err().to_json(), answer(members), "{body}");
+            let Err(BatchError::Schema(error)) = parse_batch(body.as_bytes(), 8) else { panic!("{body}") };
+            assert_eq!(error.to_json(), answer(members), "{body}");
         }
     }
 
     #[test]
     fn the_answer_to_a_hostile_batch_stays_small() {
-        let body = format!("[{}0]", "0,".repeat(1 << 20));
-        let error = parse_batch(body.as_bytes()).unwrap_err();
+        let body = format!("[{}0]", "0,".repeat(1 << 10));
+        let Err(BatchError::Schema(error)) = parse_batch(body.as_bytes(), 1 << 20) else { panic!() };
         assert_eq!(error.to_json().matches("received number").count(), BATCH_ERRORS_MAX);
+        assert!(error.to_json().contains("\"errors\":[\"925 further elements are no objects\"]"));
+    }
+
+    /// Whatever they are, and whatever stands behind the first one too many: it is not read.
+    #[test]
+    fn a_batch_has_so_many_elements_and_no_more() {
+        for element in ["{}", "0", "[[]]", r#"{"type":"event"}"#, " \"\" "] {
+            let of = |count: usize| format!("[{}]", vec![element; count].join(","));
+            let just_so = of(7);
+            let taken = parse_batch(just_so.as_bytes(), 7);
+            assert!(!matches!(taken, Err(BatchError::TooMany { .. })), "{element}: {taken:?}");
+            for body in [
+                of(8),
+                of(20),
+                format!("[{element},{element},{element},{element},{element},{element},{element},{element},?"),
+            ] {
+                assert_eq!(parse_batch(body.as_bytes(), 7), Err(BatchError::TooMany { max: 7 }), "{body}");
+            }
+        }
+        // Only of the batch itself: what stands in its elements is an element's matter.
+        let inner = format!("[{{\"a\":[{}0]}}]", "0,".repeat(20));
+        assert_eq!(parse_batch(inner.as_bytes(), 7).unwrap().len(), 1);
+        // Invalid UTF-8 goes another way.
+        assert_eq!(parse_batch(b"[\"\xff\",0]", 1), Err(BatchError::TooMany { max: 1 }));
     }
 
     #[test]
@@ -1090,7 +1136,7 @@ mod tests {
         let text =
             "payload.website: Invalid UUID; payload.name: Invalid input: expected string, received number";
         assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
-        let error = parse_batch(b"[{},1]").unwrap_err();
+        let error = parse_batch(b"[{},1]", 2).unwrap_err();
         let text = "[1]: Invalid input: expected object, received number";
         assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
     }
@@ -1237,7 +1283,7 @@ mod tests {
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in any::<Vec<u8>>()) {
             let _ = Submission::parse(&bytes);
-            let _ = parse_batch(&bytes);
+            let _ = parse_batch(&bytes, 2);
         }
 
         #[test]

@@ -4,8 +4,12 @@ use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::json;
 use dashi_domain::schema::SchemaError;
+use dashi_domain::submission::{BATCH_ERRORS_MAX, BatchError};
 use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
+
+use crate::frame::Outcome;
+use crate::metrics::Counted;
 
 /// Why an event was not taken.
 #[derive(Debug)]
@@ -22,8 +26,19 @@ pub enum Rejection {
     Blocked,
     /// The body, or the record it makes, is larger than we take.
     TooLarge,
+    /// The batch has more elements than we take.
+    TooMany {
+        /// So many may be.
+        max: usize,
+    },
     /// The body did not arrive in time.
     TooSlow,
+    /// What came is not what HTTP calls a body.
+    Malformed,
+    /// The client went away before its request was whole. Nobody reads the answer.
+    ClientGone,
+    /// There is no link or pixel of this name.
+    NoSuchSlug,
     /// It cannot be made durable now; the client should come back.
     Unavailable,
 }
@@ -32,11 +47,15 @@ impl Rejection {
     /// The status it is answered with.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::Schema(_) | Self::UnknownWebsite | Self::NoToken | Self::BadToken => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::Schema(_)
+            | Self::UnknownWebsite
+            | Self::NoToken
+            | Self::BadToken
+            | Self::Malformed
+            | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Blocked => StatusCode::FORBIDDEN,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NoSuchSlug => StatusCode::NOT_FOUND,
+            Self::TooLarge | Self::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -44,8 +63,15 @@ impl Rejection {
 
     /// The whole body of the answer.
     pub fn to_json(&self) -> String {
+        let too_many;
         let (message, code) = match self {
             Self::Schema(error) => return error.to_json(),
+            Self::TooMany { max } => {
+                too_many = format!("A batch has at most {max} elements: send several batches");
+                (too_many.as_str(), "payload-too-large")
+            }
+            Self::Malformed | Self::ClientGone => ("The body is not valid HTTP.", "bad-request"),
+            Self::NoSuchSlug => ("Not found", "not-found"),
             Self::UnknownWebsite => ("Website not found.", "bad-request"),
             Self::NoToken => ("Missing session token.", "bad-request"),
             Self::BadToken => ("Invalid session token.", "bad-request"),
@@ -58,13 +84,30 @@ impl Rejection {
         format!(r#"{{"error":{{"message":"{message}","code":"{code}","status":{status}}}}}"#)
     }
 
+    /// Under which name it is counted.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Schema(_) => "invalid",
+            Self::UnknownWebsite => "unknown_website",
+            Self::NoToken | Self::BadToken => "bad_token",
+            Self::Blocked => "blocked",
+            Self::TooLarge => "too_large",
+            Self::TooMany { .. } => "too_many",
+            Self::TooSlow => "too_slow",
+            Self::Malformed => "malformed",
+            Self::ClientGone => "client_gone",
+            Self::NoSuchSlug => "not_found",
+            Self::Unavailable => "unavailable",
+        }
+    }
+
     /// The answer to a whole request.
     pub fn into_response(self, retry_after_s: u64) -> Response {
         let mut response = json_response(self.status(), self.to_json());
         if matches!(self, Self::Unavailable) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
-        if matches!(self, Self::TooLarge | Self::TooSlow) {
+        if matches!(self, Self::TooLarge | Self::TooSlow | Self::Malformed | Self::ClientGone) {
             // What may be left of the body is not read, so the connection cannot serve another request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -72,39 +115,50 @@ impl Rejection {
     }
 }
 
-/// An event that was taken, or a bot's that was not wanted: answered 200 both.
+impl From<BatchError> for Rejection {
+    fn from(error: BatchError) -> Self {
+        match error {
+            BatchError::Schema(error) => Self::Schema(error),
+            BatchError::TooMany { max } => Self::TooMany { max },
+        }
+    }
+}
+
+/// The answer to an event that is durable in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accepted {
-    /// Durable in the log.
-    Event {
-        /// The token for the client's next request.
-        cache: String,
-        /// The session.
-        session_id: Uuid,
-        /// The visit.
-        visit_id: Uuid,
-    },
-    /// Nothing was stored.
-    Bot,
+pub struct Accepted {
+    /// The token for the client's next request.
+    pub cache: String,
+    /// The session.
+    pub session_id: Uuid,
+    /// The visit.
+    pub visit_id: Uuid,
 }
 
 impl Accepted {
     /// The whole body of the answer to `/api/send`.
     pub fn to_json(&self) -> String {
-        match self {
-            Self::Event { cache, session_id, visit_id } => {
-                format!(r#"{{"cache":"{cache}","sessionId":"{session_id}","visitId":"{visit_id}"}}"#)
-            }
-            Self::Bot => r#"{"beep":"boop"}"#.to_owned(),
-        }
+        let Self { cache, session_id, visit_id } = self;
+        format!(r#"{{"cache":"{cache}","sessionId":"{session_id}","visitId":"{visit_id}"}}"#)
     }
 }
 
-/// What became of a chunk that was not refused.
+/// A bot that was not wanted: answered 200, and nothing is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
-    /// Durable in the log.
-    Stored,
+pub struct Bot;
+
+/// The whole body of the answer to a bot.
+pub const BOT_JSON: &str = r#"{"beep":"boop"}"#;
+
+impl Counted for Bot {
+    fn label(&self) -> &'static str {
+        "bot"
+    }
+}
+
+/// A chunk that was not refused, and nothing of it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unstored {
     /// It held no event.
     Empty,
     /// The website takes no recordings.
@@ -113,36 +167,55 @@ pub enum Taken {
     Bot,
 }
 
-impl Taken {
+/// The whole body of the answer to a chunk that is durable in the log.
+pub const CHUNK_JSON: &str = r#"{"ok":true}"#;
+
+impl Unstored {
     /// The whole body of the answer.
     pub fn to_json(self) -> &'static str {
         match self {
-            Self::Stored | Self::Empty => r#"{"ok":true}"#,
+            Self::Empty => CHUNK_JSON,
             Self::Disabled => r#"{"ok":false,"reason":"replay_disabled"}"#,
-            Self::Bot => r#"{"beep":"boop"}"#,
+            Self::Bot => BOT_JSON,
         }
     }
 }
 
-/// The answer to `/api/batch`: how many, how many failed and why, and the first token.
-pub fn batch_json(outcomes: &[Result<Accepted, Rejection>]) -> String {
-    let errors = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+impl Counted for Unstored {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Disabled => "disabled",
+            Self::Bot => "bot",
+        }
+    }
+}
+
+/// The answer to `/api/batch`: how many, how many failed and why, and the first token. The first 100 failures are spelled
+/// out, the others counted in `detailsOmitted`, a key that Umami does not have.
+pub fn batch_json(outcomes: &[Outcome<Accepted, Bot>]) -> String {
+    let rejected = outcomes.iter().enumerate().filter_map(|(index, outcome)| match outcome {
+        Outcome::Refused(rejection) => Some((index, rejection)),
+        _ => None,
+    });
+    let errors = rejected.clone().count();
     let mut out = format!(
         r#"{{"size":{},"processed":{},"errors":{errors},"details":["#,
         outcomes.len(),
         outcomes.len() - errors
     );
-    let rejected =
-        outcomes.iter().enumerate().filter_map(|(index, outcome)| Some((index, outcome.as_ref().err()?)));
-    for (place, (index, rejection)) in rejected.enumerate() {
+    for (place, (index, rejection)) in rejected.take(BATCH_ERRORS_MAX).enumerate() {
         if place > 0 {
             out.push(',');
         }
         out.push_str(&format!(r#"{{"index":{index},"response":{}}}"#, rejection.to_json()));
     }
     out.push(']');
+    if errors > BATCH_ERRORS_MAX {
+        out.push_str(&format!(r#","detailsOmitted":{}"#, errors - BATCH_ERRORS_MAX));
+    }
     let cache = outcomes.iter().find_map(|outcome| match outcome {
-        Ok(Accepted::Event { cache, .. }) => Some(cache),
+        Outcome::Stored(accepted) => Some(&accepted.cache),
         _ => None,
     });
     match cache {
@@ -151,7 +224,7 @@ pub fn batch_json(outcomes: &[Result<Accepted, Rejection>]) -> String {
             json::write_string(cache, &mut out);
         }
         // Umami takes the first answer without an error and keeps its absent token: a bot's has none.
-        None if outcomes.iter().any(Result::is_ok) => {}
+        None if errors < outcomes.len() => {}
         None => out.push_str(",\"cache\":null"),
     }
     out.push('}');
@@ -176,22 +249,35 @@ pub fn not_found() -> Response {
 mod tests {
     use super::*;
 
-    fn event(cache: &str) -> Result<Accepted, Rejection> {
+    fn event(cache: &str) -> Outcome<Accepted, Bot> {
         let (session_id, visit_id) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        Ok(Accepted::Event { cache: cache.to_owned(), session_id, visit_id })
+        Outcome::Stored(Accepted { cache: cache.to_owned(), session_id, visit_id })
     }
 
     #[test]
     fn a_batchs_token_is_the_first_one_null_without_success_and_absent_after_bots() {
+        let (bot, unknown) = (|| Outcome::Answered(Bot), || Outcome::Refused(Rejection::UnknownWebsite));
         assert_eq!(batch_json(&[]), r#"{"size":0,"processed":0,"errors":0,"details":[],"cache":null}"#);
         assert_eq!(
-            batch_json(&[Err(Rejection::UnknownWebsite), Ok(Accepted::Bot), event("a"), event("b")]),
+            batch_json(&[unknown(), bot(), event("a"), event("b")]),
             concat!(
                 r#"{"size":4,"processed":3,"errors":1,"details":[{"index":0,"response":"#,
                 r#"{"error":{"message":"Website not found.","code":"bad-request","status":400}}}],"cache":"a"}"#
             )
         );
-        assert_eq!(batch_json(&[Ok(Accepted::Bot)]), r#"{"size":1,"processed":1,"errors":0,"details":[]}"#);
-        assert!(batch_json(&[Err(Rejection::Blocked)]).ends_with(r#""cache":null}"#));
+        assert_eq!(batch_json(&[bot()]), r#"{"size":1,"processed":1,"errors":0,"details":[]}"#);
+        assert!(batch_json(&[unknown()]).ends_with(r#""cache":null}"#));
+    }
+
+    #[test]
+    fn the_answer_to_a_batch_spells_out_a_hundred_failures_and_counts_the_others() {
+        let failures = |count| -> Vec<_> {
+            std::iter::repeat_with(|| Outcome::Refused(Rejection::Blocked)).take(count).collect()
+        };
+        assert!(!batch_json(&failures(100)).contains("detailsOmitted"));
+        let answer = batch_json(&failures(5_000));
+        assert_eq!(answer.matches("Forbidden").count(), 100);
+        assert!(answer.contains(r#""errors":5000,"#), "{answer}");
+        assert!(answer.ends_with(r#"],"detailsOmitted":4900,"cache":null}"#), "{answer}");
     }
 }

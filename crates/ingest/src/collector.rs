@@ -9,23 +9,26 @@ use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
-use dashi_domain::submission::Submission;
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
 use http::Request;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
-use crate::answer::{Accepted, Rejection};
+use crate::answer::Rejection;
 use crate::body::{BodyBudget, BudgetedBody};
 use crate::client::{Client, ClientRules};
-use crate::decide::{Decision, Rules, decide, website_to_look_up};
+use crate::decide::Rules;
+use crate::frame::{Decision, Frame, Origin, Origins, Outcome, Pace, Places};
 use crate::geo::GeoDatabase;
-use crate::metrics::IngestMetrics;
+use crate::metrics::{IngestMetrics, Subject};
+use crate::outgoing::Outgoing;
+use crate::repeated::Repeated;
 use crate::script::{Script, ScriptFile, ScriptSettings, vitals_path};
 use crate::server::Peer;
 use crate::session_ids::SessionIds;
-use crate::sources::{Found, Sources};
+use crate::sources::{Found, Sources, Website};
 
 /// Settings of a collector.
 #[derive(Clone)]
@@ -50,10 +53,16 @@ pub struct CollectorSettings {
     pub body_bytes_max: usize,
     /// All bodies together; more is answered 503.
     pub bodies_bytes_max: usize,
-    /// Requests worked on at once; more are answered 503.
+    /// Elements of one batch; more are answered 413.
+    pub batch_elements_max: usize,
+    /// Requests worked on at once, half of them of one client; more are answered 503.
     pub in_flight_max: usize,
     /// Bound of one request: reading, appending, everything.
     pub request_timeout: Duration,
+    /// Longest pause in a body; then 408.
+    pub body_pause: Duration,
+    /// Least rate of a body that takes longer than that; below it, 408.
+    pub body_rate_min_bytes_per_s: u64,
     /// What `Retry-After` says with a 503.
     pub retry_after_s: u64,
     /// What `Access-Control-Max-Age` says.
@@ -72,8 +81,14 @@ pub struct CollectorSettings {
     pub force_ssl: bool,
 }
 
-/// Bodies above this are parsed where they do not hold up other requests.
+/// Bodies above this are worked on where they do not hold up other requests.
 const LARGE_BODY_BYTES: usize = 64 * 1024;
+
+/// Above this, a body is parsed alone: one of ten megabytes of `0,` makes a tree of some hundred megabytes.
+const HUGE_BODY_BYTES: usize = 1024 * 1024;
+
+/// Batches above this have so many elements that they count as large.
+const LARGE_BATCH_BYTES: usize = 4 * 1024;
 
 /// Takes events. Cheap to clone.
 #[derive(Clone)]
@@ -85,13 +100,20 @@ struct Shared {
     rules: Rules,
     client_rules: ClientRules,
     bodies: BodyBudget,
-    in_flight: Arc<Semaphore>,
-    request_timeout: Duration,
+    batch_elements_max: usize,
+    origins: Origins,
+    places: Places,
+    /// Large bodies that are worked on at once.
+    large: Semaphore,
+    /// The same for huge ones.
+    huge: Semaphore,
+    pace: Pace,
     redirect_wait: Duration,
     retry_after_s: u64,
     paths: Paths,
-    /// Visits that are still being recorded behind their answer.
+    /// What was begun and has lost its client.
     background: TaskTracker,
+    unrecorded: Repeated,
     metrics: IngestMetrics,
 }
 
@@ -141,8 +163,16 @@ impl Collector {
                 trusted_proxies: settings.trusted_proxies,
             },
             bodies: BodyBudget::new(settings.body_bytes_max, settings.bodies_bytes_max),
-            in_flight: Arc::new(Semaphore::new(settings.in_flight_max)),
-            request_timeout: settings.request_timeout,
+            batch_elements_max: settings.batch_elements_max,
+            origins: Origins::default(),
+            places: Places::new(settings.in_flight_max),
+            large: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            huge: Semaphore::new(1),
+            pace: Pace {
+                request: settings.request_timeout,
+                pause: settings.body_pause,
+                bytes_per_s_min: settings.body_rate_min_bytes_per_s,
+            },
             redirect_wait: settings.redirect_wait,
             retry_after_s: settings.retry_after_s,
             paths: Paths {
@@ -153,47 +183,92 @@ impl Collector {
                 cors_max_age_s: settings.cors_max_age_s,
             },
             background: TaskTracker::new(),
+            unrecorded: Repeated::default(),
             metrics,
         }))
     }
 
-    /// Waits until every visit that was answered is recorded or given up. To be called when no request can come any
+    /// Waits until all that was begun is durable or given up, and counted. To be called when no request can come any
     /// more.
     pub async fn drain(&self) {
         self.0.background.close();
         self.0.background.wait().await;
     }
 
-    /// Runs one request's work within the bounds of all: in flight, and in time.
-    pub(crate) async fn bounded(&self, work: impl Future<Output = Result<Response, Rejection>>) -> Response {
-        let shared = &self.0;
-        let outcome = match self.in_flight_permit() {
-            None => Err(Rejection::Unavailable),
-            Some(_permit) => {
-                shared.metrics.in_flight.inc();
-                let outcome = tokio::time::timeout(shared.request_timeout, work).await;
-                shared.metrics.in_flight.dec();
-                outcome.unwrap_or(Err(Rejection::Unavailable))
+    /// The frame of a request, if there is a place for it. What is refused here is counted.
+    pub(crate) fn enter(
+        &self,
+        subject: Subject,
+        origin: Origin,
+        request: &Request<Body>,
+    ) -> Result<Frame, Rejection> {
+        let outgoing = request.extensions().get::<Outgoing>().cloned();
+        match self.0.places.take(origin, &self.0.metrics) {
+            Some(place) => Ok(Frame::new(self, subject, outgoing, place)),
+            None => {
+                self.0.metrics.count(subject, Rejection::Unavailable.label());
+                Err(Rejection::Unavailable)
             }
+        }
+    }
+
+    pub(crate) async fn read(&self, body: Body, origin: Origin) -> Result<BudgetedBody, Rejection> {
+        self.0.bodies.read(body, origin).await
+    }
+
+    /// Whose part of what all share a request takes.
+    pub(crate) fn origin(&self, client: &Client, request: &Request<Body>) -> Origin {
+        self.0.origins.of(&client.address, self.peer(request))
+    }
+
+    /// Looks at a body until everything is known that it asks for: a first time, and once more if it names websites that
+    /// are not on the list. So nothing that was parsed is kept while the list is read. `is_batch` counts its elements.
+    pub(crate) async fn looking<T>(
+        &self,
+        body: &BudgetedBody,
+        is_batch: bool,
+        now: Now,
+        look: impl Fn(&Websites<'_>) -> Result<Look<T>, Rejection>,
+    ) -> Result<T, Rejection> {
+        let mut websites = Websites { sources: &self.0.sources, asked: HashMap::new() };
+        loop {
+            let unknown = match self.aside(body.bytes.len(), is_batch, || look(&websites)).await?? {
+                Look::Decided(decided) => return Ok(decided),
+                Look::Unknown(unknown) => unknown,
+            };
+            for website in unknown {
+                let found = self.0.sources.website(website, now.instant).await;
+                websites.asked.insert(website, found);
+            }
+        }
+    }
+
+    /// Works on a body; on a large one where other requests do not wait for it, and on few of them at once.
+    async fn aside<T>(&self, bytes: usize, is_batch: bool, work: impl FnOnce() -> T) -> Result<T, Rejection> {
+        if bytes <= if is_batch { LARGE_BATCH_BYTES } else { LARGE_BODY_BYTES } {
+            return Ok(work());
+        }
+        // The semaphores are never closed.
+        let unavailable = |_| Rejection::Unavailable;
+        let _huge = match bytes > HUGE_BODY_BYTES {
+            true => Some(self.0.huge.acquire().await.map_err(unavailable)?),
+            false => None,
         };
-        outcome.unwrap_or_else(|rejection| {
-            shared.metrics.count(Err(&rejection));
-            rejection.into_response(shared.retry_after_s)
-        })
+        let _large = self.0.large.acquire().await.map_err(unavailable)?;
+        Ok(tokio::task::block_in_place(work))
     }
 
-    /// One place among the requests worked on at once, if there is one left.
-    pub(crate) fn in_flight_permit(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.0.in_flight).try_acquire_owned().ok()
-    }
-
-    pub(crate) async fn read(&self, body: Body) -> Result<BudgetedBody, Rejection> {
-        self.0.bodies.read(body).await
-    }
-
-    /// The answer to a request that is refused as a whole.
-    pub(crate) fn refuse(&self, rejection: Rejection) -> Response {
+    /// The answer to a request that is refused as a whole. Counts nothing.
+    pub(crate) fn refusal(&self, rejection: Rejection) -> Response {
         rejection.into_response(self.0.retry_after_s)
+    }
+
+    pub(crate) fn pace(&self) -> Pace {
+        self.0.pace
+    }
+
+    pub(crate) fn batch_elements_max(&self) -> usize {
+        self.0.batch_elements_max
     }
 
     pub(crate) fn paths(&self) -> &Paths {
@@ -214,6 +289,17 @@ impl Collector {
 
     pub(crate) fn metrics(&self) -> &IngestMetrics {
         &self.0.metrics
+    }
+
+    /// Notes that a visit of a link or pixel is answered and not recorded.
+    pub(crate) fn unrecorded(&self, source: Uuid) {
+        self.0.metrics.unrecorded_visits.inc();
+        if let Some(times) = self.0.unrecorded.due() {
+            tracing::warn!(
+                %source, times,
+                "a visit was answered and not recorded; said again with a count while it goes on"
+            );
+        }
     }
 
     pub(crate) fn redirect_wait(&self) -> Duration {
@@ -239,56 +325,36 @@ impl Collector {
         self.0.rules.tokens.verify(token, now_ms.div_euclid(1_000))
     }
 
-    /// Decides one submission; asks the list of websites if it must.
-    pub(crate) async fn decide(
-        &self,
-        client: &Client,
-        claims: Option<&Claims>,
-        submission: Submission<'_>,
-        index: Option<usize>,
-        now: Now,
-    ) -> Decision {
-        if let Some(website) = website_to_look_up(&submission, claims) {
-            match self.0.sources.website(website, now.instant).await {
-                Found::Yes(_) => {}
-                Found::No => return Decision::Answer(Err(Rejection::UnknownWebsite)),
-                Found::Unsure => return Decision::Answer(Err(Rejection::Unavailable)),
-            }
-        }
-        decide(&self.0.rules, client, claims, submission, index, now.ms)
-    }
-
-    /// Appends the records of all decisions at once and gives each its outcome.
-    pub(crate) async fn carry_out(&self, decisions: Vec<Decision>) -> Vec<Result<Accepted, Rejection>> {
-        let mut entries: Vec<Entry> = Vec::with_capacity(decisions.len());
-        let outcomes: Vec<_> = decisions
+    /// Appends the records of all decisions at once and gives each its outcome, in order.
+    pub(crate) async fn carry_out<S, A>(&self, decisions: Vec<Decision<S, A>>) -> Vec<Outcome<S, A>> {
+        let mut entries = Vec::with_capacity(decisions.len());
+        let waiting: Vec<_> = decisions
             .into_iter()
             .map(|decision| match decision {
-                Decision::Answer(answer) => answer,
-                Decision::Append(entry, accepted) => {
+                Decision::Append(entry, stored) => {
                     entries.push(entry);
-                    Ok(accepted)
+                    Waiting::Append(stored)
                 }
+                Decision::Answer(answer) => Waiting::Not(Outcome::Answered(answer)),
+                Decision::Refuse(rejection) => Waiting::Not(Outcome::Refused(rejection)),
             })
             .collect();
         let mut appended = self.append(entries).await.into_iter();
-        let outcomes = outcomes
+        waiting
             .into_iter()
-            .map(|outcome| match outcome {
-                Ok(Accepted::Event { .. }) => {
-                    appended.next().unwrap_or(Err(Rejection::Unavailable)).and(outcome)
-                }
-                other => other,
+            .map(|waiting| match waiting {
+                Waiting::Not(outcome) => outcome,
+                Waiting::Append(stored) => match appended.next() {
+                    Some(Ok(())) => Outcome::Stored(stored),
+                    Some(Err(rejection)) => Outcome::Refused(rejection),
+                    None => Outcome::Refused(Rejection::Unavailable),
+                },
             })
-            .collect::<Vec<_>>();
-        for outcome in &outcomes {
-            self.0.metrics.count(outcome.as_ref());
-        }
-        outcomes
+            .collect()
     }
 
     /// Appends records; what returns `Ok` is durable.
-    pub(crate) async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(), Rejection>> {
+    async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(), Rejection>> {
         if entries.is_empty() {
             return Vec::new();
         }
@@ -309,9 +375,31 @@ impl Collector {
     }
 }
 
-/// Parses; a large body on a thread that other requests do not wait for.
-pub(crate) fn parsing<T>(body: &BudgetedBody, parse: impl FnOnce() -> T) -> T {
-    if body.bytes.len() > LARGE_BODY_BYTES { tokio::task::block_in_place(parse) } else { parse() }
+/// A decision on its way through [`Collector::carry_out`].
+enum Waiting<S, A> {
+    Append(S),
+    Not(Outcome<S, A>),
+}
+
+/// What a look at a body gives.
+pub(crate) enum Look<T> {
+    /// What is to be done.
+    Decided(T),
+    /// Websites that have to be looked up first; at least one.
+    Unknown(Vec<Uuid>),
+}
+
+/// The websites as far as they are known: those on the list, and those that were asked for.
+pub(crate) struct Websites<'s> {
+    sources: &'s Sources,
+    asked: HashMap<Uuid, Found<Website>>,
+}
+
+impl Websites<'_> {
+    /// `None` if it has to be looked up.
+    pub(crate) fn get(&self, id: Uuid) -> Option<Found<Website>> {
+        self.asked.get(&id).copied().or_else(|| self.sources.known_website(id))
+    }
 }
 
 /// When the whole request was there, by both clocks.

@@ -12,8 +12,9 @@ use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::Entry;
 use uuid::Uuid;
 
-use crate::answer::{Accepted, Rejection};
+use crate::answer::{Accepted, Bot, Rejection};
 use crate::client::{Client, effective, place};
+use crate::frame;
 use crate::geo::GeoDatabase;
 use crate::session_ids::SessionIds;
 
@@ -56,7 +57,7 @@ pub fn decide(
     now_ms: i64,
 ) -> Decision {
     if submission.has_too_many_properties() {
-        return Decision::Answer(Err(Rejection::TooLarge));
+        return Decision::Refuse(Rejection::TooLarge);
     }
     let payload = &submission.payload;
     let source = &payload.source;
@@ -65,13 +66,13 @@ pub fn decide(
     let user_agent = effective(payload.user_agent.as_deref(), client.user_agent.as_deref());
     let agent_text = user_agent.as_deref().unwrap_or_default();
     if let Some(answer) = turned_away(rules, address, agent_text) {
-        return Decision::Answer(answer);
+        return answer.map_or_else(Decision::Refuse, Decision::Answer);
     }
     let visitor =
         Visitor { source: &source.text, address, user_agent: agent_text, distinct_id: payload.id.as_deref() };
     let created_at_ms = created_at_ms(payload.timestamp, now_ms);
     let Some(ids) = rules.ids.rules(visitor.distinct_id) else {
-        return Decision::Answer(Err(Rejection::Unavailable));
+        return Decision::Refuse(Rejection::Unavailable);
     };
     let session_id = ids.session_id(&visitor, created_at_ms);
     let identified = payload.id.as_deref().is_some_and(|id| !id.is_empty());
@@ -85,7 +86,7 @@ pub fn decide(
     let visit =
         ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), payload.timestamp.is_some(), token);
     let website = (source.kind == SourceKind::Website).then_some(&*source.text);
-    let accepted = Accepted::Event {
+    let accepted = Accepted {
         cache: rules.tokens.issue(website, session_id, visit.id, visit.started_at_s, ids.identified),
         session_id,
         visit_id: visit.id,
@@ -104,9 +105,9 @@ pub fn decide(
 }
 
 /// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere.
-pub fn turned_away(rules: &Rules, address: &str, user_agent: &str) -> Option<Result<Accepted, Rejection>> {
+pub fn turned_away(rules: &Rules, address: &str, user_agent: &str) -> Option<Result<Bot, Rejection>> {
     if !rules.bots_welcome && Agent::of(Some(user_agent)).bot {
-        return Some(Ok(Accepted::Bot));
+        return Some(Ok(Bot));
     }
     rules.blocked.contains(address).then_some(Err(Rejection::Blocked))
 }
@@ -147,13 +148,7 @@ fn goes_on(claims: &Claims, session_id: Uuid, identified: IdentifiedSessions) ->
 }
 
 /// See [`decide`].
-#[derive(Debug)]
-pub enum Decision {
-    /// Append this, then answer that.
-    Append(Entry, Accepted),
-    /// Answer at once; nothing is appended.
-    Answer(Result<Accepted, Rejection>),
-}
+pub type Decision = frame::Decision<Accepted, Bot>;
 
 #[cfg(test)]
 mod tests {
@@ -224,15 +219,15 @@ mod tests {
             };
             let client = client(&agent, &country, &city, &key);
             match decide(&rules(), &client, None, submission.clone(), None, RECEIVED_MS) {
-                Decision::Answer(Ok(Accepted::Bot)) => {
+                Decision::Answer(Bot) => {
                     let agent = effective(submission.payload.user_agent.as_deref(), client.user_agent.as_deref());
                     assert!(Agent::parse(agent.as_deref()).bot);
                 }
-                Decision::Answer(Err(Rejection::Blocked)) => {
+                Decision::Refuse(Rejection::Blocked) => {
                     let address = submission.payload.ip.as_deref().unwrap_or_default();
                     assert!(address.starts_with("198.51.100.") || address == "127.0.0.1", "{address}");
                 }
-                Decision::Append(entry, Accepted::Event { cache, session_id, visit_id }) => {
+                Decision::Append(entry, Accepted { cache, session_id, visit_id }) => {
                     let changes = assert_whole(&entry.value);
                     assert_eq!((entry.session_id, changes.sessions[0].session_id), (session_id, session_id));
                     assert_eq!(changes.events.len(), usize::from(submission.kind != Kind::Identify));

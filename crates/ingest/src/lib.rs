@@ -4,6 +4,7 @@
 //!
 //! * [`server`]: connections, their limits, and draining them
 //! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recording` and `script` hold those beside `/api/send`
+//! * `frame`: what holds a request's place, gauge and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, an outcome out; no I/O
 
 mod answer;
@@ -11,10 +12,12 @@ mod body;
 mod client;
 mod collector;
 mod decide;
+mod frame;
 mod geo;
 mod metrics;
 mod outgoing;
 mod recording;
+mod repeated;
 mod routes;
 mod script;
 pub mod server;

@@ -9,7 +9,20 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::answer::{Accepted, Rejection, Taken};
+/// What the outcomes of a request are counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Events: requests, or elements of a batch.
+    Events,
+    /// Chunks of recordings.
+    Chunks,
+}
+
+/// An outcome that has a name in the metrics.
+pub trait Counted {
+    /// The name.
+    fn label(&self) -> &'static str;
+}
 
 /// The collector's metrics; clones count into the same.
 #[derive(Debug, Clone)]
@@ -66,37 +79,12 @@ impl IngestMetrics {
         metrics
     }
 
-    /// Counts one event's outcome.
-    pub fn count(&self, outcome: Result<&Accepted, &Rejection>) {
-        let outcome = match outcome {
-            Ok(Accepted::Event { .. }) => "accepted",
-            Ok(Accepted::Bot) => "bot",
-            Err(rejection) => label(rejection),
+    /// Counts one outcome.
+    pub fn count(&self, subject: Subject, outcome: &'static str) {
+        let family = match subject {
+            Subject::Events => &self.events,
+            Subject::Chunks => &self.chunks,
         };
-        self.events.get_or_create(&Outcome { outcome }).inc();
-    }
-
-    /// Counts the outcome of a chunk of a recording.
-    pub fn count_chunk(&self, outcome: Result<&Taken, &Rejection>) {
-        let outcome = match outcome {
-            Ok(Taken::Stored) => "accepted",
-            Ok(Taken::Empty) => "empty",
-            Ok(Taken::Disabled) => "disabled",
-            Ok(Taken::Bot) => "bot",
-            Err(rejection) => label(rejection),
-        };
-        self.chunks.get_or_create(&Outcome { outcome }).inc();
-    }
-}
-
-fn label(rejection: &Rejection) -> &'static str {
-    match rejection {
-        Rejection::Schema(_) => "invalid",
-        Rejection::UnknownWebsite => "unknown_website",
-        Rejection::NoToken | Rejection::BadToken => "bad_token",
-        Rejection::Blocked => "blocked",
-        Rejection::TooLarge => "too_large",
-        Rejection::TooSlow => "too_slow",
-        Rejection::Unavailable => "unavailable",
+        family.get_or_create(&Outcome { outcome }).inc();
     }
 }

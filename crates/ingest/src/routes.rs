@@ -8,14 +8,18 @@ use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use dashi_domain::submission::{Submission, parse_batch};
+use dashi_domain::submission::{BATCH_ERRORS_MAX, Submission, parse_batch};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
-use crate::answer::{Rejection, batch_json, json_response, not_found};
-use crate::collector::{Alias, Collector, Now, parsing};
-use crate::decide::Decision;
+use crate::answer::{Accepted, BOT_JSON, Bot, Rejection, batch_json, json_response, not_found};
+use crate::client::Client;
+use crate::collector::{Alias, Collector, Look, Now, Websites};
+use crate::decide::{Decision, decide, website_to_look_up};
+use crate::frame::{Outcome, Plan};
+use crate::metrics::Subject;
 use crate::recording::record;
 use crate::script::ScriptFile;
+use crate::sources::Found;
 use crate::visit;
 
 impl Collector {
@@ -63,53 +67,101 @@ impl Collector {
 }
 
 async fn send(State(collector): State<Collector>, request: Request<Body>) -> Response {
-    collector
-        .bounded(async {
-            let client = collector.client(&request);
-            let body = collector.read(request.into_body()).await?;
+    events(collector, request, false, |outcomes| match outcomes.into_iter().next() {
+        Some(Outcome::Stored(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
+        Some(Outcome::Answered(Bot)) => Ok(json_response(StatusCode::OK, BOT_JSON.to_owned())),
+        Some(Outcome::Refused(rejection)) => Err(rejection),
+        None => Err(Rejection::Unavailable),
+    })
+    .await
+}
+
+async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Response {
+    events(collector, request, true, |outcomes| {
+        // Nothing of it is in the log and a retry may help: then the whole request says so. Otherwise each element has
+        // its own answer, and the client learns which ones to send again.
+        let is_away = |outcome: &Outcome<_, _>| matches!(outcome, Outcome::Refused(Rejection::Unavailable));
+        let is_taken = |outcome: &Outcome<_, _>| !matches!(outcome, Outcome::Refused(_));
+        if outcomes.iter().any(is_away) && !outcomes.iter().any(is_taken) {
+            return Err(Rejection::Unavailable);
+        }
+        Ok(json_response(StatusCode::OK, batch_json(&outcomes)))
+    })
+    .await
+}
+
+/// Makes the answer of what became of a request's events.
+type Respond = fn(Vec<Outcome<Accepted, Bot>>) -> Result<Response, Rejection>;
+
+/// Takes one event, or a batch of them.
+async fn events(collector: Collector, request: Request<Body>, is_batch: bool, respond: Respond) -> Response {
+    let client = collector.client(&request);
+    let origin = collector.origin(&client, &request);
+    let frame = match collector.enter(Subject::Events, origin, &request) {
+        Ok(frame) => frame,
+        Err(rejection) => return collector.refusal(rejection),
+    };
+    frame
+        .answer(async {
+            let body = collector.read(request.into_body(), origin).await?;
             let now = Now::read();
-            let claims = collector.claims(&client, now.ms);
-            let submission = parsing(&body, || Submission::parse(&body.bytes)).map_err(Rejection::Schema)?;
-            let decision = collector.decide(&client, claims.as_ref(), submission, None, now).await;
-            let _share = body.into_share();
-            match collector.carry_out(vec![decision]).await.pop() {
-                Some(Ok(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
-                // Counted where it was carried out.
-                Some(Err(rejection)) => Ok(collector.refuse(rejection)),
-                None => Err(Rejection::Unavailable),
-            }
+            let look = |websites: &Websites<'_>| {
+                decide_all(&collector, &client, &body.bytes, is_batch, now, websites)
+            };
+            let decisions = collector.looking(&body, is_batch, now, look).await?;
+            Ok(Plan { decisions, share: Some(body.into_share()), respond })
         })
         .await
 }
 
-async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Response {
-    collector
-        .bounded(async {
-            let client = collector.client(&request);
-            let body = collector.read(request.into_body()).await?;
-            let now = Now::read();
-            let claims = collector.claims(&client, now.ms);
-            let elements = parsing(&body, || parse_batch(&body.bytes)).map_err(Rejection::Schema)?;
-            let mut decisions = Vec::with_capacity(elements.len());
-            for (index, element) in elements.into_iter().enumerate() {
-                decisions.push(match Submission::from_value(element) {
-                    Ok(submission) => {
-                        collector.decide(&client, claims.as_ref(), submission, Some(index), now).await
-                    }
-                    Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
-                });
+/// Decides all submissions of a body, unless there are websites among them that have to be looked up first.
+fn decide_all(
+    collector: &Collector,
+    client: &Client,
+    body: &[u8],
+    is_batch: bool,
+    now: Now,
+    websites: &Websites<'_>,
+) -> Result<Look<Vec<Decision>>, Rejection> {
+    let claims = collector.claims(client, now.ms);
+    let mut unknown = Vec::new();
+    let mut decide = |submission: Submission<'_>, index| {
+        if let Some(website) = website_to_look_up(&submission, claims.as_ref()) {
+            match websites.get(website) {
+                Some(Found::Yes(_)) => {}
+                Some(Found::No) => return Decision::Refuse(Rejection::UnknownWebsite),
+                Some(Found::Unsure) => return Decision::Refuse(Rejection::Unavailable),
+                None => {
+                    unknown.push(website);
+                    return Decision::Refuse(Rejection::Unavailable);
+                }
             }
-            let _share = body.into_share();
-            let outcomes = collector.carry_out(decisions).await;
-            // Nothing of it is in the log and a retry may help: then the whole request says so. Otherwise each
-            // element has its own answer, and the client learns which ones to send again.
-            let is_away = |outcome: &Result<_, _>| matches!(outcome, Err(Rejection::Unavailable));
-            if outcomes.iter().any(is_away) && !outcomes.iter().any(Result::is_ok) {
-                return Ok(collector.refuse(Rejection::Unavailable));
-            }
-            Ok(json_response(StatusCode::OK, batch_json(&outcomes)))
-        })
-        .await
+        }
+        decide(collector.rules(), client, claims.as_ref(), submission, index, now.ms)
+    };
+    let decisions = if is_batch {
+        let mut wrong = 0;
+        let elements = parse_batch(body, collector.batch_elements_max())?.into_iter().enumerate();
+        elements
+            .map(|(index, element)| match Submission::from_value(element) {
+                Ok(submission) => decide(submission, Some(index)),
+                Err(error) => {
+                    wrong += 1;
+                    // No more of them are spelled out in the answer.
+                    let error = if wrong > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
+                    Decision::Refuse(Rejection::Schema(error))
+                }
+            })
+            .collect()
+    } else {
+        vec![decide(Submission::parse(body).map_err(Rejection::Schema)?, None)]
+    };
+    if unknown.is_empty() {
+        return Ok(Look::Decided(decisions));
+    }
+    unknown.sort_unstable();
+    unknown.dedup();
+    Ok(Look::Unknown(unknown))
 }
 
 async fn heartbeat() -> Response {

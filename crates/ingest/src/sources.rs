@@ -168,6 +168,21 @@ impl Sources {
         self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).copied()).await
     }
 
+    /// The same without waiting; `None` if the lists have to be read first.
+    pub fn known_website(&self, id: Uuid) -> Option<Found<Website>> {
+        self.known(&Name::Website(id), |lists| lists.websites.get(&id).copied())
+    }
+
+    /// The link of a slug, if it is on the list.
+    pub fn known_link(&self, slug: &str) -> Option<Arc<Link>> {
+        self.lists().links.get(slug).cloned()
+    }
+
+    /// The id of a slug's pixel, if it is on the list.
+    pub fn known_pixel(&self, slug: &str) -> Option<Uuid> {
+        self.lists().pixels.get(slug).copied()
+    }
+
     /// The link of a slug.
     pub async fn link(&self, slug: &str) -> Found<Arc<Link>> {
         if slug.chars().count() > SLUG_CHARS_MAX {
@@ -185,11 +200,8 @@ impl Sources {
     }
 
     async fn find<T>(&self, name: Name, asked: Instant, get: impl Fn(&Lists) -> Option<T>) -> Found<T> {
-        if let Some(found) = get(&self.lists()) {
-            return Found::Yes(found);
-        }
-        if self.lock_absent().get(&name).is_some_and(|since| since.elapsed() < self.0.settings.recheck) {
-            return Found::No;
+        if let Some(known) = self.known(&name, &get) {
+            return known;
         }
         let mut read = self.0.read.subscribe();
         let is_told = read.borrow().is_some_and(|(began, succeeded)| began >= asked && succeeded);
@@ -215,6 +227,15 @@ impl Sources {
         }
         absent.insert(name, asked);
         Found::No
+    }
+
+    fn known<T>(&self, name: &Name, get: impl Fn(&Lists) -> Option<T>) -> Option<Found<T>> {
+        if let Some(found) = get(&self.lists()) {
+            return Some(Found::Yes(found));
+        }
+        let is_absent =
+            self.lock_absent().get(name).is_some_and(|since| since.elapsed() < self.0.settings.recheck);
+        is_absent.then_some(Found::No)
     }
 
     fn lists(&self) -> Arc<Lists> {

@@ -17,7 +17,9 @@ use crate::answer::{Rejection, not_found};
 use crate::client::{Client, public_host};
 use crate::collector::{Collector, Now};
 use crate::decide::{Decision, decide};
-use crate::sources::Found;
+use crate::frame::{Frame, Outcome, Plan};
+use crate::metrics::{Counted, Subject};
+use crate::sources::{Found, Link};
 
 /// One transparent pixel.
 const GIF: [u8; 43] = [
@@ -34,12 +36,27 @@ pub async fn link(
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &request);
+    let origin = collector.origin(&visit.client, &request);
+    let Ok(frame) = collector.enter(Subject::Events, origin, &request) else {
+        // Whoever follows a link is to arrive, recorded or not.
+        return match collector.sources().known_link(&slug) {
+            Some(link) => {
+                visit.unrecorded(&collector, link.id);
+                leads_to(&link)
+            }
+            None => collector.refusal(Rejection::Unavailable),
+        };
+    };
     let link = match visit.bounded(collector.sources().link(&slug)).await {
         Found::Yes(link) => link,
-        Found::No => return not_found(),
-        Found::Unsure => return collector.refuse(Rejection::Unavailable),
+        Found::No => return frame.refuse(Rejection::NoSuchSlug),
+        Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
-    record(&collector, SourceKind::Link, link.id, visit).await;
+    record(frame, &collector, SourceKind::Link, link.id, visit).await;
+    leads_to(&link)
+}
+
+fn leads_to(link: &Link) -> Response {
     let mut response = Response::new(Body::empty());
     match link.location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
         Some(location) => {
@@ -60,12 +77,26 @@ pub async fn pixel(
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &request);
+    let origin = collector.origin(&visit.client, &request);
+    let Ok(frame) = collector.enter(Subject::Events, origin, &request) else {
+        return match collector.sources().known_pixel(&slug) {
+            Some(id) => {
+                visit.unrecorded(&collector, id);
+                picture()
+            }
+            None => collector.refusal(Rejection::Unavailable),
+        };
+    };
     let id = match visit.bounded(collector.sources().pixel(&slug)).await {
         Found::Yes(id) => id,
-        Found::No => return not_found(),
-        Found::Unsure => return collector.refuse(Rejection::Unavailable),
+        Found::No => return frame.refuse(Rejection::NoSuchSlug),
+        Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
-    record(&collector, SourceKind::Pixel, id, visit).await;
+    record(frame, &collector, SourceKind::Pixel, id, visit).await;
+    picture()
+}
+
+fn picture() -> Response {
     let mut response = Response::new(Body::from(&GIF[..]));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("image/gif"));
@@ -105,12 +136,28 @@ impl Visit {
     async fn bounded<T>(&self, found: impl Future<Output = Found<T>>) -> Found<T> {
         tokio::time::timeout_at(self.deadline, found).await.unwrap_or(Found::Unsure)
     }
+
+    /// Notes that the visit is answered and not recorded.
+    fn unrecorded(&self, collector: &Collector, source: Uuid) {
+        if self.counts {
+            collector.unrecorded(source);
+        }
+    }
+}
+
+/// A HEAD.
+struct OnlyAsked;
+
+impl Counted for OnlyAsked {
+    fn label(&self) -> &'static str {
+        "head"
+    }
 }
 
 /// Records the visit, and waits until that is durable or the bound is over; it goes on behind the answer then.
-async fn record(collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit) {
+async fn record(frame: Frame, collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit) {
     if !visit.counts {
-        return;
+        return frame.done(OnlyAsked);
     }
     let payload = [
         (kind.as_str(), Some(id.hyphenated().to_string())),
@@ -124,21 +171,15 @@ async fn record(collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit)
     let body = Value::Object(Object::from_entries(body.map(|(key, value)| (key.into(), value))));
     let decision = match Submission::from_value(body) {
         Ok(submission) => decide(collector.rules(), &visit.client, None, submission, None, Now::read().ms),
-        Err(error) => Decision::Answer(Err(Rejection::Schema(error))),
+        Err(error) => Decision::Refuse(Rejection::Schema(error)),
     };
-    let Some(permit) = collector.in_flight_permit() else {
-        collector.metrics().unrecorded_visits.inc();
-        return;
-    };
-    let appending = collector.clone();
-    let recording = collector.background().spawn(async move {
-        let outcomes = appending.carry_out(vec![decision]).await;
-        if let Some(Err(error @ (Rejection::Unavailable | Rejection::TooLarge))) = outcomes.first() {
-            appending.metrics().unrecorded_visits.inc();
-            tracing::warn!(status = error.status().as_u16(), source = %id, "a visit was answered and not recorded");
+    let of_outcomes = collector.clone();
+    let respond = move |outcomes: Vec<Outcome<_, _>>| {
+        if let Some(Outcome::Refused(Rejection::Unavailable | Rejection::TooLarge)) = outcomes.first() {
+            of_outcomes.unrecorded(id);
         }
-        drop(permit);
-    });
-    // Past the bound it goes on by itself; a panic in it was reported where it happened.
+    };
+    let recording = frame.finish(Plan { decisions: vec![decision], share: None, respond });
+    // Past the bound it goes on by itself.
     let _ = tokio::time::timeout_at(visit.deadline, recording).await;
 }

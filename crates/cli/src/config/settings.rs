@@ -82,14 +82,26 @@ pub struct Ingest {
     pub body_bytes_max: usize,
     /// Memory of all request bodies together; more is answered 503.
     pub bodies_bytes_max: usize,
-    /// Requests being worked on at once; more are answered 503.
+    /// Elements of one batch; more are answered 413.
+    pub batch_elements_max: usize,
+    /// Requests being worked on at once, half of them of one client; more are answered 503.
     pub in_flight_max: usize,
-    /// Open client connections; further ones wait to be taken.
+    /// Open client connections; further ones take the places of idle ones, or wait.
     pub connections_max: usize,
     /// Bound of one request, the append included.
     pub request_timeout_ms: u64,
     /// Longest time until a connection's next request head is there.
     pub idle_timeout_ms: u64,
+    /// Longest time from a head's first byte to its last.
+    pub head_timeout_ms: u64,
+    /// Longest pause in a body.
+    pub body_pause_ms_max: u64,
+    /// Least rate of a body that takes longer than that, in bytes per second.
+    pub body_rate_bytes_min: u64,
+    /// Longest time for an answer to be taken by its reader.
+    pub answer_timeout_ms: u64,
+    /// Memory of answers that wait for their readers.
+    pub answers_bytes_max: usize,
     /// Header whose whole value is the client's address; empty for the usual ones.
     pub client_ip_header: String,
     /// Comma list of blocked addresses and CIDR blocks.

@@ -4,7 +4,7 @@ use dashi_domain::calendar::SaltRotation;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
-use dashi_domain::submission::{Submission, parse_batch};
+use dashi_domain::submission::{BatchError, Submission, parse_batch};
 use uuid::Uuid;
 
 use whole::{MOMENTS_MS, RECEIVED_MS, assert_refusal, assert_whole, zones};
@@ -20,7 +20,7 @@ pub fn check(bytes: &[u8]) {
         Ok(submission) => check_taken(submission),
         Err(error) => assert_refusal(&error.to_json()),
     }
-    match parse_batch(bytes) {
+    match parse_batch(bytes, 1_000) {
         Ok(elements) => {
             for element in elements {
                 match Submission::from_value(element) {
@@ -29,7 +29,8 @@ pub fn check(bytes: &[u8]) {
                 }
             }
         }
-        Err(error) => assert_refusal(&error.to_json()),
+        Err(BatchError::Schema(error)) => assert_refusal(&error.to_json()),
+        Err(BatchError::TooMany { max }) => assert_eq!(max, 1_000),
     }
     match Event::decode(bytes) {
         Ok(event) => {
