@@ -90,6 +90,7 @@ const SECTIONS: &[Row] = &[
         &[
             "it::answers::a_batch_answers_for_each_of_its_elements",
             "it::answers::a_large_batch_is_applied_whole",
+            "it::hostile::ten_million_bytes_of_elements_are_refused_with_the_number_that_may_be",
             "it::any_body::any_body_is_refused_as_documented_or_is_one_whole_event_in_the_tables",
             "domain::submission::a_batch_is_an_array_of_objects",
             "ingest::answer::a_batchs_token_is_the_first_one_null_without_success_and_absent_after_bots",
