@@ -92,7 +92,7 @@ mod sqlite {
     whole_contract!(super::Place::sqlite);
     store_contract!(super::Place::sqlite:
         rows_that_a_constraint_refuses_are_told_as_such,
-        a_locked_file_leaves_the_outcome_unknown_until_resume_tells,
+        a_batch_for_a_locked_file_is_not_written_within_a_bounded_time,
     );
 }
 
@@ -1159,8 +1159,8 @@ async fn an_upgrade_is_noticed_when_the_catalogue_is_old(place: Place) {
     }
 }
 
-/// Rows that the tables refuse because they changed a moment ago are no dead letters: the store says that the outcome
-/// is unknown, and the next attempt fits.
+/// Rows that the tables refuse because they changed a moment ago are no dead letters: the store says that nothing was
+/// written, and the next attempt fits.
 async fn tables_that_changed_are_written_as_they_are_now(place: Place) {
     let store = place.migrated().await;
     let mut raw = place.raw().await;
@@ -1186,7 +1186,7 @@ async fn tables_that_changed_are_written_as_they_are_now(place: Place) {
     ] {
         raw.execute(change).await;
         match store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await {
-            Err(CommitError::Unknown { .. }) => {
+            Err(CommitError::NotWritten { .. }) => {
                 assert_eq!(store.resume(&claim).await.unwrap(), at(done), "{change}");
                 store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await.unwrap();
             }
@@ -1199,7 +1199,7 @@ async fn tables_that_changed_are_written_as_they_are_now(place: Place) {
     raw.execute("DROP TABLE link").await;
     raw.execute("ALTER TABLE website_event DROP COLUMN tag").await;
     let error = store.commit(&claim, at(done), at(done + 1), &changes(done + 1)).await.unwrap_err();
-    let CommitError::Unknown { source, .. } = &error else { panic!("{error:?}") };
+    let CommitError::NotWritten { source, .. } = &error else { panic!("{error:?}") };
     assert!(source.to_string().contains("website_event.tag, the table link missing"), "{source}");
 }
 
@@ -1729,15 +1729,15 @@ async fn rows_that_a_constraint_refuses_are_told_as_such(place: Place) {
     store.commit(&claim, at(0), at(1), &full_changes()).await.unwrap();
 }
 
-async fn a_locked_file_leaves_the_outcome_unknown_until_resume_tells(place: Place) {
+async fn a_batch_for_a_locked_file_is_not_written_within_a_bounded_time(place: Place) {
     let store = place.migrated().await;
     let claim = claim(&store, P0).await;
     let mut raw = place.raw().await;
     let before = place.dump().await;
     raw.execute("BEGIN IMMEDIATE").await;
     let start = Instant::now();
-    let unknown = store.commit(&claim, at(0), at(1), &full_changes()).await;
-    assert!(matches!(unknown, Err(CommitError::Unknown { partition: P0, .. })), "{unknown:?}");
+    let refused = store.commit(&claim, at(0), at(1), &full_changes()).await;
+    assert!(matches!(refused, Err(CommitError::NotWritten { partition: P0, .. })), "{refused:?}");
     assert!(start.elapsed() < SOON, "it waits a bounded time");
     assert_eq!(store.resume(&claim).await.unwrap(), at(0));
     raw.execute("COMMIT").await;
@@ -1821,13 +1821,12 @@ async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_resume_tells
         })
         .await;
         server.stop_immediate().await;
-        let unknown = tokio::time::timeout(SOON, commit).await.unwrap().unwrap();
-        assert!(matches!(unknown, Err(CommitError::Unknown { .. })), "at {table}: {unknown:?}");
+        let cut = tokio::time::timeout(SOON, commit).await.unwrap().unwrap();
+        assert!(matches!(cut, Err(CommitError::NotWritten { .. })), "at {table}: {cut:?}");
         let away = store.resume(&claim).await;
         assert!(matches!(away, Err(ClaimError::Store(StoreError::Away { .. }))), "{away:?}");
         assert!(store.ping().await.is_err());
         server.start_again().await;
-        // The pool still has connections of the old server; each tells so once.
         let mut told = None;
         eventually(SOON, "the store answers again", async || {
             told = Some(store.resume(&claim).await?);
@@ -1837,7 +1836,7 @@ async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_resume_tells
         assert_eq!(told, Some(at(stands)));
         eventually(SOON, "the batch is in", async || {
             match store.commit(&claim, at(stands), at(stands + 1), &changes).await {
-                Err(CommitError::Unknown { source, .. }) => Err(source.to_string()),
+                Err(CommitError::NotWritten { source, .. }) => Err(source.to_string()),
                 other => {
                     other.unwrap();
                     Ok(())

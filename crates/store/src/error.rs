@@ -3,10 +3,43 @@
 use std::sync::Arc;
 
 use dashi_domain::position::{Checkpoint, Epoch, Partition};
+use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
-/// The driver's own error.
+/// Why, in words.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// What the driver's error says, once: its own text repeats its causes and names lines of PostgreSQL's source.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Said(String);
+
+impl Said {
+    pub fn new(error: &sqlx::Error) -> Self {
+        Self(match error {
+            sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
+                Some(postgres) => {
+                    let hint = postgres.hint().map_or_else(String::new, |hint| format!("; {hint}"));
+                    format!("{} (SQLSTATE {}){hint}", postgres.message(), postgres.code())
+                }
+                None => database.to_string(),
+            },
+            sqlx::Error::Io(error) => error.to_string(),
+            sqlx::Error::Tls(error) => format!("no TLS connection: {error}"),
+            sqlx::Error::Configuration(error) | sqlx::Error::Encode(error) | sqlx::Error::Decode(error) => {
+                error.to_string()
+            }
+            sqlx::Error::Protocol(text) => format!("the other side says what cannot be read: {text}"),
+            sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
+            sqlx::Error::PoolClosed => "the store is closed".to_owned(),
+            other => other.to_string(),
+        })
+    }
+
+    pub fn cause(error: &sqlx::Error) -> Cause {
+        Arc::new(Self::new(error))
+    }
+}
 
 /// Why the store could not be asked or told something that no partition depends on.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -29,6 +62,9 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// The server takes no writes: a standby, or a primary that was replaced. Connect again later.
+    #[error("the database is read-only: it is a standby, or another server has taken its place")]
+    ReadOnly,
     /// A newer program made the tables.
     #[error("the store's tables have version {found}, this program knows up to {known}: use a newer program")]
     Version {
@@ -63,11 +99,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(crate) fn away<E>(doing: &'static str) -> impl FnOnce(E) -> Self
-    where
-        E: std::error::Error + Send + Sync + 'static,
-    {
-        move |source| Self::Away { doing, source: Arc::new(source) }
+    pub(crate) fn away(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
+        move |error| Self::Away { doing, source: Said::cause(&error) }
     }
 }
 
@@ -132,7 +165,18 @@ pub enum CommitError {
         #[source]
         source: Cause,
     },
-    /// The store did not answer, so the batch may or may not be in. Ask [`crate::Store::resume`] first.
+    /// The store failed before the batch was committed: a full disk, a missing right, a lost connection, a lock that
+    /// was not had. Nothing was written; try again.
+    #[error("the batch of partition {partition} was not written, and is tried again")]
+    NotWritten {
+        /// The partition.
+        partition: Partition,
+        /// What the driver said.
+        #[source]
+        source: Cause,
+    },
+    /// The store did not say how the commit ended, so the batch may or may not be in. Ask [`crate::Store::resume`]
+    /// first.
     #[error("the outcome of the commit to partition {partition} is unknown")]
     Unknown {
         /// The partition.

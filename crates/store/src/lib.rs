@@ -11,6 +11,7 @@ mod missing;
 mod postgres;
 mod profile;
 mod recording;
+mod redact;
 mod source;
 mod sqlite;
 mod tables;
@@ -19,10 +20,11 @@ mod umami;
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
-pub use postgres::{PostgresSettings, PostgresStore};
+pub use postgres::{AddressError, PostgresSettings, PostgresStore};
 pub use profile::{
     Committed, JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits,
 };
+pub use redact::{REDACTED, redact_url};
 pub use source::{Link, NewWebsite, Pixel, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
 pub use umami::UmamiTables;
@@ -72,10 +74,10 @@ impl Store {
         }
     }
 
-    /// Proves that the store answers.
+    /// Proves that the store answers and takes writes.
     ///
     /// # Errors
-    /// It does not.
+    /// It does not answer, or is read-only.
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, store => store.ping().await)
     }
@@ -200,6 +202,16 @@ impl Store {
     /// [`StoreError::WebsiteExists`]: there is one with this id. Any other: the store does not answer.
     pub async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_website(website, now_ms).await)
+    }
+
+    /// Adds a website where there was never any, so that the first event has somewhere to go. Two processes that start
+    /// at once add one between them. Tables that Umami made are left as they are: a website has an owner there. Says
+    /// whether it was added.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn add_first_website(&self, website: &NewWebsite, now_ms: i64) -> Result<bool, StoreError> {
+        either!(self, store => store.add_first_website(website, now_ms).await)
     }
 
     /// Marks a website removed: it takes no more events from clients without a token. Its rows stay. Says whether

@@ -2,10 +2,8 @@
 
 use std::fmt;
 
+pub(super) use dashi_store::{REDACTED, redact_url};
 use serde::Deserialize;
-
-/// What stands in the place of a secret wherever settings are printed.
-pub(super) const REDACTED: &str = "redacted";
 
 /// A value that prints as `redacted`.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize)]
@@ -67,36 +65,6 @@ fn is_secret(key: &str) -> bool {
     }
 }
 
-/// `url` with its password replaced, in the authority and in the query; texts that are no URL included.
-///
-/// A password that was not percent-encoded may hold any delimiter, so everything up to the last `@` counts as
-/// user and password.
-pub fn redact_url(url: &str) -> String {
-    if url.starts_with("sqlite:") {
-        return url.to_owned();
-    }
-    let (before, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (format!("{scheme}://"), rest),
-        None => (String::new(), url),
-    };
-    let rest = match rest.rsplit_once('@') {
-        Some((user_info, host)) => match user_info.split_once(':') {
-            Some((user, _password)) => format!("{user}:{REDACTED}@{host}"),
-            None => rest.to_owned(),
-        },
-        None => rest.to_owned(),
-    };
-    let Some((address, query)) = rest.split_once('?') else { return before + &rest };
-    let query: Vec<String> = query
-        .split('&')
-        .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if name.to_ascii_lowercase().contains("password") => format!("{name}={REDACTED}"),
-            _ => parameter.to_owned(),
-        })
-        .collect();
-    format!("{before}{address}?{}", query.join("&"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,25 +74,6 @@ mod tests {
         let secret = Secret::new("hunter2".to_owned());
         assert_eq!(format!("{secret} {secret:?}"), "redacted redacted");
         assert_eq!(secret.expose(), "hunter2");
-    }
-
-    #[test]
-    fn passwords_in_urls_are_redacted_wherever_they_stand() {
-        for (url, shown) in [
-            ("postgres://u:p@h:5432/db", "postgres://u:redacted@h:5432/db"),
-            ("postgres://u:p/w@x?y@h/db", "postgres://u:redacted@h/db"),
-            ("postgres://u:@h/db", "postgres://u:redacted@h/db"),
-            ("postgres://u@h/db", "postgres://u@h/db"),
-            ("postgres://h/db?user=u&password=p&x=1", "postgres://h/db?user=u&password=redacted&x=1"),
-            ("postgres://h/db?sslPassword=p", "postgres://h/db?sslPassword=redacted"),
-            ("kafka://u:p@h:9092/t", "kafka://u:redacted@h:9092/t"),
-            ("kafka://a:9092,b:9092/t", "kafka://a:9092,b:9092/t"),
-            ("u:p@h/db", "u:redacted@h/db"),
-            ("postgres:u:p@h/db", "postgres:redacted@h/db"),
-            ("sqlite:a:b@c.db", "sqlite:a:b@c.db"),
-        ] {
-            assert_eq!(redact_url(url), shown);
-        }
     }
 
     #[test]

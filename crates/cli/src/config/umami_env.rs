@@ -1,8 +1,6 @@
 //! Umami's environment variables, read as aliases of our settings. Source:
 //! docs/umami-contract.md §20.2.
 
-use super::url::is_postgres;
-
 /// The variable whose text is the secret where no other is given. Source:
 /// docs/umami-contract.md §6.1.
 pub(super) const SECRET_FALLBACK: &str = "DATABASE_URL";
@@ -18,7 +16,7 @@ pub(super) struct Alias {
 /// Those that concern collection and have a setting.
 pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "APP_SECRET", key: "secret", read: as_it_is },
-    Alias { name: "DATABASE_URL", key: "store", read: postgres_only },
+    Alias { name: "DATABASE_URL", key: "store", read: as_it_is },
     Alias { name: "TZ", key: "timezone", read: zone },
     Alias { name: "CLIENT_IP_HEADER", key: "ingest.client_ip_header", read: as_it_is },
     Alias { name: "IGNORE_IP", key: "ingest.ignore_ip", read: as_it_is },
@@ -76,9 +74,4 @@ fn path(text: &str) -> Option<String> {
 /// POSIX allows a colon before a zone's name.
 fn zone(text: &str) -> Option<String> {
     Some(text.strip_prefix(':').unwrap_or(text).to_owned())
-}
-
-/// Older versions of Umami also ran on MySQL, which is no store of ours.
-fn postgres_only(text: &str) -> Option<String> {
-    is_postgres(text).then(|| text.to_owned())
 }

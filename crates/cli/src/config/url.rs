@@ -2,10 +2,12 @@
 
 use std::{fmt, path::PathBuf};
 
+use dashi_store::PostgresStore;
+
 use super::{error::ConfigError, secret::redact_url};
 
 const LOG_REMEDY: &str = "write `sqlite:PATH` or `kafka://HOST:PORT[,HOST:PORT]/TOPIC`";
-const STORE_REMEDY: &str = "write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE`";
+const STORE_REMEDY: &str = "write `sqlite:PATH` or `postgres://USER:PASSWORD@HOST:PORT/DATABASE` (DASHI_STORE wins over DATABASE_URL)";
 
 /// Longest name of a topic. Source: Apache Kafka, `Topic.MAX_NAME_LENGTH`.
 const TOPIC_CHARACTERS_MAX: usize = 249;
@@ -86,12 +88,26 @@ pub fn parse_store_url(url: &str) -> Result<StoreUrl, ConfigError> {
     if let Some(path) = url.strip_prefix("sqlite:") {
         return sqlite_path(path).map(StoreUrl::Sqlite).map_err(refuse);
     }
-    if is_postgres(url) { Ok(StoreUrl::Postgres(url.to_owned())) } else { Err(refuse(unknown_scheme(url))) }
+    // Both schemes that PostgreSQL's own library takes.
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err(refuse(no_database(url).unwrap_or_else(|| unknown_scheme(url))));
+    }
+    PostgresStore::check_url(url).map_err(|error| refuse(error.to_string()))?;
+    Ok(StoreUrl::Postgres(url.to_owned()))
 }
 
-/// Both schemes that PostgreSQL's own library takes.
-pub(super) fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
+/// What is known of other addresses that stand in an Umami's environment.
+fn no_database(url: &str) -> Option<String> {
+    let (scheme, _) = url.split_once(':')?;
+    match scheme {
+        "prisma" | "prisma+postgres" => Some(format!(
+            "`{scheme}:` is an address of Prisma's own service; give the URL of the PostgreSQL database behind it"
+        )),
+        "mysql" | "mariadb" => {
+            Some(format!("`{scheme}:` is no known kind: Umami has left it, and Dashi writes to PostgreSQL"))
+        }
+        _ => None,
+    }
 }
 
 fn unknown_scheme(url: &str) -> String {

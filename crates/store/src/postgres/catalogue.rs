@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 use dashi_domain::fold::Changes;
 use dashi_domain::rows::{EventType, IdentifyRow};
 use dashi_domain::umami::Release;
-use sqlx::PgConnection;
 
 use super::PostgresStore;
+use super::pool::Session;
 use crate::{StoreError, UmamiTables};
 
 /// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
@@ -178,6 +178,9 @@ const WIDTHS: &[(&str, &[(&str, usize)])] = &[
     ("revenue", &[("event_name", 50), ("currency", 10)]),
 ];
 
+/// The encoding that holds every text.
+const UTF8: &str = "UTF8";
+
 /// Umami's tables and their columns, found through the search path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Catalogue {
@@ -187,6 +190,8 @@ pub(crate) struct Catalogue {
     unique_properties: bool,
     /// Whether the list of migrations names one of 3.4's; false where it may not be read.
     ran_3_4: bool,
+    /// How the database stores text, by its own name of it.
+    encoding: String,
     /// Columns that hold less than those of 3.1.
     narrow: HashMap<(&'static str, &'static str), usize>,
 }
@@ -196,7 +201,7 @@ pub(super) type Read = Option<(Instant, Arc<Catalogue>)>;
 
 impl Catalogue {
     /// Reads it, through the search path of the connection.
-    pub async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+    pub async fn read(connection: &mut Session) -> Result<Self, sqlx::Error> {
         let names: Vec<&str> =
             REQUIRED.iter().map(|(table, _)| *table).chain(OPTIONAL.iter().copied()).collect();
         let columns: Vec<(String, String, Option<i32>)> = sqlx::query_as(
@@ -211,7 +216,7 @@ impl Catalogue {
         .bind(names)
         .fetch_all(&mut *connection)
         .await?;
-        let unique_properties = sqlx::query_scalar(
+        let (unique_properties, encoding) = sqlx::query_as(
             "/* catalogue */
              SELECT EXISTS (
                  SELECT 1 FROM pg_catalog.pg_index AS i
@@ -221,7 +226,7 @@ impl Catalogue {
                           FROM unnest(i.indkey[0:i.indnkeyatts - 1]) AS k (attnum)
                           JOIN pg_catalog.pg_attribute AS a
                               ON a.attrelid = i.indrelid AND a.attnum = k.attnum)
-                         = ARRAY['data_key', 'session_id'])",
+                         = ARRAY['data_key', 'session_id']), current_setting('server_encoding')",
         )
         .fetch_one(&mut *connection)
         .await?;
@@ -229,12 +234,13 @@ impl Catalogue {
             (table, column, width.and_then(|width| usize::try_from(width).ok()))
         });
         let mut catalogue = Self::new(columns, unique_properties);
+        catalogue.encoding = encoding;
         catalogue.ran_3_4 = catalogue.read_migrations(connection).await?;
         Ok(catalogue)
     }
 
     /// Whether migrations of 3.4 ran to their end, as far as Prisma's list says and may be read.
-    async fn read_migrations(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    async fn read_migrations(&self, connection: &mut Session) -> Result<bool, sqlx::Error> {
         let columns = ["migration_name", "finished_at", "rolled_back_at"];
         if !columns.iter().all(|column| self.has_column(MIGRATIONS, column)) {
             return Ok(false);
@@ -276,7 +282,7 @@ impl Catalogue {
                 }
             }
         }
-        Self { tables, unique_properties, ran_3_4: false, narrow }
+        Self { tables, unique_properties, ran_3_4: false, encoding: UTF8.to_owned(), narrow }
     }
 
     /// Whether there is no table of Umami's at all: then they may be made.
@@ -309,6 +315,25 @@ impl Catalogue {
         self.unique_properties
     }
 
+    /// Whether every text can be stored as it is.
+    pub fn holds_all_text(&self) -> bool {
+        // Bytes are bytes there, so UTF-8 goes through.
+        self.encoding == UTF8 || self.counts_bytes()
+    }
+
+    /// Whether a width is one in bytes: the database knows no characters.
+    fn counts_bytes(&self) -> bool {
+        self.encoding == "SQL_ASCII"
+    }
+
+    /// How many characters, or bytes, a column holds, if that may be less than what the fold cuts to.
+    fn width(&self, table: &'static str, column: &'static str) -> Option<usize> {
+        if self.counts_bytes() {
+            return self.tables.get(table)?.get(column).copied().flatten();
+        }
+        self.narrow.get(&(table, column)).copied()
+    }
+
     /// Refuses tables that lack what 3.0's have.
     pub fn check(&self) -> Result<(), StoreError> {
         let mut missing = Vec::new();
@@ -324,6 +349,23 @@ impl Catalogue {
             Ok(())
         } else {
             Err(StoreError::TablesTooOld { missing: missing.join(", ") })
+        }
+    }
+
+    /// Says what the encoding does to text, if it does something.
+    fn say_encoding(&self) {
+        if self.counts_bytes() {
+            tracing::warn!(
+                encoding = self.encoding,
+                "the database knows no characters: texts are stored as UTF-8, and cut where their bytes exceed the columns' \
+                 widths; a database for text of all languages is made with ENCODING 'UTF8'"
+            );
+        } else if !self.holds_all_text() {
+            tracing::warn!(
+                encoding = self.encoding,
+                "the database's encoding cannot hold all characters: those that it cannot hold are stored as \"?\"; a \
+                 database that holds all is made with ENCODING 'UTF8'"
+            );
         }
     }
 
@@ -360,7 +402,8 @@ impl Catalogue {
         let is_performance = |event_type| event_type == EventType::Performance;
         let performances =
             !self.has_vitals() && changes.events.iter().any(|row| is_performance(row.event_type));
-        if self.narrow.is_empty() && !performances {
+        let cuts = !self.narrow.is_empty() || self.counts_bytes();
+        if !cuts && !performances {
             return Cow::Borrowed(changes);
         }
         let mut changes = changes.clone();
@@ -377,33 +420,39 @@ impl Catalogue {
             changes.identifies.sort_unstable_by_key(|row| row.event_id);
             changes.events.retain(|row| !is_performance(row.event_type));
         }
-        if !self.narrow.is_empty() {
+        if cuts {
             each_text(&mut changes, |table, column, text| {
-                if let Some(width) = self.narrow.get(&(table, column))
-                    && let Some((end, _)) = text.char_indices().nth(*width)
-                {
+                let Some(width) = self.width(table, column) else { return };
+                let end = if self.counts_bytes() {
+                    Some(text.floor_char_boundary(width)).filter(|end| *end < text.len())
+                } else {
+                    text.char_indices().nth(width).map(|(end, _)| end)
+                };
+                if let Some(end) = end {
                     text.truncate(end);
                 }
             });
-            // Keys that were different may be equal now: the newest of them stays.
-            let mut newest: HashMap<_, (i64, _)> = HashMap::new();
-            for row in &changes.session_data {
-                let this = (row.created_at_ms, row.session_data_id);
-                let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
-                *stays = (*stays).max(this);
-            }
-            changes.session_data.retain(|row| {
-                newest
-                    .get(&(row.session_id, row.data_key.clone()))
-                    .is_some_and(|(_, id)| *id == row.session_data_id)
-            });
+            keep_newest_properties(&mut changes);
         }
         Cow::Owned(changes)
     }
 }
 
+/// Keys of a session's properties that were different may have become equal: the newest of them stays.
+pub(super) fn keep_newest_properties(changes: &mut Changes) {
+    let mut newest: HashMap<_, (i64, _)> = HashMap::new();
+    for row in &changes.session_data {
+        let this = (row.created_at_ms, row.session_data_id);
+        let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
+        *stays = (*stays).max(this);
+    }
+    changes.session_data.retain(|row| {
+        newest.get(&(row.session_id, row.data_key.clone())).is_some_and(|(_, id)| *id == row.session_data_id)
+    });
+}
+
 /// Calls `f` with every text of the rows, and the table and the column it goes into.
-fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
+pub(super) fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
     let some = |table, column, text: &mut Option<String>| {
         if let Some(text) = text {
             f(table, column, text);
@@ -473,15 +522,16 @@ impl PostgresStore {
 
     /// Reads the catalogue, and says what it recognised if that is news.
     pub(super) async fn read_catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
-        let doing = "reading its catalogue";
         let at = Instant::now();
-        let mut connection = self.pool.acquire().await.map_err(StoreError::away(doing))?;
-        let read = Catalogue::read(&mut connection).await.map_err(StoreError::away(doing))?;
+        let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
         read.check()?;
         let mut known = self.known_catalogue();
         let UmamiTables { release, by, .. } = read.recognised();
         match &*known {
-            None => tracing::info!(release = %release, by, "recognised Umami's tables"),
+            None => {
+                tracing::info!(release = %release, by, "recognised Umami's tables");
+                read.say_encoding();
+            }
             Some((_, before)) if **before != read => tracing::warn!(
                 release = %release, by,
                 "Umami's tables have changed; rows are written for what they are now, and a collector that chose its \
@@ -496,14 +546,20 @@ impl PostgresStore {
 
     /// Which of Umami's versions made the tables; none if there are no tables yet.
     pub(crate) async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
-        let doing = "reading its catalogue";
-        let mut connection = self.pool.acquire().await.map_err(StoreError::away(doing))?;
-        let read = Catalogue::read(&mut connection).await.map_err(StoreError::away(doing))?;
+        let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
         if read.is_empty() {
             return Ok(None);
         }
         read.check()?;
         Ok(Some(read.recognised()))
+    }
+
+    /// In a transaction: so it shows one moment, through the search path that is set for it.
+    async fn ask_catalogue(&self) -> Result<Catalogue, sqlx::Error> {
+        let mut session = self.pool.begin().await?;
+        let read = Catalogue::read(&mut session).await;
+        session.roll_back().await;
+        read
     }
 
     fn known_catalogue(&self) -> std::sync::MutexGuard<'_, Read> {

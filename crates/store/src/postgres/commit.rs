@@ -11,11 +11,13 @@ use dashi_domain::rows::{
     SessionDataRow, SessionLinkRow, SessionRow,
 };
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::catalogue::Catalogue;
+use super::pool::{Session, is_known};
 use super::{PostgresStore, checkpoint_of, profile};
+use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::recording::placed;
 use crate::{Claim, CommitError, Committed};
@@ -32,23 +34,31 @@ impl PostgresStore {
         to: Checkpoint,
         changes: &Changes,
     ) -> Result<Committed, CommitError> {
-        let unknown = |source| CommitError::Unknown { partition: claim.partition, source };
-        let catalogue = self.catalogue().await.map_err(|error| unknown(Arc::new(error)))?;
-        let outcome = self.transact(claim, from, to, &catalogue.fit(changes), &catalogue).await;
-        let Err(error @ (CommitError::Refused { .. } | CommitError::Unknown { .. })) = outcome else {
-            return outcome;
+        let partition = claim.partition;
+        let not_written = |source| CommitError::NotWritten { partition, source };
+        let catalogue = self.catalogue().await.map_err(|error| not_written(Arc::new(error)))?;
+        let changes = self
+            .encodable(std::borrow::Cow::Borrowed(changes), &catalogue)
+            .await
+            .map_err(|error| not_written(Arc::new(error)))?;
+        let outcome = self.transact(claim, from, to, &catalogue.fit(&changes), &catalogue).await;
+        let failed = match outcome {
+            Ok(committed) => return Ok(committed),
+            Err(Ended::Otherwise(error)) => return Err(error),
+            Err(Ended::Failed(failed)) => failed,
         };
-        if !may_blame_the_tables(&error) {
+        let error = failure(claim, &failed);
+        if !may_blame_the_tables(&error, &failed) {
             return Err(error);
         }
         // Perhaps Umami was upgraded a moment ago: then the rows were written for tables that are no more.
         match self.read_catalogue().await {
             Ok(read) if read == catalogue => Err(error),
             Ok(_) => match error {
-                CommitError::Refused { source, .. } => Err(unknown(source)),
+                CommitError::Refused { source, .. } => Err(not_written(source)),
                 error => Err(error),
             },
-            Err(error) => Err(unknown(Arc::new(error))),
+            Err(error) => Err(not_written(Arc::new(error))),
         }
     }
 
@@ -60,47 +70,34 @@ impl PostgresStore {
         to: Checkpoint,
         changes: &Changes,
         catalogue: &Catalogue,
-    ) -> Result<Committed, CommitError> {
-        let failed = |error: sqlx::Error| failure(claim, error);
-        let mut tx = self.pool.begin().await.map_err(failed)?;
-        if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
-            tx.rollback().await.map_err(failed)?;
-            return Err(self.refusal(claim, from).await);
+    ) -> Result<Committed, Ended> {
+        let mut session = self.pool.begin().await?;
+        let written = write(&mut session, claim, from, to, changes, catalogue).await;
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                session.roll_back().await;
+                return Err(Ended::Failed(error));
+            }
+        };
+        match written {
+            Written::Rows(committed) => match session.commit().await {
+                Ok(()) => Ok(committed),
+                Err(error) if is_known(&error) => Err(Ended::Failed(error)),
+                Err(error) => Err(Ended::Otherwise(CommitError::Unknown {
+                    partition: claim.partition,
+                    source: Said::cause(&error),
+                })),
+            },
+            Written::NothingForTheGuard => {
+                session.roll_back().await;
+                Err(Ended::Otherwise(self.refusal(claim, from).await))
+            }
+            Written::NothingForDuplicates { with_recordings } => {
+                session.roll_back().await;
+                Err(Ended::Otherwise(CommitError::Duplicates(self.applied(changes, with_recordings).await?)))
+            }
         }
-        let recordings: &[RecordingRow] =
-            if catalogue.has_table("session_replay") { &changes.recordings } else { &[] };
-        let inserted = insert_events(&mut tx, &changes.events, catalogue).await.map_err(failed)?
-            + insert_identifies(&mut tx, &changes.identifies).await.map_err(failed)?
-            + insert_recordings(&mut tx, recordings).await.map_err(failed)?;
-        let to_insert = changes.events.len() + changes.identifies.len() + recordings.len();
-        if inserted < to_insert as u64 {
-            tx.rollback().await.map_err(failed)?;
-            return Err(CommitError::Duplicates(
-                self.applied(changes, !recordings.is_empty()).await.map_err(failed)?,
-            ));
-        }
-        let inserted = insert_sessions(&mut tx, &changes.sessions).await.map_err(failed)?;
-        let there: Vec<_> =
-            changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
-        fill_sessions(&mut tx, &there).await.map_err(failed)?;
-        if catalogue.has_session_link() {
-            link_sessions(&mut tx, &changes.session_links).await.map_err(failed)?;
-        }
-        for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
-            insert_event_data(&mut tx, rows).await.map_err(failed)?;
-        }
-        for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
-            upsert_session_data(&mut tx, rows, catalogue).await.map_err(failed)?;
-        }
-        insert_revenue(&mut tx, &changes.revenue).await.map_err(failed)?;
-        insert_dead_letters(&mut tx, claim, &changes.dead_letters).await.map_err(failed)?;
-        if to < from {
-            set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
-        }
-        note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
-        let profiles = profile::write(&mut tx, changes).await.map_err(failed)?;
-        tx.commit().await.map_err(failed)?;
-        Ok(Committed { profiles })
     }
 
     /// Why the guard did not hold.
@@ -114,7 +111,7 @@ impl PostgresStore {
         .await;
         let partition = claim.partition;
         match stored {
-            Err(error) => failure(claim, error),
+            Err(error) => CommitError::NotWritten { partition, source: Said::cause(&error) },
             Ok((epoch, _)) if epoch as u64 != claim.epoch.number() => {
                 CommitError::Fenced { partition, held: claim.epoch, current: Epoch::new(epoch as u64) }
             }
@@ -149,10 +146,77 @@ impl PostgresStore {
     }
 }
 
-/// What a driver's error means for a batch.
-fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
+/// What a transaction came to, as far as nothing failed.
+enum Written {
+    /// All rows.
+    Rows(Committed),
+    /// Nothing: epoch or checkpoint are others.
+    NothingForTheGuard,
+    /// Nothing that may stay: some of the rows were there.
+    NothingForDuplicates { with_recordings: bool },
+}
+
+/// Why a transaction did not take place.
+enum Ended {
+    /// Before it was committed, or the server refused to commit it.
+    Failed(sqlx::Error),
+    /// For another reason, which is known.
+    Otherwise(CommitError),
+}
+
+impl From<sqlx::Error> for Ended {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// All statements of a transaction but its beginning and its end.
+async fn write(
+    connection: &mut Session,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+    catalogue: &Catalogue,
+) -> Result<Written, sqlx::Error> {
+    if !move_checkpoint(connection, claim, from, to, changes).await? {
+        return Ok(Written::NothingForTheGuard);
+    }
+    let recordings: &[RecordingRow] =
+        if catalogue.has_table("session_replay") { &changes.recordings } else { &[] };
+    let inserted = insert_events(connection, &changes.events, catalogue).await?
+        + insert_identifies(connection, &changes.identifies).await?
+        + insert_recordings(connection, recordings).await?;
+    let to_insert = changes.events.len() + changes.identifies.len() + recordings.len();
+    if inserted < to_insert as u64 {
+        return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
+    }
+    let inserted = insert_sessions(connection, &changes.sessions).await?;
+    let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
+    fill_sessions(connection, &there).await?;
+    if catalogue.has_session_link() {
+        link_sessions(connection, &changes.session_links).await?;
+    }
+    for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
+        insert_event_data(connection, rows).await?;
+    }
+    for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
+        upsert_session_data(connection, rows, catalogue).await?;
+    }
+    insert_revenue(connection, &changes.revenue).await?;
+    insert_dead_letters(connection, claim, &changes.dead_letters).await?;
+    if to < from {
+        set_dead_letters_aside(connection, claim, to).await?;
+    }
+    note_missing(connection, claim, &changes.missing).await?;
+    let profiles = profile::write(connection, changes).await?;
+    Ok(Written::Rows(Committed { profiles }))
+}
+
+/// What an error means for a batch of which nothing was written.
+fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
     let partition = claim.partition;
-    let refused = match &error {
+    let refused = match error {
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
             // 22: data exception; 23: integrity constraint; 54: a row or an index entry beyond a limit, but also a queue
             // of notifications that somebody else does not empty.
@@ -162,34 +226,28 @@ fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
         sqlx::Error::Encode(_) => true,
         _ => false,
     };
-    let source = Arc::new(error);
+    let source = Said::cause(error);
     if refused {
         CommitError::Refused { partition, source }
     } else {
-        CommitError::Unknown { partition, source }
+        CommitError::NotWritten { partition, source }
     }
 }
 
 /// Whether tables that are others than the catalogue said may be why: rows that are refused, a table or a column that
 /// is not there, an `ON CONFLICT` without its index.
-fn may_blame_the_tables(error: &CommitError) -> bool {
-    match error {
-        CommitError::Refused { .. } => true,
-        CommitError::Unknown { source, .. } => match source.downcast_ref::<sqlx::Error>() {
-            // 42: undefined table, undefined column and the like.
-            Some(sqlx::Error::Database(database)) => {
-                database.code().is_some_and(|code| code.starts_with("42"))
-            }
-            _ => false,
-        },
-        _ => false,
-    }
+fn may_blame_the_tables(error: &CommitError, failed: &sqlx::Error) -> bool {
+    // 42: undefined table, undefined column and the like.
+    let is_of_the_tables = failed
+        .as_database_error()
+        .is_some_and(|database| database.code().is_some_and(|code| code.starts_with("42")));
+    is_of_the_tables || matches!(error, CommitError::Refused { .. })
 }
 
 /// The guard. It comes first: its row lock keeps a second writer of this partition waiting until this transaction
 /// has ended, and then that one finds another epoch or checkpoint.
 async fn move_checkpoint(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     claim: &Claim,
     from: Checkpoint,
     to: Checkpoint,
@@ -225,7 +283,7 @@ async fn move_checkpoint(
 
 /// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type.
 async fn insert_events(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[EventRow],
     catalogue: &Catalogue,
 ) -> Result<u64, sqlx::Error> {
@@ -298,7 +356,7 @@ async fn insert_events(
     Ok(inserted.rows_affected())
 }
 
-async fn insert_identifies(connection: &mut PgConnection, rows: &[IdentifyRow]) -> Result<u64, sqlx::Error> {
+async fn insert_identifies(connection: &mut Session, rows: &[IdentifyRow]) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
     }
@@ -322,7 +380,7 @@ async fn insert_identifies(connection: &mut PgConnection, rows: &[IdentifyRow]) 
     Ok(inserted.rows_affected())
 }
 
-async fn insert_recordings(connection: &mut PgConnection, rows: &[RecordingRow]) -> Result<u64, sqlx::Error> {
+async fn insert_recordings(connection: &mut Session, rows: &[RecordingRow]) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
     }
@@ -366,7 +424,7 @@ async fn insert_recordings(connection: &mut PgConnection, rows: &[RecordingRow])
 
 /// Inserts the sessions that are not there; says which these are.
 async fn insert_sessions(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[SessionRow],
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     if rows.is_empty() {
@@ -405,7 +463,7 @@ async fn insert_sessions(
 
 /// Fills sessions that were there, by the fold's own rule. Only rows that lack what these events say are read, and
 /// only those that change are written: hardly any.
-async fn fill_sessions(connection: &mut PgConnection, rows: &[&SessionRow]) -> Result<(), sqlx::Error> {
+async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -491,7 +549,7 @@ fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
 }
 
 /// Umami 3.3 and newer: what distinct ids were said in a session, and the last of them in the session itself.
-async fn link_sessions(connection: &mut PgConnection, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
+async fn link_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -529,7 +587,7 @@ fn number(value: &DataValue) -> Option<String> {
     value.number_value.map(|number| number.to_string())
 }
 
-async fn insert_event_data(connection: &mut PgConnection, rows: &[EventDataRow]) -> Result<(), sqlx::Error> {
+async fn insert_event_data(connection: &mut Session, rows: &[EventDataRow]) -> Result<(), sqlx::Error> {
     sqlx::query(
         "/* insert_event_data */
          INSERT INTO event_data (event_data_id, website_id, website_event_id, data_key, data_type,
@@ -563,7 +621,7 @@ async fn insert_event_data(connection: &mut PgConnection, rows: &[EventDataRow])
 /// Up to 3.2 Umami has no unique key on (session, key), so the row is updated, and inserted where there is none. The
 /// session's one writer is this one.
 async fn upsert_session_data(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[SessionDataRow],
     catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
@@ -652,7 +710,7 @@ const UPDATE_SESSION_DATA: &str = concat!(
 
 /// Runs one of the statements above with `rows`, each under the id at its place.
 async fn write_properties(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     statement: &'static str,
     ids: &[Uuid],
     rows: &[&SessionDataRow],
@@ -676,7 +734,7 @@ async fn write_properties(
     Ok(())
 }
 
-async fn insert_revenue(connection: &mut PgConnection, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
+async fn insert_revenue(connection: &mut Session, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -705,7 +763,7 @@ async fn insert_revenue(connection: &mut PgConnection, rows: &[RevenueRow]) -> R
 }
 
 async fn insert_dead_letters(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     claim: &Claim,
     rows: &[DeadLetter],
 ) -> Result<(), sqlx::Error> {
@@ -732,7 +790,7 @@ async fn insert_dead_letters(
 
 /// Offsets from `to` on may get other records, whose dead letters are not to meet these.
 async fn set_dead_letters_aside(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     claim: &Claim,
     to: Checkpoint,
 ) -> Result<(), sqlx::Error> {
@@ -753,7 +811,7 @@ async fn set_dead_letters_aside(
 
 /// One statement per range; there are few, and hardly ever any.
 async fn note_missing(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     claim: &Claim,
     missing: &[Missing],
 ) -> Result<(), sqlx::Error> {

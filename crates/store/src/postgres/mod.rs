@@ -7,64 +7,56 @@ macro_rules! column {
     };
 }
 
+mod address;
 mod catalogue;
 mod commit;
+mod encoding;
+mod pool;
 mod profile;
 mod rows;
 mod schema;
 mod sources;
 
-use std::str::FromStr as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
 
+use self::address::Address;
+pub use self::address::AddressError;
+use self::pool::Pool;
+use crate::redact_url;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreError};
 
 /// Settings of a store on PostgreSQL.
 #[derive(Clone)]
 pub struct PostgresSettings {
-    /// `postgres://user:password@host:port/database`; `?schema=` means the search path, as Prisma reads it.
+    /// `postgres://user:password@host:port/database`, with the parameters that libpq, node-postgres and Prisma know.
     pub url: String,
-    /// Connections, at most.
+    /// Connections, at most; fewer if the URL's `connection_limit` says so.
     pub connections_max: u32,
-    /// How long one statement may take.
+    /// How long one statement may take: the server ends it then, and who has not heard of it a second later gives the
+    /// connection up.
     pub statement_timeout: Duration,
 }
 
 impl std::fmt::Debug for PostgresSettings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PostgresSettings").field("url", &without_password(&self.url)).finish_non_exhaustive()
+        f.debug_struct("PostgresSettings").field("url", &redact_url(&self.url)).finish_non_exhaustive()
     }
 }
-
-/// How long a transaction may stand idle before the server ends it: a frozen writer's locks must not keep its
-/// successor from claiming.
-const IDLE_IN_TRANSACTION: &str = "15s";
-
-/// Query parameters of Prisma's URLs that are not PostgreSQL's.
-const PRISMA_PARAMETERS: &[&str] = &[
-    "schema",
-    "connection_limit",
-    "pool_timeout",
-    "connect_timeout",
-    "socket_timeout",
-    "pgbouncer",
-    "sslaccept",
-    "statement_cache_size",
-];
 
 /// See the module's text. Cheap to clone; all clones share connections.
 #[derive(Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
+    pool: Pool,
     catalogue: Arc<Mutex<catalogue::Read>>,
     catalogue_age_max: Duration,
+    repertoire: Arc<encoding::Repertoire>,
     changes: Arc<profile::ChangeFeed>,
 }
 
@@ -74,40 +66,24 @@ impl PostgresStore {
     /// # Errors
     /// The URL cannot be understood.
     pub fn open(settings: &PostgresSettings) -> Result<Self, StoreError> {
-        let (url, schema) = split_prisma_parameters(&settings.url);
-        let options = PgConnectOptions::from_str(&url).map_err(|error| StoreError::Open {
-            url: without_password(&settings.url),
-            source: Arc::new(error),
-        })?;
-        // Set by statements, not as start-up parameters: poolers in front of a database refuse those.
-        let mut session = format!(
-            "SET statement_timeout = {}; SET idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}';",
-            settings.statement_timeout.as_millis()
-        );
-        if let Some(schema) = schema {
-            session.push_str(&format!("SET search_path = \"{}\";", schema.replace('"', "\"\"")));
-        }
-        let session: Arc<str> = session.into();
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections_max.max(2))
-            .acquire_timeout(Duration::from_secs(5))
-            // A broken connection shows in the statement, which every caller handles; a ping each time costs
-            // a round trip.
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                let session = Arc::clone(&session);
-                Box::pin(async move {
-                    sqlx::raw_sql(AssertSqlSafe(session.to_string())).execute(connection).await?;
-                    Ok(())
-                })
-            })
-            .connect_lazy_with(options.application_name("dashi").statement_cache_capacity(256));
+        let address = Address::parse(&settings.url)
+            .map_err(|error| StoreError::Open { url: redact_url(&settings.url), source: Arc::new(error) })?;
+        let pool = Pool::new(&address, settings.connections_max, settings.statement_timeout);
         Ok(Self {
             pool,
             catalogue: Arc::default(),
             catalogue_age_max: catalogue::AGE_MAX,
+            repertoire: Arc::default(),
             changes: Arc::default(),
         })
+    }
+
+    /// Whether [`PostgresStore::open`] would take the URL.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_url(url: &str) -> Result<(), AddressError> {
+        Address::parse(url).map(|_| ())
     }
 
     /// Reads the catalogue again before a commit when it is older than this, so that an upgrade of Umami is noticed;
@@ -118,10 +94,16 @@ impl PostgresStore {
     }
 
     pub(crate) async fn ping(&self) -> Result<(), StoreError> {
-        sqlx::query("SELECT 1")
-            .execute(&self.pool)
+        let doing = "asking whether it is there";
+        let read_only: String = sqlx::query_scalar("SELECT current_setting('transaction_read_only')")
+            .fetch_one(&self.pool)
             .await
-            .map_err(StoreError::away("asking whether it is there"))?;
+            .map_err(StoreError::away(doing))?;
+        if read_only == "on" {
+            // Another server may have its place by now.
+            self.pool.renew();
+            return Err(StoreError::ReadOnly);
+        }
         Ok(())
     }
 
@@ -338,57 +320,4 @@ fn claimed(
 
 fn checkpoint_of(stored: i64) -> Checkpoint {
     Checkpoint::at(Offset::new(stored as u64))
-}
-
-/// Takes Prisma's own parameters out of a URL and returns the one that matters, the schema.
-fn split_prisma_parameters(url: &str) -> (String, Option<String>) {
-    let Some((base, query)) = url.split_once('?') else { return (url.to_owned(), None) };
-    let mut schema = None;
-    let kept: Vec<&str> = query
-        .split('&')
-        .filter(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            if name == "schema" && !value.is_empty() {
-                schema = Some(value.to_owned());
-            }
-            !PRISMA_PARAMETERS.contains(&name)
-        })
-        .collect();
-    let url = if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) };
-    (url, schema)
-}
-
-/// A URL as it may be shown.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_end = rest.find('/').unwrap_or(rest.len());
-    match rest[..authority_end].rfind('@') {
-        Some(at) => {
-            let user = rest[..at].split(':').next().unwrap_or_default();
-            format!("{scheme}://{user}:…@{}", &rest[at + 1..])
-        }
-        None => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prismas_parameters_are_taken_out_of_a_url() {
-        let split = |url: &str| split_prisma_parameters(url);
-        assert_eq!(split("postgres://h/d"), ("postgres://h/d".to_owned(), None));
-        assert_eq!(
-            split("postgres://h/d?schema=x&sslmode=disable&connection_limit=5"),
-            ("postgres://h/d?sslmode=disable".to_owned(), Some("x".to_owned()))
-        );
-        assert_eq!(split("postgres://h/d?pgbouncer=true"), ("postgres://h/d".to_owned(), None));
-    }
-
-    #[test]
-    fn a_shown_url_has_no_password() {
-        assert_eq!(without_password("postgres://u:p@ss@h:5/d?x=1"), "postgres://u:…@h:5/d?x=1");
-        assert_eq!(without_password("postgres://h/d"), "postgres://h/d");
-    }
 }

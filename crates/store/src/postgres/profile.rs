@@ -10,20 +10,25 @@ use dashi_domain::profile::{
     TraitRow, WriteRow, merge, persons, version,
 };
 use dashi_domain::rows::{DataValue, SessionDataRow};
-use sqlx::postgres::{PgListener, PgPool, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, Row as _};
+use sqlx::postgres::{PgListener, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::pool::{Pool, Session};
+use crate::error::Said;
 use crate::profile::{CHANGES_MAX, attributes, base_keys, differences, kind, sessions_of_nobody, trait_keys};
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};
 
 /// The channel of NOTIFY.
 const CHANNEL: &str = "dashi_profile";
 
-/// Least time between two attempts to listen.
+/// Least time between two attempts to listen; as long as nobody listens, whoever reads looks again that often.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+
+/// How often a connection that listens is asked whether it is there: it may hear nothing for days.
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// The five columns of an optional value as array parameters.
 macro_rules! bind_values {
@@ -38,10 +43,7 @@ macro_rules! bind_values {
 
 /// Writes what a batch does to profiles, as the last part of its transaction. People are locked in their order, so
 /// that writers of different partitions wait for each other and never in a circle.
-pub(super) async fn write(
-    connection: &mut PgConnection,
-    changes: &Changes,
-) -> Result<ProfileCounts, sqlx::Error> {
+pub(super) async fn write(connection: &mut Session, changes: &Changes) -> Result<ProfileCounts, sqlx::Error> {
     let linked = write_links(connection, &changes.links).await?;
     let mut told: Vec<String> =
         linked.into_iter().chain(sessions_of_nobody(changes)).map(session_text).collect();
@@ -78,7 +80,7 @@ pub(super) async fn write(
 }
 
 /// Website and session of the links that are new. A link that says nothing new is not touched.
-async fn write_links(connection: &mut PgConnection, rows: &[Link]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+async fn write_links(connection: &mut Session, rows: &[Link]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }
@@ -110,7 +112,7 @@ async fn write_links(connection: &mut PgConnection, rows: &[Link]) -> Result<Vec
 /// a later person could wait for an earlier one whose writer waits for it. People that are there and as old and that no
 /// send is about are not touched.
 async fn lock_persons(
-    connection: &mut PgConnection,
+    connection: &mut Session,
     rows: &[(Person, i64)],
     sent: &[(Person, i64)],
 ) -> Result<(), sqlx::Error> {
@@ -141,7 +143,7 @@ async fn lock_persons(
     Ok(())
 }
 
-async fn read_bases(connection: &mut PgConnection, keys: &[BaseKey]) -> Result<Vec<BaseRow>, sqlx::Error> {
+async fn read_bases(connection: &mut Session, keys: &[BaseKey]) -> Result<Vec<BaseRow>, sqlx::Error> {
     if keys.is_empty() {
         return Ok(Vec::new());
     }
@@ -177,7 +179,7 @@ const TRAIT_COLUMNS: &str = "r.website_id, r.distinct_id, r.key, r.data_type, r.
     r.number_value::text, r.date_value, r.last_at, r.last_event_id, r.changed_at, r.changed_event_id,
     r.changed_by, r.conditional";
 
-async fn read_traits(connection: &mut PgConnection, keys: &[TraitKey]) -> Result<Vec<TraitRow>, sqlx::Error> {
+async fn read_traits(connection: &mut Session, keys: &[TraitKey]) -> Result<Vec<TraitRow>, sqlx::Error> {
     let sql = format!(
         "/* read_traits */ SELECT {TRAIT_COLUMNS}
          FROM unnest($1::uuid[], $2::text[], $3::text[]) AS t (website_id, distinct_id, key)
@@ -193,7 +195,7 @@ async fn read_traits(connection: &mut PgConnection, keys: &[TraitKey]) -> Result
     rows.iter().map(trait_row).collect()
 }
 
-async fn read_writes(connection: &mut PgConnection, keys: &[TraitKey]) -> Result<Vec<WriteRow>, sqlx::Error> {
+async fn read_writes(connection: &mut Session, keys: &[TraitKey]) -> Result<Vec<WriteRow>, sqlx::Error> {
     let rows = sqlx::query(
         "/* read_writes */
          SELECT w.website_id, w.distinct_id, w.key, w.received_at, w.event_id, w.session_id, w.device,
@@ -227,7 +229,7 @@ async fn read_writes(connection: &mut PgConnection, keys: &[TraitKey]) -> Result
         .collect()
 }
 
-async fn write_rows(connection: &mut PgConnection, rows: &ProfileRows) -> Result<(), sqlx::Error> {
+async fn write_rows(connection: &mut Session, rows: &ProfileRows) -> Result<(), sqlx::Error> {
     let ProfileRows { bases, writes, traits, .. } = rows;
     if !bases.is_empty() {
         let query = sqlx::query(
@@ -381,36 +383,75 @@ impl Default for ChangeFeed {
     }
 }
 
-/// Listens until the pool is closed. Whatever may have been missed in between is told as a resync.
-async fn listen(pool: PgPool, sender: broadcast::Sender<ProfileChange>) {
-    let tell = |change| {
-        // Nobody may be listening here at the moment.
-        let _ = sender.send(change);
-    };
+/// Listens until the pool is closed. Whatever may have been missed in between is told as a resync: once a second where
+/// nobody can listen.
+async fn listen(pool: Pool, sender: broadcast::Sender<ProfileChange>) {
     let mut failing = false;
     while !pool.is_closed() {
-        let outcome: Result<(), sqlx::Error> = async {
-            let mut listener = PgListener::connect_with(&pool).await?;
-            listener.listen(CHANNEL).await?;
-            tell(ProfileChange::Resync);
-            failing = false;
-            loop {
-                match listener.try_recv().await? {
-                    Some(notification) => tell(change(notification.payload())),
-                    // The connection was lost, and will be made anew.
-                    None => tell(ProfileChange::Resync),
+        let outcome = tokio::select! {
+            () = pool.closed() => return,
+            outcome = listen_once(&pool, &sender, &mut failing) => outcome,
+        };
+        match outcome {
+            // Again at once: what is committed meanwhile is not heard of.
+            Ok(Listened::UntilItWasLost) => continue,
+            Ok(Listened::NotAtAll) => {}
+            Err(error) => {
+                if !failing {
+                    let error = Said::new(&error);
+                    tracing::warn!(
+                        error = %error,
+                        "changes of profiles are not heard of, and looked for instead; trying again"
+                    );
                 }
+                failing = true;
             }
         }
-        .await;
-        if let Err(error) = outcome
-            && !pool.is_closed()
-        {
-            if !failing {
-                tracing::warn!(error = %error, "changes of profiles are not heard of; trying again");
+        let _ = sender.send(ProfileChange::Resync);
+        tokio::select! {
+            () = pool.closed() => return,
+            () = tokio::time::sleep(LISTEN_AGAIN) => {}
+        }
+    }
+}
+
+enum Listened {
+    UntilItWasLost,
+    /// Nobody can, behind this pooler.
+    NotAtAll,
+}
+
+/// Listens until the connection is lost.
+async fn listen_once(
+    pool: &Pool,
+    sender: &broadcast::Sender<ProfileChange>,
+    failing: &mut bool,
+) -> Result<Listened, sqlx::Error> {
+    let Some((options, limit)) = pool.listening().await? else { return Ok(Listened::NotAtAll) };
+    let silent = |_| sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, "no answer in time"));
+    // The driver's listener wants a pool; this one makes the one connection that it listens on.
+    let single = PgPoolOptions::new().max_connections(1).acquire_timeout(limit).connect_lazy_with(options);
+    let connected = async {
+        let mut listener = PgListener::connect_with(&single).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok::<_, sqlx::Error>(listener)
+    };
+    let mut listener = tokio::time::timeout(limit, connected).await.map_err(silent)??;
+    // Nobody may be listening here at the moment.
+    let _ = sender.send(ProfileChange::Resync);
+    *failing = false;
+    loop {
+        match tokio::time::timeout(HEARTBEAT, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => {
+                let _ = sender.send(change(notification.payload()));
             }
-            failing = true;
-            tokio::time::sleep(LISTEN_AGAIN).await;
+            // The connection was lost.
+            Ok(Ok(None)) => return Ok(Listened::UntilItWasLost),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {
+                tokio::time::timeout(limit, listener.execute("SELECT 1")).await.map_err(silent)??;
+            }
         }
     }
 }
@@ -429,6 +470,7 @@ impl PostgresStore {
         website_id: Uuid,
         distinct_id: &str,
     ) -> Result<Option<Profile>, StoreError> {
+        let distinct_id = &*self.stored_text(distinct_id).await?;
         let doing = "reading a profile";
         let created_at_ms: Option<i64> = sqlx::query_scalar(
             "SELECT created_at FROM dashi.profile WHERE website_id = $1 AND distinct_id = $2",
@@ -460,6 +502,7 @@ impl PostgresStore {
         after: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<PersonSession>, StoreError> {
+        let distinct_id = &*self.stored_text(distinct_id).await?;
         let (after_at, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
         let session = |row: &PgRow| {
             let has_row = row.try_get::<Option<Uuid>, _>("known")?.is_some();
@@ -562,6 +605,7 @@ impl PostgresStore {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Vec<ProfileSummary>, StoreError> {
+        let query = &*self.stored_text(query).await?;
         let summary = |row: &PgRow| {
             Ok(ProfileSummary {
                 distinct_id: row.try_get("distinct_id")?,
@@ -597,6 +641,7 @@ impl PostgresStore {
         after: Option<(i64, Uuid)>,
         limit: u32,
     ) -> Result<Vec<JourneyEvent>, StoreError> {
+        let distinct_id = &*self.stored_text(distinct_id).await?;
         let (after_at, after_id) = after.unwrap_or((i64::MIN, Uuid::nil()));
         let event = |row: &PgRow| {
             Ok(JourneyEvent {

@@ -1,6 +1,6 @@
 //! Rows in the text form in which stores are compared.
 
-use futures::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
+use futures::stream::{self, Stream, TryStreamExt as _};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
@@ -17,28 +17,45 @@ impl PostgresStore {
         table: &'static Table,
         limit: Option<u32>,
     ) -> impl Stream<Item = Result<Row, StoreError>> + Send + '_ {
-        let selected = async move {
+        let begun = async move {
             let catalogue = self.catalogue().await?;
-            Ok::<_, StoreError>(select(table, limit, &catalogue))
+            let Some(select) = select(table, limit, &catalogue) else { return Ok(None) };
+            let mut session = self.pool.begin().await.map_err(StoreError::away(DOING))?;
+            // Whoever compares may be held up by the other store.
+            let declare = format!(
+                "SET LOCAL idle_in_transaction_session_timeout = 0; DECLARE compared NO SCROLL CURSOR FOR {select}"
+            );
+            let declared = sqlx::raw_sql(AssertSqlSafe(declare)).execute(&mut session).await;
+            declared.map_err(StoreError::away(DOING))?;
+            Ok::<_, StoreError>(Some(session))
         };
-        stream::once(selected)
-            .map_ok(|select| match select {
-                None => stream::empty().left_stream(),
-                Some(select) => {
-                    sqlx::query(AssertSqlSafe(select)).fetch(&self.pool).map(text_row).right_stream()
-                }
-            })
-            .try_flatten()
+        // A piece at a time: a table may be larger than memory.
+        let pieces =
+            stream::once(begun).try_filter_map(|begun| std::future::ready(Ok(begun))).map_ok(|session| {
+                stream::try_unfold(Some(session), |session| async move {
+                    let Some(mut session) = session else { return Ok(None) };
+                    // Not prepared: a cursor of the same name gives other columns the next time.
+                    let fetched =
+                        sqlx::raw_sql("FETCH FORWARD 1000 FROM compared").fetch_all(&mut session).await;
+                    let rows = fetched.map_err(StoreError::away(DOING))?;
+                    if rows.is_empty() {
+                        session.roll_back().await;
+                        return Ok(None);
+                    }
+                    let rows: Vec<_> = rows.into_iter().map(text_row).collect();
+                    Ok::<_, StoreError>(Some((stream::iter(rows), Some(session))))
+                })
+            });
+        pieces.try_flatten().try_flatten()
     }
 }
 
-fn text_row(row: Result<PgRow, sqlx::Error>) -> Result<Row, StoreError> {
-    row.and_then(|row| {
-        (0..row.len())
-            .map(|column| Ok(row.try_get::<Option<String>, _>(column)?.unwrap_or_else(|| NULL.into())))
-            .collect()
-    })
-    .map_err(StoreError::away("reading rows to compare"))
+const DOING: &str = "reading rows to compare";
+
+fn text_row(row: PgRow) -> Result<Row, StoreError> {
+    let columns = (0..row.len())
+        .map(|column| Ok(row.try_get::<Option<String>, _>(column)?.unwrap_or_else(|| NULL.into())));
+    columns.collect::<Result<_, sqlx::Error>>().map_err(StoreError::away(DOING))
 }
 
 /// Every column as text, null where this version of Umami has none; rows in the order of their key, byte by byte.

@@ -1,10 +1,9 @@
 //! Making the tables. Dashi's own lie in the schema `dashi`. Umami's are made only where there are none: a
 //! database that Umami made is written as it stands (see [`super::catalogue`]).
 
-use sqlx::PgConnection;
-
 use super::PostgresStore;
 use super::catalogue::Catalogue;
+use super::pool::Session;
 use crate::StoreError;
 
 /// Dashi's tables, by version; a released step is never edited.
@@ -24,33 +23,61 @@ const LOCK: i64 = 0x64_61_73_68_69;
 impl PostgresStore {
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         let doing = "making its tables";
-        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
-        sqlx::query("SELECT pg_advisory_xact_lock($1)")
-            .bind(LOCK)
-            .execute(&mut *tx)
-            .await
-            .map_err(StoreError::away(doing))?;
-        let found = version(&mut tx).await.map_err(StoreError::away(doing))?;
-        let known = STEPS.len() as i64;
-        if found > known {
-            return Err(StoreError::Version { found, known });
+        let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
+        let made = make(&mut session).await;
+        match made {
+            Ok(()) => session.commit().await.map_err(StoreError::away(doing))?,
+            Err(error) => {
+                session.roll_back().await;
+                return Err(match error {
+                    MakeError::Refused(error) => error,
+                    MakeError::Failed(error) => StoreError::away(doing)(error),
+                });
+            }
         }
-        let umami = Catalogue::read(&mut tx).await.map_err(StoreError::away(doing))?;
-        if !umami.is_empty() {
-            umami.check()?;
-        }
-        apply(&mut tx, found as usize).await.map_err(StoreError::away(doing))?;
-        if umami.is_empty() {
-            sqlx::raw_sql(UMAMI).execute(&mut *tx).await.map_err(StoreError::away(doing))?;
-            tracing::info!("made the tables of Umami 3.1, for there were none");
-        }
-        tx.commit().await.map_err(StoreError::away(doing))?;
         self.read_catalogue().await?;
         Ok(())
     }
 }
 
-async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
+enum MakeError {
+    Refused(StoreError),
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for MakeError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+async fn make(connection: &mut Session) -> Result<(), MakeError> {
+    lock(connection).await?;
+    let found = version(connection).await?;
+    let known = STEPS.len() as i64;
+    if found > known {
+        return Err(MakeError::Refused(StoreError::Version { found, known }));
+    }
+    let umami = Catalogue::read(connection).await?;
+    if !umami.is_empty() {
+        umami.check().map_err(MakeError::Refused)?;
+    }
+    apply(connection, found as usize).await?;
+    if umami.is_empty() {
+        sqlx::raw_sql(UMAMI).execute(&mut *connection).await?;
+        tracing::info!("made the tables of Umami 3.1, for there were none");
+    }
+    Ok(())
+}
+
+/// Waits for other processes that make tables or what belongs into them, and keeps them waiting until the transaction
+/// ends.
+pub(super) async fn lock(connection: &mut Session) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(connection).await?;
+    Ok(())
+}
+
+async fn version(connection: &mut Session) -> Result<i64, sqlx::Error> {
     let made: bool = sqlx::query_scalar("SELECT to_regclass('dashi.migration') IS NOT NULL")
         .fetch_one(&mut *connection)
         .await?;
@@ -62,7 +89,7 @@ async fn version(connection: &mut PgConnection) -> Result<i64, sqlx::Error> {
         .await
 }
 
-async fn apply(connection: &mut PgConnection, found: usize) -> Result<(), sqlx::Error> {
+async fn apply(connection: &mut Session, found: usize) -> Result<(), sqlx::Error> {
     // Looked for first: whoever may not make a schema may not say `IF NOT EXISTS` of one that is there either.
     let has_schema: bool =
         sqlx::query_scalar("SELECT to_regnamespace('dashi') IS NOT NULL").fetch_one(&mut *connection).await?;

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::PostgresStore;
+use super::{PostgresStore, schema};
 use crate::{Link, NewWebsite, Pixel, StoreError, Website};
 
 /// PostgreSQL's code for a table that is not there.
@@ -53,6 +53,31 @@ impl PostgresStore {
         .map_err(StoreError::away("adding a website"))?
         .rows_affected();
         if added == 0 { Err(StoreError::WebsiteExists { id: website.id }) } else { Ok(()) }
+    }
+
+    pub(crate) async fn add_first_website(
+        &self,
+        website: &NewWebsite,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let add = async {
+            let mut session = self.pool.begin().await?;
+            schema::lock(&mut session).await?;
+            let added = sqlx::query(
+                "INSERT INTO website (website_id, name, domain, created_at) SELECT $1, $2, $3, dashi.at_ms($4)
+                 WHERE NOT EXISTS (SELECT 1 FROM website) AND to_regclass('_prisma_migrations') IS NULL",
+            )
+            .bind(website.id)
+            .bind(&website.name)
+            .bind(&website.domain)
+            .bind(now_ms)
+            .execute(&mut session)
+            .await?
+            .rows_affected();
+            session.commit().await?;
+            Ok(added > 0)
+        };
+        add.await.map_err(StoreError::away("adding the first website"))
     }
 
     pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {

@@ -1,7 +1,6 @@
 //! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by few statements.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
@@ -14,6 +13,7 @@ use uuid::Uuid;
 
 use super::insert::{Statement, insert};
 use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
+use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::recording::placed;
 use crate::{Claim, CommitError, Committed, ProfileChange};
@@ -28,7 +28,7 @@ impl SqliteStore {
     ) -> Result<Committed, CommitError> {
         let mut writer = self.0.writer.lock().await;
         let outcome = write(&mut writer, claim, from, to, changes).await;
-        if matches!(outcome, Err(CommitError::Unknown { .. })) {
+        if matches!(outcome, Err(CommitError::Unknown { .. } | CommitError::NotWritten { .. })) {
             self.renew(&mut writer).await;
         }
         drop(writer);
@@ -80,11 +80,13 @@ async fn write(
     }
     note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
     let (profiles, told) = profile::write(&mut tx, changes).await.map_err(failed)?;
-    tx.commit().await.map_err(failed)?;
+    tx.commit()
+        .await
+        .map_err(|error| CommitError::Unknown { partition: claim.partition, source: Said::cause(&error) })?;
     Ok((Committed { profiles }, told))
 }
 
-/// What a driver's error means for a batch.
+/// What a driver's error means for a batch that is not committed yet.
 fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
     let partition = claim.partition;
     let refused = match &error {
@@ -95,11 +97,11 @@ fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
         sqlx::Error::Encode(_) => true,
         _ => false,
     };
-    let source = Arc::new(error);
+    let source = Said::cause(&error);
     if refused {
         CommitError::Refused { partition, source }
     } else {
-        CommitError::Unknown { partition, source }
+        CommitError::NotWritten { partition, source }
     }
 }
 

@@ -50,6 +50,27 @@ impl SqliteStore {
         if added == 0 { Err(StoreError::WebsiteExists { id: website.id }) } else { Ok(()) }
     }
 
+    pub(crate) async fn add_first_website(
+        &self,
+        website: &NewWebsite,
+        now_ms: i64,
+    ) -> Result<bool, StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let added = sqlx::query(
+            "INSERT INTO website (website_id, name, domain, created_at) SELECT ?, ?, ?, ?
+             WHERE NOT EXISTS (SELECT 1 FROM website WHERE deleted_at IS NULL)",
+        )
+        .bind(text(website.id))
+        .bind(&website.name)
+        .bind(&website.domain)
+        .bind(now_ms)
+        .execute(&mut *writer)
+        .await
+        .map_err(StoreError::away("adding the first website"))?
+        .rows_affected();
+        Ok(added > 0)
+    }
+
     pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
         self.remove_source(
             "UPDATE website SET deleted_at = ? WHERE website_id = ? AND deleted_at IS NULL",

@@ -1,0 +1,760 @@
+//! Connections to the database. Every wait for the other side has a bound that is kept here, for a peer that is silent
+//! keeps none: its limits are heard by nobody.
+//!
+//! A connection that did not answer in time, or whose server is going or has become read-only, is closed and never used
+//! again, and with it all that were made before that moment: after a restart or a fail-over the next attempt gets a
+//! fresh connection, not the next dead one.
+//!
+//! Behind a pooler that hands a server's connection from one client to the next between transactions
+//! ([`Sharing::PerTransaction`]) nothing may outlive a transaction: statements are not named, limits and search path
+//! are set for each transaction alone, and a single statement is a transaction, too.
+
+use std::fmt;
+use std::ops::DerefMut as _;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, Stream, StreamExt as _, TryStreamExt as _};
+use sqlx::postgres::{
+    PgArguments, PgConnectOptions, PgConnection, PgDatabaseError, PgQueryResult, PgRow, PgSeverity,
+    PgStatement, PgTypeInfo, Postgres,
+};
+use sqlx::{AssertSqlSafe, Connection as _, Either, Execute, Executor, Row as _, SqlStr};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Sleep, timeout, timeout_at};
+
+use super::address::{Address, Pooler};
+
+/// How much longer a statement is waited for than the server lets it take: who is slow says so itself within that time,
+/// and who is silent says nothing.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that was used a shorter time ago is taken as it is; of others it is asked first whether they answer.
+const PROVEN: Duration = Duration::from_secs(1);
+
+/// How long that answer may take.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// How long a connection may be idle, and how old it may become.
+const IDLE_MAX: Duration = Duration::from_secs(600);
+const AGE_MAX: Duration = Duration::from_secs(1800);
+
+/// How long a transaction may stand idle before the server ends it: a frozen writer's locks must not keep its successor
+/// from claiming.
+const IDLE_IN_TRANSACTION: &str = "15s";
+
+/// How long a farewell to the server may take when the store is closed.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A server with nobody at the other end notices within about a minute; its default is two hours. By way of the list of
+/// settings, for not every server has all of them.
+const KEEPALIVES: &str = "SELECT set_config(s.name, t.value, false)
+    FROM (VALUES ('tcp_keepalives_idle', '30'), ('tcp_keepalives_interval', '10'), ('tcp_keepalives_count', '3'))
+        AS t (name, value)
+    JOIN pg_catalog.pg_settings AS s USING (name);";
+
+/// Who else uses a server's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Nobody, as long as it is ours.
+    None,
+    /// After each transaction anybody.
+    PerTransaction,
+}
+
+/// See the module's text. Cheap to clone; all clones share connections.
+#[derive(Clone)]
+pub(super) struct Pool(Arc<Shared>);
+
+struct Shared {
+    /// One per host of the address, in its order.
+    hosts: Vec<PgConnectOptions>,
+    /// The host that took the last connection.
+    host: AtomicUsize,
+    connect_timeout: Duration,
+    acquire_timeout: Duration,
+    statement_timeout: Duration,
+    search_path: Option<String>,
+    seats: Arc<Semaphore>,
+    /// Connections of an older generation are not used again.
+    generation: AtomicU64,
+    idle: Mutex<Vec<Live>>,
+    /// Which kind of pooler there is, once it is known.
+    sharing: Mutex<Option<Sharing>>,
+    asking: tokio::sync::Mutex<()>,
+    /// Since when the database is away, from the first lost connection on.
+    lost: Mutex<Option<Instant>>,
+    closed: AtomicBool,
+    closing: tokio::sync::Notify,
+}
+
+/// A connection that can be used.
+struct Live {
+    connection: PgConnection,
+    generation: u64,
+    made: Instant,
+    idle_since: Instant,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Prepares connections, at most `connections_max` at once, and makes none yet.
+    pub fn new(address: &Address, connections_max: u32, statement_timeout: Duration) -> Self {
+        let sharing = match address.pooler {
+            Pooler::PerTransaction => Some(Sharing::PerTransaction),
+            Pooler::None => Some(Sharing::None),
+            Pooler::Unknown => None,
+        };
+        let connections_max = address.connections_max.unwrap_or(connections_max).max(1);
+        let statement_timeout =
+            address.socket_timeout.map_or(statement_timeout, |limit| limit.min(statement_timeout));
+        let pool = Self(Arc::new(Shared {
+            hosts: address.options.clone(),
+            host: AtomicUsize::new(0),
+            connect_timeout: address.connect_timeout,
+            acquire_timeout: address.acquire_timeout,
+            statement_timeout,
+            search_path: address.schema.clone(),
+            seats: Arc::new(Semaphore::new(connections_max as usize)),
+            generation: AtomicU64::new(0),
+            idle: Mutex::default(),
+            sharing: Mutex::new(sharing),
+            asking: tokio::sync::Mutex::default(),
+            lost: Mutex::default(),
+            closed: AtomicBool::new(false),
+            closing: tokio::sync::Notify::new(),
+        }));
+        if sharing == Some(Sharing::PerTransaction) {
+            pool.0.say_shared("the store's address says so");
+        }
+        pool
+    }
+
+    /// A connection of one's own, with a bound for each step on the way to it.
+    pub async fn acquire(&self) -> Result<Session, sqlx::Error> {
+        let shared = &self.0;
+        let deadline = tokio::time::Instant::now() + shared.acquire_timeout;
+        let seat = match timeout_at(deadline, Arc::clone(&shared.seats).acquire_owned()).await {
+            Ok(Ok(seat)) => seat,
+            Ok(Err(_)) => return Err(sqlx::Error::PoolClosed),
+            Err(_) => return Err(sqlx::Error::PoolTimedOut),
+        };
+        while let Some(mut live) = shared.take_idle() {
+            if live.idle_since.elapsed() < PROVEN {
+                return Ok(self.session(live, seat));
+            }
+            let answered = match timeout(PROBE, live.connection.ping()).await {
+                Ok(answered) => answered,
+                Err(_) => Err(silent(PROBE)),
+            };
+            match answered {
+                Ok(()) => return Ok(self.session(live, seat)),
+                Err(error) => shared.lose(live.generation, Some(&error)),
+            }
+        }
+        let live = self.connect().await?;
+        Ok(self.session(live, seat))
+    }
+
+    /// A connection in a transaction of its own.
+    pub async fn begin(&self) -> Result<Session, sqlx::Error> {
+        let mut session = self.acquire().await?;
+        session.begin().await?;
+        Ok(session)
+    }
+
+    /// Where a listener of its own connects to, and how long that may take. `None` where nobody can listen, since the
+    /// server's connection belongs to somebody else after each transaction.
+    pub async fn listening(&self) -> Result<Option<(PgConnectOptions, Duration)>, sqlx::Error> {
+        match self.sharing().await? {
+            Sharing::PerTransaction => Ok(None),
+            Sharing::None => {
+                let shared = &self.0;
+                let host = shared.host.load(Ordering::Relaxed);
+                Ok(Some((shared.hosts[host].clone(), shared.connect_timeout)))
+            }
+        }
+    }
+
+    /// Throws away what is idle, and whatever is in use once it is given back: the server is not the one to talk to.
+    pub fn renew(&self) {
+        self.0.lose(self.0.generation.load(Ordering::Acquire), None);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
+    }
+
+    /// Returns when the pool is closed.
+    pub async fn closed(&self) {
+        let mut closing = std::pin::pin!(self.0.closing.notified());
+        closing.as_mut().enable();
+        if !self.is_closed() {
+            closing.await;
+        }
+    }
+
+    /// Lets go of all connections, those in use as soon as they are given back. Takes a second at most.
+    pub async fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+        self.0.seats.close();
+        self.0.closing.notify_waiters();
+        let idle = std::mem::take(&mut *lock(&self.0.idle));
+        let farewells = idle.into_iter().map(|live| timeout(FAREWELL, live.connection.close()));
+        // Who does not hear it notices the closed socket.
+        let _ = futures::future::join_all(farewells).await;
+    }
+
+    fn session(&self, live: Live, seat: OwnedSemaphorePermit) -> Session {
+        let sharing = lock(&self.0.sharing).unwrap_or(Sharing::None);
+        Session {
+            live: Some(live),
+            pool: self.clone(),
+            sharing,
+            in_transaction: false,
+            busy: false,
+            broken: false,
+            _seat: seat,
+        }
+    }
+
+    /// A fresh connection, of the first host that takes one; of several hosts, the first that can be written to.
+    async fn connect(&self) -> Result<Live, sqlx::Error> {
+        let sharing = self.sharing().await?;
+        let shared = &self.0;
+        let generation = shared.generation.load(Ordering::Acquire);
+        let hosts = shared.hosts.len();
+        let first = shared.host.load(Ordering::Relaxed);
+        let mut failed = None;
+        for host in (0..hosts).map(|step| (first + step) % hosts) {
+            let connected = async {
+                let mut connection = shared.connect_to(host).await?;
+                let mut setting = String::new();
+                if sharing == Sharing::None {
+                    setting.push_str(&shared.settings("SET"));
+                    setting.push_str(KEEPALIVES);
+                }
+                setting.push_str("SHOW transaction_read_only");
+                let read_only = last_text(&mut connection, setting, shared.connect_timeout).await?;
+                if hosts > 1 && read_only == "on" {
+                    return Err(sqlx::Error::Io(std::io::Error::other("the server is read-only")));
+                }
+                Ok(connection)
+            };
+            match connected.await {
+                Ok(connection) => {
+                    shared.host.store(host, Ordering::Relaxed);
+                    let now = Instant::now();
+                    return Ok(Live { connection, generation, made: now, idle_since: now });
+                }
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Whether a pooler shares connections between transactions. That is asked of the server once: of two sessions that
+    /// are open side by side, each has a process of its own there and keeps it, unless somebody between them and the
+    /// server deals out processes as they come.
+    async fn sharing(&self) -> Result<Sharing, sqlx::Error> {
+        let shared = &self.0;
+        let _asking = shared.asking.lock().await;
+        if let Some(sharing) = *lock(&shared.sharing) {
+            return Ok(sharing);
+        }
+        let host = shared.host.load(Ordering::Relaxed);
+        let mut first = shared.connect_any(host).await?;
+        let first_process = process(&mut first, shared.connect_timeout).await?;
+        let sharing = match shared.is_dealt_out(&mut first, &first_process).await {
+            Ok(true) => Sharing::PerTransaction,
+            // Whoever gets no second connection has the first one for itself.
+            Ok(false) | Err(_) => Sharing::None,
+        };
+        *lock(&shared.sharing) = Some(sharing);
+        if sharing == Sharing::PerTransaction {
+            shared.say_shared("two sessions were given the same process of the server");
+        }
+        Ok(sharing)
+    }
+}
+
+impl Shared {
+    /// Connects to a host, or to the next ones if that fails.
+    async fn connect_any(&self, host: usize) -> Result<PgConnection, sqlx::Error> {
+        let mut failed = None;
+        for step in 0..self.hosts.len() {
+            let host = (host + step) % self.hosts.len();
+            match self.connect_to(host).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    failed.get_or_insert(error);
+                }
+            }
+        }
+        Err(failed.unwrap_or(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn connect_to(&self, host: usize) -> Result<PgConnection, sqlx::Error> {
+        match timeout(self.connect_timeout, PgConnection::connect_with(&self.hosts[host])).await {
+            Ok(connected) => connected,
+            Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
+                std::io::ErrorKind::TimedOut,
+                format!("no connection within {} ms", self.connect_timeout.as_millis()),
+            ))),
+        }
+    }
+
+    /// Whether two sessions have, or come to have, one process of the server.
+    async fn is_dealt_out(
+        &self,
+        first: &mut PgConnection,
+        process_of_first: &str,
+    ) -> Result<bool, sqlx::Error> {
+        let limit = PROBE;
+        let host = self.host.load(Ordering::Relaxed);
+        let second = timeout(limit, self.connect_any(host)).await.map_err(|_| silent(limit))?;
+        let mut second = second?;
+        let process_of_second = process(&mut second, limit).await?;
+        let mut is_dealt_out = process_of_second == process_of_first;
+        // Beside other clients of a pooler, they may get different ones for a while.
+        for _ in 0..4 {
+            is_dealt_out = is_dealt_out
+                || process(first, limit).await? != process_of_first
+                || process(&mut second, limit).await? != process_of_second;
+        }
+        Ok(is_dealt_out)
+    }
+
+    fn say_shared(&self, because: &str) {
+        tracing::info!(
+            because,
+            "a pooler shares the database's connections between transactions: statements are not prepared, limits are \
+             set for each transaction, and changes of profiles are looked for once a second instead of being heard of"
+        );
+    }
+
+    /// Limits and search path, by `SET` or `SET LOCAL`.
+    fn settings(&self, set: &str) -> String {
+        let mut settings = format!(
+            "{set} statement_timeout = {}; {set} idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}';",
+            self.statement_timeout.as_millis()
+        );
+        if let Some(schema) = &self.search_path {
+            settings.push_str(&format!("{set} search_path = \"{}\";", schema.replace('"', "\"\"")));
+        }
+        settings
+    }
+
+    /// The connection that was used last: so those that are not needed grow old.
+    fn take_idle(&self) -> Option<Live> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let mut idle = lock(&self.idle);
+        idle.retain(|live| {
+            live.generation == generation
+                && live.idle_since.elapsed() < IDLE_MAX
+                && live.made.elapsed() < AGE_MAX
+        });
+        idle.pop()
+    }
+
+    fn give_back(&self, mut live: Live) {
+        let is_current = live.generation == self.generation.load(Ordering::Acquire);
+        if is_current && !self.closed.load(Ordering::Acquire) {
+            live.idle_since = Instant::now();
+            lock(&self.idle).push(live);
+        }
+    }
+
+    /// A connection of this generation is no longer any good: nor are the others. `error` is what shows that the
+    /// database is away; it is logged once until the database answers again.
+    fn lose(&self, generation: u64, error: Option<&sqlx::Error>) {
+        let next = generation + 1;
+        let ended =
+            self.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if ended {
+            lock(&self.idle).clear();
+        }
+        let Some(error) = error else { return };
+        let mut lost = lock(&self.lost);
+        if lost.is_none() && !self.closed.load(Ordering::Acquire) {
+            *lost = Some(Instant::now());
+            tracing::warn!(error = %crate::error::Said::new(error), "lost the connection to the database; connecting again");
+        }
+    }
+
+    /// A statement was answered on a connection of this generation.
+    fn answered(&self, generation: u64) {
+        if generation != self.generation.load(Ordering::Acquire) {
+            return;
+        }
+        let lost = lock(&self.lost).take();
+        if let Some(since) = lost {
+            let away_ms = since.elapsed().as_millis() as u64;
+            tracing::info!(away_ms, "the database answers again");
+        }
+    }
+
+    /// A statement is not known, or known as another one: so the server is not the one that heard it first.
+    fn found_shared(&self) {
+        let before = lock(&self.sharing).replace(Sharing::PerTransaction);
+        if before != Some(Sharing::PerTransaction) {
+            self.say_shared("a prepared statement was not there any more");
+        }
+    }
+}
+
+/// One connection, for as long as this is held. Given back when it is dropped, unless it is in a transaction, in the
+/// middle of a statement, or no longer any good: then it is closed, without a word that could wait for an answer.
+pub(super) struct Session {
+    live: Option<Live>,
+    pool: Pool,
+    sharing: Sharing,
+    in_transaction: bool,
+    busy: bool,
+    broken: bool,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins a transaction, under the limits that statements have.
+    pub async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        let begin = match self.sharing {
+            Sharing::None => "BEGIN".to_owned(),
+            Sharing::PerTransaction => format!("BEGIN; {}", self.pool.0.settings("SET LOCAL")),
+        };
+        self.in_transaction = true;
+        self.say(begin).await
+    }
+
+    /// Commits. Whether the transaction took place is known only if the server said so: see [`is_known`].
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.say("COMMIT".to_owned()).await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Undoes the transaction. A connection on which that does not work is closed, which undoes it as well.
+    pub async fn roll_back(mut self) {
+        if !self.broken && !self.busy && self.say("ROLLBACK".to_owned()).await.is_ok() {
+            self.in_transaction = false;
+        }
+    }
+
+    async fn say(&mut self, statement: String) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
+    }
+
+    fn finished(&mut self, error: Option<&sqlx::Error>) {
+        let Some(live) = &self.live else { return };
+        let shared = &self.pool.0;
+        match error {
+            None => {
+                self.busy = false;
+                shared.answered(live.generation);
+            }
+            Some(error) => match fault(error) {
+                Fault::Statement => self.busy = false,
+                Fault::Connection => {
+                    self.broken = true;
+                    shared.lose(live.generation, Some(error));
+                }
+                Fault::Server => {
+                    self.broken = true;
+                    shared.lose(live.generation, None);
+                }
+                Fault::Shared => {
+                    self.broken = true;
+                    shared.found_shared();
+                    shared.lose(live.generation, None);
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take()
+            && !(self.in_transaction || self.busy || self.broken)
+        {
+            self.pool.0.give_back(live);
+        }
+    }
+}
+
+/// What an error is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The statement alone: the connection can be used again.
+    Statement,
+    /// The connection: it was cut, is silent, or speaks what is not understood.
+    Connection,
+    /// The server: it answers, and is not the one to write to.
+    Server,
+    /// A pooler that shares connections between transactions.
+    Shared,
+}
+
+fn fault(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            match &*code {
+                // Read-only: a standby, or a primary that was replaced.
+                "25006" => Fault::Server,
+                // No such prepared statement, or another of that name.
+                "26000" | "42P05" => Fault::Shared,
+                // The server is going, has crashed, is coming up; it ended an idle session or transaction.
+                "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Fault::Connection,
+                // Connection exceptions.
+                code if code.starts_with("08") => Fault::Connection,
+                _ => match database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity) {
+                    Some(PgSeverity::Fatal | PgSeverity::Panic) => Fault::Connection,
+                    _ => Fault::Statement,
+                },
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            Fault::Connection
+        }
+        _ => Fault::Statement,
+    }
+}
+
+/// Whether a failed `COMMIT` surely left nothing behind: the server said that it failed, and goes on. One that is going
+/// may have committed before (so with a standby that confirms, which is no longer waited for).
+pub(super) fn is_known(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            // Completion or resolution of the transaction unknown.
+            !matches!(&*code, "40003" | "08007") && matches!(fault(error), Fault::Statement | Fault::Server)
+        }
+        _ => false,
+    }
+}
+
+fn silent(limit: Duration) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(
+        std::io::ErrorKind::TimedOut,
+        format!("the database has not answered for {} ms", limit.as_millis()),
+    ))
+}
+
+/// The process of the server that serves a connection, or its transaction.
+async fn process(connection: &mut PgConnection, limit: Duration) -> Result<String, sqlx::Error> {
+    last_text(connection, "SELECT pg_backend_pid()::text".to_owned(), limit).await
+}
+
+/// The only column of the last row that statements give.
+async fn last_text(
+    connection: &mut PgConnection,
+    sql: String,
+    limit: Duration,
+) -> Result<String, sqlx::Error> {
+    let rows = sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection);
+    let rows = timeout(limit, rows).await.map_err(|_| silent(limit))??;
+    rows.last().ok_or(sqlx::Error::RowNotFound)?.try_get(0)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A statement that gets no name at the server.
+struct Unnamed<E>(E);
+
+impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
+    fn sql(self) -> SqlStr {
+        self.0.sql()
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        None
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, sqlx::error::BoxDynError> {
+        self.0.take_arguments()
+    }
+
+    fn persistent(&self) -> bool {
+        false
+    }
+}
+
+type Step = Either<PgQueryResult, PgRow>;
+
+/// What a statement gives, for as long as the other side says something.
+struct Watched<'s> {
+    steps: BoxStream<'s, Result<Step, sqlx::Error>>,
+    limit: Duration,
+    silence: Pin<Box<Sleep>>,
+    has_ended: bool,
+}
+
+impl<'s> Watched<'s> {
+    fn new(steps: BoxStream<'s, Result<Step, sqlx::Error>>, limit: Duration) -> Self {
+        Self { steps, limit, silence: Box::pin(tokio::time::sleep(limit)), has_ended: false }
+    }
+}
+
+impl Stream for Watched<'_> {
+    type Item = Result<Step, sqlx::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.deref_mut();
+        if this.has_ended {
+            return Poll::Ready(None);
+        }
+        match this.steps.poll_next_unpin(context) {
+            Poll::Ready(Some(Ok(step))) => {
+                let deadline = tokio::time::Instant::now() + this.limit;
+                this.silence.as_mut().reset(deadline);
+                Poll::Ready(Some(Ok(step)))
+            }
+            Poll::Ready(ended) => {
+                this.has_ended = true;
+                Poll::Ready(ended)
+            }
+            Poll::Pending => {
+                std::task::ready!(this.silence.as_mut().poll(context));
+                this.has_ended = true;
+                Poll::Ready(Some(Err(silent(this.limit))))
+            }
+        }
+    }
+}
+
+impl Session {
+    async fn run<'q, E: Execute<'q, Postgres> + 'q>(&mut self, query: E) -> Result<Vec<Step>, sqlx::Error> {
+        let limit = self.pool.0.statement_timeout + GRACE;
+        let Some(live) = &mut self.live else { return Err(sqlx::Error::PoolClosed) };
+        self.busy = true;
+        let steps = match self.sharing {
+            Sharing::None => live.connection.fetch_many(query),
+            Sharing::PerTransaction => live.connection.fetch_many(Unnamed(query)),
+        };
+        let outcome = Watched::new(steps, limit).try_collect().await;
+        self.finished(outcome.as_ref().err());
+        outcome
+    }
+}
+
+impl<'c> Executor<'c> for &'c mut Session {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Step, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        stream::once(self.run(query))
+            .map_ok(|steps| stream::iter(steps.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move { Ok(first_row(self.run(query).await?)) })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        refuse_to_prepare(sql, parameters)
+    }
+}
+
+/// A statement on a connection of its own, and behind a pooler in a transaction of its own.
+impl<'p> Executor<'p> for &'p Pool {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Step, sqlx::Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        stream::once(self.run(query))
+            .map_ok(|steps| stream::iter(steps.into_iter().map(Ok)))
+            .try_flatten()
+            .boxed()
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'p: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(async move { Ok(first_row(self.run(query).await?)) })
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'p: 'e,
+    {
+        refuse_to_prepare(sql, parameters)
+    }
+}
+
+impl Pool {
+    async fn run<'q, E: Execute<'q, Postgres> + 'q>(&self, query: E) -> Result<Vec<Step>, sqlx::Error> {
+        let mut session = self.acquire().await?;
+        if session.sharing == Sharing::None {
+            return session.run(query).await;
+        }
+        session.begin().await?;
+        match session.run(query).await {
+            Ok(steps) => {
+                session.commit().await?;
+                Ok(steps)
+            }
+            Err(error) => {
+                session.roll_back().await;
+                Err(error)
+            }
+        }
+    }
+}
+
+fn first_row(steps: Vec<Step>) -> Option<PgRow> {
+    steps.into_iter().find_map(Either::right)
+}
+
+/// Nobody here prepares a statement by hand: behind a pooler it would be prepared for somebody else.
+fn refuse_to_prepare<'e>(
+    sql: SqlStr,
+    _parameters: &'e [PgTypeInfo],
+) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>> {
+    let refusal = format!("statements are not prepared by hand: {}", sql.as_str());
+    Box::pin(std::future::ready(Err(sqlx::Error::InvalidArgument(refusal))))
+}
