@@ -308,8 +308,12 @@ pub enum ConfigCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Say whether Dashi would start with these settings
-    Check,
+    /// Say whether Dashi would start with these settings: read them as `serve` does
+    Check {
+        /// Also reach the event log and the store, within ten seconds each; makes and changes nothing there
+        #[arg(long)]
+        connect: bool,
+    },
 }
 
 #[cfg(test)]

@@ -12,8 +12,7 @@ use crate::config::{LogFormat, Logs};
 /// # Errors
 /// The filter cannot be understood.
 pub fn start(logs: &Logs) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&logs.filter)
-        .map_err(|error| Misuse(format!("logs.filter = {:?} cannot be understood: {error}", logs.filter)))?;
+    let filter = filter(logs)?;
     let terminal = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match logs.format {
@@ -22,4 +21,13 @@ pub fn start(logs: &Logs) -> anyhow::Result<()> {
         LogFormat::Auto | LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// What is logged.
+///
+/// # Errors
+/// The filter cannot be understood.
+pub fn filter(logs: &Logs) -> anyhow::Result<EnvFilter> {
+    Ok(EnvFilter::try_new(&logs.filter)
+        .map_err(|error| Misuse(format!("logs.filter = {:?} cannot be understood: {error}", logs.filter)))?)
 }

@@ -10,6 +10,7 @@ mod logging;
 mod open;
 mod open_files;
 mod ops;
+mod reach;
 mod replay;
 mod serve;
 mod status;
@@ -82,9 +83,15 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             });
             Ok(Exit::Done)
         }
-        Command::Config(ConfigCommand::Check) => {
+        Command::Config(ConfigCommand::Check { connect }) => {
             checked(&loaded)?;
-            print("the settings can be run with\n");
+            open::parse_all(&loaded.settings)?;
+            if connect {
+                runtime()?.block_on(reach::run(&loaded.settings))?;
+                print("settings are valid; the event log and the store can be reached\n");
+            } else {
+                print("settings are valid; --connect would also reach the event log and the store\n");
+            }
             Ok(Exit::Done)
         }
         Command::Serve(args) => runtime()?.block_on(serve::run(loaded, serve::Roles::Both, args)),

@@ -104,6 +104,24 @@ pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
     })
 }
 
+/// Reads all that `serve` reads of the settings beyond their form, without opening or making anything.
+pub fn parse_all(settings: &Settings) -> anyhow::Result<()> {
+    crate::logging::filter(&settings.logs)?;
+    projector_settings(settings, false)?;
+    formula_by_settings(settings)?;
+    if let (None, LogUrl::Sqlite(log)) = (settings.secret_text(), parse_log_url(&settings.log)?) {
+        let path = log.with_file_name("secret");
+        if path.exists() {
+            kept_secret(&path)?;
+        }
+    }
+    if !settings.geo.database.is_empty() {
+        let path = &settings.geo.database;
+        std::fs::File::open(path).with_context(|| format!("geo.database = {path:?} cannot be read"))?;
+    }
+    Ok(())
+}
+
 /// What a distinct id does to a session, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formula {

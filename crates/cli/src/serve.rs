@@ -19,7 +19,7 @@ use dashi_ingest::{
 use dashi_projector::{
     Progress, Projector, ProjectorError, ProjectorMetrics, ProjectorSettings, ProjectorState, measure,
 };
-use dashi_store::{NewWebsite, Store, StoreError};
+use dashi_store::{NewWebsite, REDACTED, Store, StoreError, redact_url};
 use hyper::Request;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -58,6 +58,9 @@ const PROJECT_PORT: u16 = 8485;
 
 /// How often streams look for changes that nobody tells of.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How long the list of websites waits for the first attempt to make the tables.
+const FIRST_TRY: Duration = Duration::from_secs(5);
 
 /// How often retention looks for records to remove.
 const RETENTION: Duration = Duration::from_secs(600);
@@ -144,6 +147,8 @@ impl Process {
 
         // An embedded store is there at once; a database may be away, and that is waited for while collecting.
         let migrated = CancellationToken::new();
+        // The first attempt to make the tables has ended, so the list of websites can be read if it ever can.
+        let tried = CancellationToken::new();
         let formula = open::formula_by_settings(settings)?;
         if let (Some(ids), Some(formula)) = (&ids, &formula) {
             decide(ids, formula);
@@ -151,16 +156,30 @@ impl Process {
         if let Store::Sqlite(_) = &store {
             store.migrate().await?;
             if roles == Roles::Both {
-                introduce(&store, address).await?;
+                introduce(&store, &settings.store, address).await?;
             }
             migrated.cancel();
+            tried.cancel();
         } else {
             let (store, migrated, stop) = (store.clone(), migrated.clone(), stop_helpers.clone());
-            let ids = ids.clone();
+            let (ids, url, tried) = (ids.clone(), settings.store.clone(), tried.clone());
             helpers.push(tokio::spawn(async move {
+                let migrating = async {
+                    migrate(&store, ids.as_ref(), formula.as_ref(), &tried).await;
+                    if roles == Roles::Both
+                        && let Err(error) = introduce(&store, &url, address).await
+                    {
+                        tracing::warn!(
+                            error = format!("{error:#}"),
+                            "the first website could not be looked at"
+                        );
+                    }
+                    migrated.cancel();
+                    tried.cancel();
+                };
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = migrate(&store, ids.as_ref(), formula.as_ref()) => migrated.cancel(),
+                    () = migrating => {}
                 }
             }));
         }
@@ -173,7 +192,14 @@ impl Process {
                     recheck: Duration::from_millis(settings.ingest.website_recheck_ms),
                 },
             );
-            helpers.push(tokio::spawn(sources.clone().keep(stop_helpers.clone())));
+            let (keep, stop) = (sources.clone().keep(stop_helpers.clone()), stop_helpers.clone());
+            helpers.push(tokio::spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    _ = tokio::time::timeout(FIRST_TRY, tried.cancelled()) => {}
+                }
+                keep.await;
+            }));
             sources
         });
         let mut geo = GeoDatabase::default();
@@ -409,7 +435,7 @@ fn made_at() -> SystemTime {
 
 /// Makes the tables, however long the database is away; then asks a collector's database what it says of session ids:
 /// that settles it, or is compared with what is set. Says what it waits for whenever that changes.
-async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>) {
+async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>, tried: &CancellationToken) {
     let mut told = String::new();
     loop {
         let made = async {
@@ -435,6 +461,7 @@ async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>)
             tracing::warn!(error, "waiting for the store");
             told = error;
         }
+        tried.cancel();
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -522,22 +549,48 @@ async fn retain(log: EventLog, retention_h: u64, stop: CancellationToken) {
     }
 }
 
-/// A first start makes a website, so that the first event has somewhere to go; every start says how to send one.
-async fn introduce(store: &Store, address: std::net::SocketAddr) -> anyhow::Result<()> {
-    if store.websites().await?.is_empty() {
-        let website = NewWebsite { id: Uuid::now_v7(), name: "default".to_owned(), domain: None };
-        store.add_website(&website, now_ms()).await?;
-    }
+/// A first start makes a website, so that the first event has somewhere to go; every start says how to send one, and
+/// where it shows.
+async fn introduce(store: &Store, url: &str, address: std::net::SocketAddr) -> anyhow::Result<()> {
+    let first = NewWebsite { id: Uuid::now_v7(), name: "default".to_owned(), domain: None };
+    store.add_first_website(&first, now_ms()).await?;
     let websites = store.websites().await?;
-    let Some(website) = websites.first() else { return Ok(()) };
+    let Some(website) = websites.first() else {
+        print(
+            "There is no website yet, so no event is taken: add one in Umami's dashboard, or with `dashi website add`\n",
+        );
+        return Ok(());
+    };
+    let shown = match store {
+        Store::Sqlite(_) => String::new(),
+        Store::Postgres(_) => format!(
+            "A moment later it is a row:\n\n  psql '{}' -c 'SELECT created_at, url_path FROM website_event ORDER BY 1 DESC LIMIT 1'\n\n",
+            for_psql(url)
+        ),
+    };
     print(&format!(
         "Dashi collects for the website \"{}\" ({}) on http://{address}\n\
          Send it an event (curl's own agent is a bot's, so it names a browser's):\n\n  \
          curl http://{address}/api/send -H 'Content-Type: application/json' -A '{AGENT}' \
-         -d '{{\"type\":\"event\",\"payload\":{{\"website\":\"{}\",\"hostname\":\"example.com\",\"url\":\"/hello\",\"title\":\"Hello\"}}}}'\n\n",
+         -d '{{\"type\":\"event\",\"payload\":{{\"website\":\"{}\",\"hostname\":\"example.com\",\"url\":\"/hello\",\"title\":\"Hello\"}}}}'\n\n{shown}",
         website.name, website.id, website.id,
     ));
     Ok(())
+}
+
+/// A store's URL as psql takes it: without a password, which psql asks for, and with the parameters that it knows.
+fn for_psql(url: &str) -> String {
+    let shown = redact_url(url).replace(&format!(":{REDACTED}@"), "@");
+    let (address, query) = shown.split_once('?').unwrap_or((&shown, ""));
+    let known = |parameter: &&str| {
+        ["host=", "hostaddr=", "port=", "user=", "dbname="].iter().any(|name| parameter.starts_with(name))
+    };
+    let mut kept: Vec<String> = query.split('&').filter(known).map(str::to_owned).collect();
+    if let Some(schema) = query.split('&').find_map(|parameter| parameter.strip_prefix("schema=")) {
+        kept.push(format!("options=-csearch_path%3D{schema}"));
+    }
+    let url = if kept.is_empty() { address.to_owned() } else { format!("{address}?{}", kept.join("&")) };
+    url.replace('\'', "%27")
 }
 
 /// What a browser says it is.

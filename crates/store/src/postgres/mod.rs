@@ -195,6 +195,9 @@ impl PostgresStore {
     }
 
     pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
+        // An error may quote a record, and text columns cannot hold U+0000.
+        let text = note.text.replace('\0', "\u{fffd}");
+        let text = self.stored_text(&text).await?;
         sqlx::query(
             "/* note_error */
              UPDATE dashi.checkpoint SET last_error = $4, last_error_kind = $5, last_error_at = dashi.at_ms($6),
@@ -204,8 +207,7 @@ impl PostgresStore {
         .bind(claim.log.as_str())
         .bind(claim.partition.number() as i32)
         .bind(claim.epoch.number() as i64)
-        // An error may quote a record, and text columns cannot hold U+0000.
-        .bind(note.text.replace('\0', "\u{fffd}"))
+        .bind(&*text)
         .bind(note.kind)
         .bind(note.at_ms)
         .bind(note.is_over)
