@@ -29,6 +29,7 @@ mod script;
 mod sessions;
 mod store_contract;
 mod umami_databases;
+mod unlucky_postgres;
 mod unlucky_topics;
 mod vectors;
 mod visits;

@@ -14,6 +14,7 @@ pub mod location_database;
 pub mod postgres;
 mod process;
 pub mod profiles;
+pub mod proxy;
 mod settings;
 pub mod setup;
 pub mod umami;

@@ -1,4 +1,4 @@
-//! Databases on the shared PostgreSQL, and servers of one's own for tests of faults.
+//! Databases on the shared PostgreSQL, and servers and poolers of one's own for tests of faults.
 //!
 //! fsync and synchronous_commit are on in both.
 
@@ -12,8 +12,9 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 use uuid::Uuid;
 
-use crate::process::{read, signal, tail};
+use crate::process::{Process, read, signal, tail};
 use crate::settings::{TestDirectory, free_port, setting};
+use crate::wait::eventually;
 
 const START_S: &str = "60";
 
@@ -167,6 +168,78 @@ impl Drop for PostgresServer {
             let _ = fs::remove_dir_all(parent);
         }
     }
+}
+
+/// How PgBouncer shares the server's connections among its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// A client keeps one until it leaves.
+    Session,
+    /// A client has one for a transaction.
+    Transaction,
+}
+
+/// A PgBouncer in front of a server, killed on drop.
+#[derive(Debug)]
+pub struct PgBouncer {
+    // Before the directory: fields are dropped in order, and the process writes into it.
+    process: Process,
+    _directory: TestDirectory,
+    port: u16,
+}
+
+impl PgBouncer {
+    /// Starts one in front of the server of this URL, with at most `servers` connections to it for each database.
+    pub async fn start(server: &str, mode: PoolMode, servers: u32) -> Self {
+        let directory = TestDirectory::create("pgbouncer");
+        let port = free_port();
+        let authority = server.rsplit_once('@').map_or(server, |(_, rest)| rest);
+        let authority = authority.split('/').next().unwrap_or_default();
+        let (host, server_port) = authority.split_once(':').expect("the server's URL has a port");
+        let mode = match mode {
+            PoolMode::Session => "session",
+            PoolMode::Transaction => "transaction",
+        };
+        let settings = format!(
+            "[databases]\n* = host={host} port={server_port} user=postgres\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = {mode}\n\
+             default_pool_size = {servers}\nmax_client_conn = 200\n"
+        );
+        let file = directory.path().join("pgbouncer.ini");
+        write(&file, &settings);
+        let mut command = Command::new(pgbouncer());
+        if runs_as_root() {
+            command.args(["-u", "postgres"]);
+        }
+        command.arg(&file);
+        let process = Process::start(command, &directory).expect("pgbouncer can be started");
+        let mut started = Self { process, _directory: directory, port };
+        eventually(Duration::from_secs(20), "PgBouncer takes connections", async || {
+            if started.process.ended().is_some() {
+                panic!("PgBouncer has ended: {}", started.logs());
+            }
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.map(drop)
+        })
+        .await;
+        started
+    }
+
+    /// `postgres://…` of a database behind it.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// What it has logged.
+    pub fn logs(&self) -> String {
+        self.process.output("stderr")
+    }
+}
+
+/// The program: Debian's package puts it where only root looks.
+fn pgbouncer() -> PathBuf {
+    let places = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer", "/usr/local/bin/pgbouncer"];
+    let found = places.iter().map(PathBuf::from).find(|path| path.exists());
+    found.expect("pgbouncer is there: run scripts/servers install")
 }
 
 /// Starts the server that has its data in `data`; its output and its pid go into `directory`. Returns when it takes

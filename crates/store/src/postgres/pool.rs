@@ -120,8 +120,8 @@ impl Pool {
         let pool = Self(Arc::new(Shared {
             hosts: address.options.clone(),
             host: AtomicUsize::new(0),
-            connect_timeout: address.connect_timeout,
-            acquire_timeout: address.acquire_timeout,
+            connect_timeout: address.connect_timeout.min(statement_timeout + GRACE),
+            acquire_timeout: address.acquire_timeout.min(statement_timeout + GRACE),
             statement_timeout,
             search_path: address.schema.clone(),
             seats: Arc::new(Semaphore::new(connections_max as usize)),
@@ -382,9 +382,11 @@ impl Shared {
         let next = generation + 1;
         let ended =
             self.generation.compare_exchange(generation, next, Ordering::AcqRel, Ordering::Acquire).is_ok();
-        if ended {
-            lock(&self.idle).clear();
+        if !ended {
+            // One of those that were given up before.
+            return;
         }
+        lock(&self.idle).clear();
         let Some(error) = error else { return };
         let mut lost = lock(&self.lost);
         if lost.is_none() && !self.closed.load(Ordering::Acquire) {
