@@ -19,7 +19,7 @@ use integration_tests::{
     free_port, kafka,
 };
 use serde_json::{Value, json};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _};
 
 /// How long a busy machine may take for what usually takes a second.
@@ -289,14 +289,14 @@ async fn a_restart_costs_about_a_second_and_no_request(roles: Roles) {
     let database = TestDatabase::create().await;
     let mut up = Up::start(roles, database.url(), database.url(), &[]).await;
     for round in 0..3 {
-        // Eight partitions at once: as many connections.
         for _ in 0..100 {
             up.send().await;
         }
         up.rows_after().await;
         let website = up.add_website().await;
         let ended = end_connections(database.url()).await;
-        assert!(ended >= 2, "round {round}: {ended} connections");
+        // The claims of eight partitions, all at once, have left as many connections.
+        assert!(ended >= if round == 0 { 4 } else { 1 }, "round {round}: {ended} connections");
         up.send().await;
         let answer = up.send_to(&website).await;
         assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
@@ -398,7 +398,10 @@ fn steady(requests_per_s: f64) -> impl FnOnce(&mut LoadPlan) {
 
 /// What shares a pooler with Dashi: it relies on a server's defaults, and ends with a panic if they are others.
 async fn umami_beside(url: String) {
-    let mut connection = PgConnection::connect(&url).await.expect("the pooler takes connections");
+    // A pooler refuses what the driver would say at the start.
+    let options: PgConnectOptions = url.parse().expect("a valid URL");
+    let connected = PgConnection::connect_with(&options.extra_float_digits(None)).await;
+    let mut connection = connected.expect("the pooler takes connections");
     let expected = [
         ("statement_timeout", "0"),
         ("idle_in_transaction_session_timeout", "0"),
@@ -448,8 +451,8 @@ async fn behind_a_pooler_that_leaves_a_session_its_connection_everything_works()
         up.send().await;
     }
     up.rows_after().await;
-    a_change_is_shown(&up).await;
     up.ledger.check().await;
+    a_change_is_shown(&up).await;
     assert_eq!(up.logged("a pooler shares"), [0]);
     assert_eq!(up.logged("interrupted"), [0], "{}", up.collector().dashi.stderr());
     let stays = tokio::spawn(umami_beside(bouncer.url("umami")));

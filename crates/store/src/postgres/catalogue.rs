@@ -178,6 +178,9 @@ const WIDTHS: &[(&str, &[(&str, usize)])] = &[
     ("revenue", &[("event_name", 50), ("currency", 10)]),
 ];
 
+/// The width of `distinct_id` in Dashi's own table of identifies, which the fold keeps to in characters.
+const IDENTIFY_DISTINCT_ID: usize = 50;
+
 /// The encoding that holds every text.
 const UTF8: &str = "UTF8";
 
@@ -433,6 +436,11 @@ impl Catalogue {
                 }
             });
             keep_newest_properties(&mut changes);
+        }
+        if self.counts_bytes() {
+            for distinct_id in changes.identifies.iter_mut().filter_map(|row| row.distinct_id.as_mut()) {
+                distinct_id.truncate(distinct_id.floor_char_boundary(IDENTIFY_DISTINCT_ID));
+            }
         }
         Cow::Owned(changes)
     }

@@ -33,8 +33,10 @@ use super::address::{Address, Pooler};
 /// and who is silent says nothing.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A connection that was used a shorter time ago is taken as it is; of others it is asked first whether they answer.
-const PROVEN: Duration = Duration::from_secs(1);
+/// A connection that was used a shorter time ago is taken as it is; others are asked first whether they answer. For a
+/// transaction, which is tried again at once, the time is longer than for a single statement, whose failure shows.
+const PROVEN: Duration = Duration::from_millis(100);
+const PROVEN_FOR_TRANSACTION: Duration = Duration::from_secs(1);
 
 /// How long that answer may take.
 const PROBE: Duration = Duration::from_secs(2);
@@ -139,8 +141,9 @@ impl Pool {
         pool
     }
 
-    /// A connection of one's own, with a bound for each step on the way to it.
-    pub async fn acquire(&self) -> Result<Session, sqlx::Error> {
+    /// A connection of one's own, with a bound for each step on the way to it. One that was used at most `proven` ago is
+    /// not asked whether it answers.
+    async fn acquire(&self, proven: Duration) -> Result<Session, sqlx::Error> {
         let shared = &self.0;
         let deadline = tokio::time::Instant::now() + shared.acquire_timeout;
         let seat = match timeout_at(deadline, Arc::clone(&shared.seats).acquire_owned()).await {
@@ -149,7 +152,7 @@ impl Pool {
             Err(_) => return Err(sqlx::Error::PoolTimedOut),
         };
         while let Some(mut live) = shared.take_idle() {
-            if live.idle_since.elapsed() < PROVEN {
+            if live.idle_since.elapsed() < proven {
                 return Ok(self.session(live, seat));
             }
             let answered = match timeout(PROBE, live.connection.ping()).await {
@@ -167,7 +170,7 @@ impl Pool {
 
     /// A connection in a transaction of its own.
     pub async fn begin(&self) -> Result<Session, sqlx::Error> {
-        let mut session = self.acquire().await?;
+        let mut session = self.acquire(PROVEN_FOR_TRANSACTION).await?;
         session.begin().await?;
         Ok(session)
     }
@@ -730,7 +733,7 @@ impl<'p> Executor<'p> for &'p Pool {
 
 impl Pool {
     async fn run<'q, E: Execute<'q, Postgres> + 'q>(&self, query: E) -> Result<Vec<Step>, sqlx::Error> {
-        let mut session = self.acquire().await?;
+        let mut session = self.acquire(PROVEN).await?;
         if session.sharing == Sharing::None {
             return session.run(query).await;
         }
