@@ -331,7 +331,7 @@ const SECTIONS: &[Row] = &[
             "it::store_contract::every_column_is_written_as_it_is",
             "it::store_contract::nothing_but_the_schema_dashi_is_made",
             "it::any_body::any_body_is_refused_as_documented_or_is_one_whole_event_in_the_tables",
-            "store::postgres::mod::prismas_parameters_are_taken_out_of_a_url",
+            "store::postgres::address::parameters_of_other_clients_are_heeded",
         ],
         "",
     ),
