@@ -28,6 +28,7 @@ mod replay;
 mod script;
 mod sessions;
 mod store_contract;
+mod supervision;
 mod umami_databases;
 mod unlucky_postgres;
 mod unlucky_topics;

@@ -48,6 +48,8 @@ pub struct PartitionStatus {
     pub owner: Option<String>,
     pub dead: u64,
     pub last_error: Option<String>,
+    pub last_error_kind: Option<String>,
+    pub last_error_over_at_ms: Option<i64>,
 }
 
 /// The sums of a [`Status`].
@@ -99,6 +101,11 @@ impl Deployment {
         Self { store: store.to_owned(), ..self.clone() }
     }
 
+    /// A variable of the environment, if it was given.
+    pub fn env(&self, name: &str) -> Option<&str> {
+        self.env.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
     /// The log's URL.
     pub fn log(&self) -> &str {
         &self.log
@@ -133,18 +140,18 @@ impl Deployment {
     /// The same through a program that in the end executes the arguments it is given, such as `nice`.
     pub fn start_through(&self, program: &[&str], role: &str, authority: &str) -> Server {
         let args = [role, "--log", &self.log, "--store", &self.store, "--listen", authority];
-        let dashi = Dashi::spawn_through(program, &args, &self.env());
+        let dashi = Dashi::spawn_through(program, &args, &self.environment());
         Server { dashi, authority: authority.to_owned() }
     }
 
     /// Runs a command that ends by itself on this log and store.
     pub async fn run(&self, args: &[&str]) -> Ended {
-        Dashi::run(&self.on_log_and_store(args), &self.env()).await
+        Dashi::run(&self.on_log_and_store(args), &self.environment()).await
     }
 
     /// Starts a command on this log and store.
     pub fn spawn(&self, args: &[&str]) -> Dashi {
-        Dashi::spawn(&self.on_log_and_store(args), &self.env())
+        Dashi::spawn(&self.on_log_and_store(args), &self.environment())
     }
 
     /// What `dashi status` says.
@@ -179,7 +186,7 @@ impl Deployment {
         [args, &["--log", &self.log, "--store", &self.store]].concat()
     }
 
-    fn env(&self) -> Vec<(&str, &str)> {
+    fn environment(&self) -> Vec<(&str, &str)> {
         self.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
     }
 }

@@ -49,14 +49,16 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
     };
     for record in records {
         match Recorded::decode(&record.value) {
+            // Before it is remembered: a copy of a record that is set aside is no copy of an applied one, and is set aside
+            // like it, in the same batch as in a later one.
+            Ok(Recorded::Event(event)) if event.submission.has_too_many_properties() => {
+                let reason = format!("the identify has more than {PROPERTIES_MAX} properties");
+                folding.changes.set_aside(record, reason);
+            }
             Ok(recorded)
                 if applied_before.contains(&recorded.id()) || !folding.seen.insert(recorded.id()) =>
             {
                 folding.changes.outcomes.duplicate += 1;
-            }
-            Ok(Recorded::Event(event)) if event.submission.has_too_many_properties() => {
-                let reason = format!("the identify has more than {PROPERTIES_MAX} properties");
-                folding.changes.set_aside(record, reason);
             }
             Ok(recorded) => {
                 match recorded {

@@ -576,3 +576,37 @@ fn where_umami_fails_a_row_that_fits_is_written() {
         assert_eq!((changes.sessions.len(), changes.identifies.len(), changes.session_data.len()), (1, 1, 0));
     }
 }
+
+/// A record of an identify with so many properties, by id.
+fn identify_with(properties: usize, offset: u64, id: u128) -> Record {
+    let data: Map<String, Value> = (0..properties).map(|n| (format!("p{n}"), json!(1))).collect();
+    let value = json!({
+        "v": 1, "id": uuid(id), "at": RECEIVED_MS, "session": uuid(7), "visit": uuid(8), "type": "identify",
+        "payload": { "website": WEBSITE, "data": data },
+    });
+    Record {
+        partition: Partition::new(0),
+        offset: Offset::new(offset),
+        appended_at_ms: 0,
+        value: value.to_string().into_bytes(),
+    }
+}
+
+/// A copy of a record that was set aside counted as a duplicate in the same batch and as a dead letter in the next one: the
+/// dead letters depended on where batches end (I5), and a "duplicate of an applied one" was one of a dead one (I2).
+#[test]
+fn copies_of_a_record_that_is_set_aside_are_set_aside_in_one_batch_as_in_two() {
+    let copies = [identify_with(10_001, 0, 1), identify_with(10_001, 1, 1), identify_with(2, 2, 1)];
+    let together = fold(&copies, &HashSet::new(), &rules());
+    assert_eq!(together.outcomes, Outcomes { applied: 1, duplicate: 0, dead: 2 });
+    let mut dead = Vec::new();
+    for copy in &copies {
+        dead.extend(fold(std::slice::from_ref(copy), &HashSet::new(), &rules()).dead_letters);
+    }
+    assert_eq!(together.dead_letters, dead);
+    // Neither is it a copy of one that is applied: the store is not asked about what makes no row.
+    let after = [identify_with(2, 0, 1), identify_with(10_001, 1, 1)];
+    let outcomes = fold(&after, &HashSet::new(), &rules()).outcomes;
+    assert_eq!(outcomes, Outcomes { applied: 1, duplicate: 0, dead: 1 });
+    assert_eq!(fold(&after[1..], &HashSet::from([uuid(1)]), &rules()).outcomes.dead, 1);
+}

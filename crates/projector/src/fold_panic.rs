@@ -46,18 +46,30 @@ pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
+    // One test: the hook is the whole process's.
     #[test]
-    fn a_panic_becomes_its_text_and_place() {
+    fn a_panic_that_is_caught_is_not_printed_and_others_are() {
+        static PRINTED: AtomicUsize = AtomicUsize::new(0);
+        let before = take_hook();
+        set_hook(Box::new(move |panic| {
+            PRINTED.fetch_add(1, Ordering::Relaxed);
+            before(panic);
+        }));
+        for _ in 0..3 {
+            let text = catching(|| panic!("of a test")).expect_err("it panics");
+            assert!(text.starts_with("of a test (at "), "{text}");
+        }
+        let printed = PRINTED.load(Ordering::Relaxed);
+        assert!(catch_unwind(|| panic!("of a test, and printed")).is_err());
+        assert_eq!((printed, PRINTED.load(Ordering::Relaxed)), (0, 1));
         assert_eq!(catching(|| 7), Ok(7));
-        let text = catching(|| panic!("no {}", "way")).expect_err("it panics");
-        assert!(text.starts_with("no way (at ") && text.contains("fold_panic.rs:"), "{text}");
         let text = catching(|| Vec::<u8>::new()[std::hint::black_box(1)]).expect_err("it panics");
-        assert!(text.contains("out of bounds"), "{text}");
-        assert_eq!(
-            catching(|| std::panic::panic_any(5)).map_err(|text| text.contains("without words")),
-            Err(true)
-        );
+        assert!(text.contains("out of bounds") && text.contains("fold_panic.rs:"), "{text}");
+        let text = catching(|| std::panic::panic_any(5)).expect_err("it panics");
+        assert!(text.contains("without words"), "{text}");
     }
 }

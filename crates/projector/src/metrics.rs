@@ -132,7 +132,7 @@ impl ProjectorMetrics {
         );
         registry.register(
             "dashi_projector_partition_failure",
-            "1 while the partition is failed, by kind: trimmed, beyond, claim_lost, tables, panicked",
+            "1 while the partition is failed, by kind: trimmed, beyond, rewritten, replaced, refused, claim_lost, tables, panicked",
             metrics.failures.clone(),
         );
         registry.register_with_unit(

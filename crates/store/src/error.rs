@@ -73,6 +73,16 @@ pub enum StoreError {
         /// The newest version known here.
         known: i64,
     },
+    /// The file is a database of another program's. It was not changed.
+    #[error(
+        "the file {path} is another program's, not a store of Dashi's: {holds}; give Dashi a file of its own"
+    )]
+    OtherProgram {
+        /// The file.
+        path: String,
+        /// How it shows.
+        holds: String,
+    },
     /// Umami's tables lack what those of its release 3.0 have.
     #[error(
         "the database's tables are older than those of Umami 3.0: {missing} missing; start Umami 3.0 or newer on this \

@@ -108,7 +108,7 @@ pub struct JourneyEvent {
 }
 
 /// That effective traits may have changed, told once the change is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ProfileChange {
     /// Traits of a person.
     Person(Person),

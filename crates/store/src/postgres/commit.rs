@@ -281,7 +281,10 @@ async fn move_checkpoint(
     Ok(moved == 1)
 }
 
-/// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type.
+/// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type. Of two
+/// partitions that commit an event and an identify of one id in the same moment neither sees the other's row, and both are
+/// applied; that takes one client id for two things of different visitors. Two events, or two identifies, are kept apart by
+/// the table's key.
 async fn insert_events(
     connection: &mut Session,
     rows: &[EventRow],

@@ -43,6 +43,12 @@ const STEPS: &[&str] = &[
     include_str!("dashi_5.sql"),
 ];
 
+/// What marks a file as this program's (`PRAGMA application_id`): "Dash" in ASCII. Files of before it was written have 0.
+const APPLICATION_ID: i32 = 0x44_61_73_68;
+
+/// Where a file's header has its application id: four bytes, the highest first. Source: SQLite, "Database File Format".
+const APPLICATION_ID_AT: usize = 68;
+
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
@@ -52,6 +58,7 @@ pub struct SqliteStore(Arc<Shared>);
 
 struct Shared {
     writer: Mutex<SqliteConnection>,
+    path: PathBuf,
     options: SqliteConnectOptions,
     readers: SqlitePool,
     changes: broadcast::Sender<ProfileChange>,
@@ -70,6 +77,7 @@ impl SqliteStore {
         if let Some(directory) = settings.path.parent().filter(|path| !path.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|error| failed(Arc::new(error)))?;
         }
+        refuse_other_programs_file(&settings.path)?;
         let options = connect_options(&settings.path);
         let writer =
             SqliteConnection::connect_with(&options).await.map_err(|error| failed(Arc::new(error)))?;
@@ -77,6 +85,7 @@ impl SqliteStore {
             SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.clone().read_only(true));
         Ok(Self(Arc::new(Shared {
             writer: Mutex::new(writer),
+            path: settings.path.clone(),
             options,
             readers,
             changes: broadcast::Sender::new(CHANGES_MAX),
@@ -102,16 +111,35 @@ impl SqliteStore {
             .await
             .map_err(StoreError::away(doing))?;
         let known = STEPS.len() as i64;
+        let application_id: i32 = sqlx::query_scalar("PRAGMA application_id")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(StoreError::away(doing))?;
+        if application_id != APPLICATION_ID {
+            let tables: Vec<String> =
+                sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+                    .fetch_all(&mut *tx)
+                    .await
+                    .map_err(StoreError::away(doing))?;
+            let is_of_before =
+                (1..=known).contains(&found) && tables.iter().any(|name| name == "dashi_checkpoint");
+            if !tables.is_empty() && !is_of_before {
+                let holds = format!("it holds the tables {}", tables[..tables.len().min(5)].join(", "));
+                return Err(StoreError::OtherProgram { path: self.0.path.display().to_string(), holds });
+            }
+        }
         if found > known {
             return Err(StoreError::Version { found, known });
         }
         for step in &STEPS[found as usize..] {
             sqlx::raw_sql(*step).execute(&mut *tx).await.map_err(StoreError::away(doing))?;
         }
-        sqlx::raw_sql(sqlx::AssertSqlSafe(format!("PRAGMA user_version = {known}")))
-            .execute(&mut *tx)
-            .await
-            .map_err(StoreError::away(doing))?;
+        sqlx::raw_sql(sqlx::AssertSqlSafe(format!(
+            "PRAGMA user_version = {known}; PRAGMA application_id = {APPLICATION_ID}"
+        )))
+        .execute(&mut *tx)
+        .await
+        .map_err(StoreError::away(doing))?;
         tx.commit().await.map_err(StoreError::away(doing))
     }
 
@@ -263,6 +291,23 @@ impl SqliteStore {
     pub(crate) async fn close(&self) {
         self.0.readers.close().await;
     }
+}
+
+/// Looks at a file before it is opened, for opening sets its journal's mode.
+fn refuse_other_programs_file(path: &Path) -> Result<(), StoreError> {
+    use std::io::Read as _;
+    let mut header = [0_u8; APPLICATION_ID_AT + 4];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    // One that is not there, or empty, is made; one that is no database is for SQLite to refuse.
+    if read.is_err() || !header.starts_with(b"SQLite format 3\0") {
+        return Ok(());
+    }
+    let id = header[APPLICATION_ID_AT..].iter().fold(0_u32, |id, byte| id << 8 | u32::from(*byte));
+    if id == 0 || id == APPLICATION_ID as u32 {
+        return Ok(());
+    }
+    let holds = format!("its application id is {id:#010x}");
+    Err(StoreError::OtherProgram { path: path.display().to_string(), holds })
 }
 
 fn connect_options(path: &Path) -> SqliteConnectOptions {

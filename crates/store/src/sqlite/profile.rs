@@ -1,5 +1,7 @@
 //! Profiles in a SQLite file: written in the commit's transaction, read by anybody, changes told within this process.
 
+use std::collections::HashSet;
+
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
@@ -29,12 +31,10 @@ pub(super) async fn write(
             told.push(ProfileChange::Session { website_id: link.website_id, session_id: link.session_id });
         }
     }
-    for (website_id, session_id) in sessions_of_nobody(changes) {
-        let change = ProfileChange::Session { website_id, session_id };
-        if !told.contains(&change) {
-            told.push(change);
-        }
-    }
+    let of_nobody = sessions_of_nobody(changes);
+    told.extend(of_nobody.map(|(website_id, session_id)| ProfileChange::Session { website_id, session_id }));
+    let mut seen = HashSet::with_capacity(told.len());
+    told.retain(|change| seen.insert(change.clone()));
     let bases = read_bases(connection, &base_keys(&changes.sends)).await?;
     let sends = differences(&changes.sends, &bases);
     let repeated = (changes.sends.len() - sends.len()) as u64;
