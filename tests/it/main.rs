@@ -23,6 +23,7 @@ mod profiles_http;
 mod profiles_load;
 mod proofs;
 mod proxies;
+mod recorder;
 mod recordings;
 mod replay;
 mod script;

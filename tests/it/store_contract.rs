@@ -12,8 +12,9 @@ use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::profile::{Link, LinkKind, Send, Stamp};
 use dashi_domain::record::Record;
 use dashi_domain::rows::{
-    Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow,
-    RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
+    AppliedRow, Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapKind, HeatmapRow,
+    IdentifyRow, RecordedPlace, RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow,
+    SessionRow, Vitals,
 };
 use dashi_store::{
     Claim, ClaimError, CommitError, ErrorNote, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings,
@@ -63,6 +64,7 @@ macro_rules! whole_contract {
             a_session_keeps_what_it_has_and_gets_what_it_lacks,
             a_property_of_a_session_is_its_newest_value,
             a_property_that_umami_wrote_is_updated_in_place,
+            heatmaps_are_written_in_the_columns_that_there_are,
             applied_events_are_named_and_nothing_is_written,
             an_event_and_an_identify_with_one_id_are_one_event,
             of_two_partitions_with_one_event_one_applies_it,
@@ -263,13 +265,25 @@ impl Raw {
         self.strings(sql).await
     }
 
+    /// The columns of one of Umami's tables; none if it is not there.
+    async fn columns(&mut self, table: &str) -> Vec<String> {
+        let sql = match self {
+            Self::Postgres(_) => format!(
+                "SELECT attname::text FROM pg_attribute
+                 WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
+            ),
+            Self::Sqlite(_) => format!("SELECT name FROM pragma_table_info('{table}')"),
+        };
+        self.strings(&sql).await
+    }
+
     async fn count(&mut self, table: &str) -> usize {
         self.strings(&format!("SELECT CAST(count(*) AS text) FROM {table}")).await[0].parse().unwrap()
     }
 
     /// A column of one of Umami's tables in the form in which [`Cells`] has it.
     async fn column(&mut self, table: &str, column: &str, key: &str) -> Vec<Option<String>> {
-        let own = table == "identify";
+        let own = matches!(table, "identify" | "applied");
         let time = matches!(column, "created_at" | "date_value" | "started_at" | "ended_at");
         let digits = match column {
             "lcp" | "inp" | "fcp" | "ttfb" => Some(1),
@@ -758,16 +772,29 @@ fn full_changes() -> Changes {
                 created_at_ms: NOON_MS,
             })
             .collect(),
+        // Not every database has a table of them; they have a promise of their own.
+        heatmap: Vec::new(),
+        applied: vec![applied_row(600), AppliedRow { record_type: "é".to_owned(), ..applied_row(601) }],
         dead_letters: vec![DeadLetter {
             offset: Offset::new(7),
             reason: "it is \0 no é".to_owned(),
             value: vec![0, 255, b'{', 10],
         }],
-        outcomes: Outcomes { applied: events.len() as u64 + 5, duplicate: 3, dead: 1 },
+        outcomes: Outcomes { applied: events.len() as u64 + 7, duplicate: 3, dead: 1 },
         missing: vec![missing(12, 13, MissingCause::Gap)],
         markers: 1,
         fingerprint: Some(i64::MIN),
         events,
+    }
+}
+
+fn applied_row(n: u128) -> AppliedRow {
+    AppliedRow {
+        record_id: id(n),
+        record_type: "heatmap".to_owned(),
+        website_id: id(WEBSITE),
+        session_id: id(11),
+        received_at_ms: NOON_MS,
     }
 }
 
@@ -909,6 +936,15 @@ async fn every_column_is_written_as_it_is(place: Place) {
             ("created_at", Some((row.created_at_ms * 1_000).to_string())),
         ]
     };
+    let of_applied = |row: &AppliedRow| {
+        vec![
+            ("record_id", Some(row.record_id.to_string())),
+            ("record_type", Some(row.record_type.clone())),
+            ("website_id", Some(row.website_id.to_string())),
+            ("session_id", Some(row.session_id.to_string())),
+            ("received_at", Some(row.received_at_ms.to_string())),
+        ]
+    };
     let recordings: Vec<_> = changes.recordings.iter().enumerate().map(of_recording).collect();
     assert_rows(&mut raw, "session_replay", &recordings).await;
     assert_rows(&mut raw, "website_event", &changes.events.iter().map(event_cells).collect::<Vec<_>>()).await;
@@ -918,6 +954,7 @@ async fn every_column_is_written_as_it_is(place: Place) {
         .await;
     assert_rows(&mut raw, "revenue", &changes.revenue.iter().map(of_revenue).collect::<Vec<_>>()).await;
     assert_rows(&mut raw, "identify", &changes.identifies.iter().map(of_identify).collect::<Vec<_>>()).await;
+    assert_rows(&mut raw, "applied", &changes.applied.iter().map(of_applied).collect::<Vec<_>>()).await;
 
     let other = place.of_the_other_backend().await;
     let other_store = other.migrated().await;
@@ -925,9 +962,94 @@ async fn every_column_is_written_as_it_is(place: Place) {
     let compared = compare(&store, &other_store).await.unwrap();
     assert!(compared.equal, "{compared:#?}");
     for table in compared.tables {
-        assert!(table.rows[0] > 0, "{} has no row to compare", table.table);
+        let heatmaps = table.table == "heatmap_event";
+        assert!(heatmaps || table.rows[0] > 0, "{} has no row to compare", table.table);
         assert_eq!(table.checksums[0], table.checksums[1]);
     }
+}
+
+/// A click of a recording, whose chunk has to go around another one's index, and a click and a scroll that were posted.
+/// What a version's table has no column for is left out; so is all of it where there is no table.
+async fn heatmaps_are_written_in_the_columns_that_there_are(place: Place) {
+    let store = place.migrated().await;
+    let chunk = |n| RecordingRow { replay_id: id(n), ..full_changes().recordings.remove(0) };
+    let row = |n: u128, kind, recorded| HeatmapRow {
+        heatmap_event_id: id(n),
+        website_id: id(WEBSITE),
+        session_id: id(11),
+        visit_id: id(13),
+        url_path: "é".repeat(500),
+        kind,
+        node_id: Some(-1),
+        x: Some(i32::MAX),
+        y: Some(i32::MIN),
+        page_x: Some(3),
+        page_y: Some(4),
+        page_w: Some(5),
+        viewport_w: Some(6),
+        viewport_h: Some(7),
+        page_h: Some(8),
+        scroll_pct: None,
+        recorded,
+        created_at_ms: NOON_MS + 1,
+    };
+    let place_in = |event_index| {
+        Some(RecordedPlace { chunk_id: id(701), event_index, time_ms: Some(1_777_623_630_123) })
+    };
+    let heatmap = vec![
+        row(801, HeatmapKind::Click, place_in(2)),
+        // Another click: one that was both recorded and posted would count once.
+        HeatmapRow { x: Some(1), ..row(802, HeatmapKind::Click, None) },
+        HeatmapRow { x: None, scroll_pct: Some(100), ..row(803, HeatmapKind::Scroll, None) },
+    ];
+    let recordings = vec![chunk(700), chunk(701)];
+    let outcomes = Outcomes { applied: 2, ..Outcomes::default() };
+    let changes = Changes { heatmap: heatmap.clone(), recordings, outcomes, ..Changes::default() };
+    commit(&store, &changes).await;
+    let mut raw = place.raw().await;
+    let columns = raw.columns("heatmap_event").await;
+    if columns.is_empty() {
+        assert!(matches!(place, Place::Postgres(_)));
+        return;
+    }
+    let number = |number: Option<i32>| number.map(|number| number.to_string());
+    let cells = |row: &HeatmapRow| -> Cells {
+        let all = vec![
+            ("heatmap_event_id", Some(row.heatmap_event_id.to_string())),
+            ("website_id", Some(row.website_id.to_string())),
+            ("session_id", Some(row.session_id.to_string())),
+            ("visit_id", Some(row.visit_id.to_string())),
+            ("url_path", Some(row.url_path.clone())),
+            ("event_type", Some((row.kind as i32).to_string())),
+            ("node_id", number(row.node_id)),
+            ("x", number(row.x)),
+            ("y", number(row.y)),
+            ("page_x", number(row.page_x)),
+            ("page_y", number(row.page_y)),
+            ("page_w", number(row.page_w)),
+            ("viewport_w", number(row.viewport_w)),
+            ("viewport_h", number(row.viewport_h)),
+            ("page_h", number(row.page_h)),
+            ("scroll_pct", number(row.scroll_pct)),
+            ("replay_chunk_index", row.recorded.map(|_| "1777623631".to_owned())),
+            ("replay_event_index", row.recorded.map(|place| place.event_index.to_string())),
+            ("replay_time_ms", row.recorded.map(|_| "1777623630123".to_owned())),
+            ("created_at", Some((row.created_at_ms * 1_000).to_string())),
+        ];
+        all.into_iter().filter(|(column, _)| columns.iter().any(|there| there == column)).collect()
+    };
+    assert_eq!(cells(&heatmap[0]).len(), columns.len(), "{columns:?}");
+    assert_rows(&mut raw, "heatmap_event", &heatmap.iter().map(cells).collect::<Vec<_>>()).await;
+    // A chunk that is applied already brings no click a second time.
+    let claimed = claim(&store, P0).await;
+    let to = Checkpoint::after(claimed.resume_from.offset());
+    match store.commit(&claimed, claimed.resume_from, to, &changes).await {
+        Err(CommitError::Duplicates(ids)) => {
+            assert_eq!(BTreeSet::from_iter(ids), BTreeSet::from([id(700), id(701)]));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(raw.count("heatmap_event").await, 3);
 }
 
 /// More rows than fit in one statement of any backend.
@@ -1257,7 +1379,7 @@ async fn applied_events_are_named_and_nothing_is_written(place: Place) {
     let store = place.migrated().await;
     let claim_ = claim(&store, P0).await;
     let all: Vec<Record> = (0..12)
-        .map(|n| match n % 3 {
+        .map(|n| match n % 4 {
             0 => record(
                 n,
                 u128::from(n),
@@ -1266,6 +1388,8 @@ async fn applied_events_are_named_and_nothing_is_written(place: Place) {
                 r#","url":"/x","name":"n","data":{"revenue":1,"currency":"EUR"}"#,
             ),
             1 => record(n, u128::from(n), 110, "identify", r#","id":"who","data":{"a":1}"#),
+            // It has no row of its own.
+            2 => record(n, u128::from(n), 130, "heatmap", r#","events":[]"#),
             _ => record(n, u128::from(n), 120, "performance", r#","url":"/x","lcp":1.5"#),
         })
         .collect();

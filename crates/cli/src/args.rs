@@ -137,6 +137,21 @@ pub enum WebsiteCommand {
         #[arg(value_enum)]
         taken: Switch,
     },
+    /// Say whether a website takes heatmaps that its recorder posts (Umami 3.2 and newer, and a SQLite store)
+    Heatmaps {
+        /// Its id
+        id: Uuid,
+        /// Take them or not
+        #[arg(value_enum)]
+        taken: Switch,
+    },
+    /// Say whose visits a website does not want: they are answered 403
+    Block {
+        /// Its id
+        id: Uuid,
+        /// Addresses and CIDR blocks, separated by commas; they replace those before. "" for none
+        addresses: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -161,6 +176,8 @@ pub enum LinkCommand {
         /// The id that its events are filed under; made anew if not given
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
+        #[command(flatten)]
+        campaign: CampaignArgs,
     },
     /// List the links
     List {
@@ -173,6 +190,26 @@ pub enum LinkCommand {
         /// Its id
         id: Uuid,
     },
+}
+
+/// What a link's visits carry on, and are counted under
+#[derive(Debug, Args)]
+pub struct CampaignArgs {
+    /// Campaign parameter that it carries on to where it leads
+    #[arg(long, value_name = "TEXT")]
+    pub utm_source: Option<String>,
+    /// Another one
+    #[arg(long, value_name = "TEXT")]
+    pub utm_medium: Option<String>,
+    /// Another one
+    #[arg(long, value_name = "TEXT")]
+    pub utm_campaign: Option<String>,
+    /// Another one
+    #[arg(long, value_name = "TEXT")]
+    pub utm_term: Option<String>,
+    /// Another one
+    #[arg(long, value_name = "TEXT")]
+    pub utm_content: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

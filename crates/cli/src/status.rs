@@ -5,7 +5,7 @@ use std::time::Duration;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
-use dashi_store::{MissingRange, PartitionState};
+use dashi_store::{MissingRange, PartitionState, Store, StoreError};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
@@ -21,6 +21,37 @@ struct Status {
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
+    /// Of a database that Umami made.
+    umami: Option<Umami>,
+}
+
+/// What a database of Umami's has that is not written.
+#[derive(Debug, Serialize)]
+struct Umami {
+    release: String,
+    recognised_by: &'static str,
+    not_written: Vec<String>,
+    nowhere_to_write: Vec<&'static str>,
+    needing_a_value: Vec<String>,
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+impl Umami {
+    async fn of(store: &Store) -> Result<Option<Self>, StoreError> {
+        let (Some(tables), Some(unwritten)) = (store.umami().await?, store.unwritten().await?) else {
+            return Ok(None);
+        };
+        let lines = unwritten.line().into_iter().chain(unwritten.warning()).collect();
+        Ok(Some(Self {
+            release: tables.release.to_string(),
+            recognised_by: tables.by,
+            not_written: unwritten.tables,
+            nowhere_to_write: unwritten.nowhere,
+            needing_a_value: unwritten.unfillable,
+            lines,
+        }))
+    }
 }
 
 /// Offsets at which records are missing.
@@ -143,7 +174,8 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let is_projected = states.is_empty() || states.iter().any(|state| state.log == *log.id());
     let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
-    let status = Status { log: log.id().to_string(), other_log, topic, partitions, totals };
+    let umami = Umami::of(&store).await?;
+    let status = Status { log: log.id().to_string(), other_log, topic, partitions, totals, umami };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
@@ -285,6 +317,12 @@ fn table(status: &Status) -> String {
             "the store holds the projection of another log, {other}: if its topic or file was made again, start once with \
              --accept-new-log\n"
         ));
+    }
+    if let Some(umami) = &status.umami {
+        out.push_str(&format!("tables of Umami {}, known by {}\n", umami.release, umami.recognised_by));
+        for line in &umami.lines {
+            out.push_str(&format!("{line}\n"));
+        }
     }
     for p in &status.partitions {
         out.push_str(&missing(p));

@@ -1,10 +1,10 @@
 //! `dashi link` and `dashi pixel`: what is visited at `/q/SLUG` and `/p/SLUG`.
 
-use dashi_store::{Link, Pixel, Store};
+use dashi_store::{Link, LinkCampaign, Pixel, Store};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::args::{LinkCommand, PixelCommand};
+use crate::args::{CampaignArgs, LinkCommand, PixelCommand};
 use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::website::{NAME_CHARS_MAX, fits};
@@ -13,6 +13,7 @@ use crate::{Exit, Misuse, open, print};
 /// The columns' widths in Umami's tables.
 const SLUG_CHARS_MAX: usize = 100;
 const URL_CHARS_MAX: usize = 500;
+const UTM_CHARS_MAX: usize = 255;
 
 /// Characters of a slug that is made up, without those that look alike.
 const SLUG_ALPHABET: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
@@ -28,7 +29,7 @@ async fn store(loaded: &Loaded) -> anyhow::Result<Store> {
 pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit> {
     let store = store(loaded).await?;
     match command {
-        LinkCommand::Add { url, name, slug, id } => {
+        LinkCommand::Add { url, name, slug, id, campaign } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
             fits("--url", Some(&url), URL_CHARS_MAX)?;
             let address = dashi_domain::page_url::serialise(&url).unwrap_or_default();
@@ -38,7 +39,9 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
                 ))
                 .into());
             }
-            let link = Link { id: id.unwrap_or_else(Uuid::now_v7), name, slug: checked_slug(slug)?, url };
+            let campaign = checked_campaign(campaign)?;
+            let id = id.unwrap_or_else(Uuid::now_v7);
+            let link = Link { id, name, slug: checked_slug(slug)?, url, campaign };
             store.add_link(&link, now_ms()).await?;
             print(&format!("{}  /q/{}\n", link.id, link.slug));
         }
@@ -47,7 +50,16 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
             if json {
                 let links: Vec<_> = links
                     .iter()
-                    .map(|link| json!({ "id": link.id, "name": link.name, "slug": link.slug, "url": link.url }))
+                    .map(|link| {
+                        let mut listed =
+                            json!({ "id": link.id, "name": link.name, "slug": link.slug, "url": link.url });
+                        for (name, value) in LinkCampaign::NAMES.into_iter().zip(link.campaign.values()) {
+                            if let Some(value) = value {
+                                listed[name] = json!(value);
+                            }
+                        }
+                        listed
+                    })
                     .collect();
                 print(&format!("{}\n", json!(links)));
             } else {
@@ -100,6 +112,17 @@ pub async fn pixel(loaded: &Loaded, command: PixelCommand) -> anyhow::Result<Exi
     }
     store.close().await;
     Ok(Exit::Done)
+}
+
+fn checked_campaign(args: CampaignArgs) -> anyhow::Result<LinkCampaign> {
+    let CampaignArgs { utm_source, utm_medium, utm_campaign, utm_term, utm_content } = args;
+    let campaign = LinkCampaign { utm_source, utm_medium, utm_campaign, utm_term, utm_content };
+    for (name, value) in LinkCampaign::NAMES.into_iter().zip(campaign.values()) {
+        if value.is_some() {
+            fits(&format!("--{}", name.replace('_', "-")), value, UTM_CHARS_MAX)?;
+        }
+    }
+    Ok(campaign)
 }
 
 /// The slug that was given, if it can be a part of a path, or one made up.

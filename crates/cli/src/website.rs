@@ -1,5 +1,6 @@
 //! `dashi website`: the websites that take events.
 
+use dashi_domain::client_address::BlockedAddresses;
 use dashi_store::NewWebsite;
 use serde_json::json;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ use crate::{Exit, Misuse, open, print};
 /// The columns' widths in Umami's table.
 pub const NAME_CHARS_MAX: usize = 100;
 const DOMAIN_CHARS_MAX: usize = 500;
+const BLOCKED_CHARS_MAX: usize = 500;
 
 /// Runs one of the commands against the configured store.
 pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exit> {
@@ -31,7 +33,7 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             if json {
                 let websites: Vec<_> = websites
                     .iter()
-                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms, "recordings": website.takes_recordings }))
+                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms, "recordings": website.recorder.takes_recordings(), "heatmaps": website.recorder.takes_heatmaps(), "blocked_addresses": website.blocked_addresses }))
                     .collect();
                 print(&format!("{}\n", json!(websites)));
             } else {
@@ -42,21 +44,49 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             }
         }
         WebsiteCommand::Remove { id } => {
-            if !store.remove_website(id, now_ms()).await? {
-                anyhow::bail!("there is no website with the id {id}");
-            }
+            changed(id, store.remove_website(id, now_ms()).await?)?;
             print(&format!("removed {id}; its rows stay\n"));
         }
         WebsiteCommand::Recordings { id, taken } => {
-            if !store.set_recording(id, taken == Switch::On).await? {
-                anyhow::bail!("there is no website with the id {id}");
-            }
+            changed(id, store.set_recordings(id, taken == Switch::On).await?)?;
             let says = if taken == Switch::On { "takes recordings" } else { "takes no recordings" };
+            print(&format!("{id} {says}\n"));
+        }
+        WebsiteCommand::Heatmaps { id, taken } => {
+            changed(id, store.set_heatmaps(id, taken == Switch::On).await?)?;
+            let says =
+                if taken == Switch::On { "takes heatmaps that are posted" } else { "takes no heatmaps" };
+            print(&format!("{id} {says}\n"));
+        }
+        WebsiteCommand::Block { id, addresses } => {
+            let entries = || addresses.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+            let blocked = BlockedAddresses::of_website(&entries().map(str::to_owned).collect::<Vec<_>>());
+            if let Some(entry) = blocked.unparsable().first() {
+                return Err(Misuse(format!(
+                    "{entry:?} is neither an address nor a CIDR block such as 10.0.0.0/8"
+                ))
+                .into());
+            }
+            let addresses = entries().collect::<Vec<_>>().join(",");
+            if !addresses.is_empty() {
+                fits("the list", Some(&addresses), BLOCKED_CHARS_MAX)?;
+            }
+            changed(id, store.set_blocked_addresses(id, &addresses).await?)?;
+            let says = if addresses.is_empty() {
+                "blocks no addresses".to_owned()
+            } else {
+                format!("blocks {addresses}")
+            };
             print(&format!("{id} {says}\n"));
         }
     }
     store.close().await;
     Ok(Exit::Done)
+}
+
+fn changed(id: Uuid, there_was_one: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(there_was_one, "there is no website with the id {id}");
+    Ok(())
 }
 
 /// Refuses a text that is empty, does not fit its column, or would not fit a line.

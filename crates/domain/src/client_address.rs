@@ -232,6 +232,26 @@ impl BlockedAddresses {
         blocked
     }
 
+    /// The entries of a website's own list. An address counts however it is written; otherwise as [`Self::parse`] reads
+    /// them.
+    pub fn of_website(entries: &[String]) -> Self {
+        let mut blocked = Self::default();
+        for entry in entries {
+            let single = || parse_lenient(entry).map(|address| IpNet::from(address.ip));
+            match parse_network(entry).or_else(single) {
+                Some(network) => blocked.networks.push(network),
+                None => blocked.unparsable.push(entry.clone()),
+            }
+            blocked.texts.push(entry.clone());
+        }
+        blocked
+    }
+
+    /// Whether nothing is blocked.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
     /// True if `ip_text` is one of the entries letter by letter, or an address in one of the networks.
     ///
     /// A network holds only addresses of its own family. A text that is no address is in no network.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::flatten::{self, DataType, Decimal, Leaf};
+use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
 use crate::missing::Missing;
@@ -17,8 +18,8 @@ use crate::record::{Event, Record};
 use crate::recorded::Recorded;
 use crate::recording::Chunk;
 use crate::rows::{
-    DataValue, DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RecordingRow, RevenueRow,
-    SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
+    AppliedRow, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapRow, IdentifyRow,
+    RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
 use crate::submission::{Kind, PROPERTIES_MAX, Payload, SourceKind};
 use crate::text::{cut, decode_uri_component};
@@ -64,6 +65,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                 match recorded {
                     Recorded::Event(event) => folding.apply(&event),
                     Recorded::Chunk(chunk) => folding.recording(chunk),
+                    Recorded::Heatmap(post) => folding.heatmap(&post),
                 }
                 folding.changes.outcomes.applied += 1;
             }
@@ -105,6 +107,10 @@ pub struct Changes {
     pub links: Vec<Link>,
     /// One per chunk of a recording, in the order of the log.
     pub recordings: Vec<RecordingRow>,
+    /// Clicks and scrolls, of recordings and of posts, in the order of the log. For stores that have a table of them.
+    pub heatmap: Vec<HeatmapRow>,
+    /// One per record that leaves no row by which it would be known again.
+    pub applied: Vec<AppliedRow>,
     /// One per identify of a website with a distinct id, in log order: the first makes the link, the last names the
     /// session. For stores that have a table of links.
     pub session_links: Vec<SessionLinkRow>,
@@ -143,7 +149,7 @@ impl Outcomes {
 impl Changes {
     /// Rows that come of data, of which one record may make thousands.
     pub fn data_rows(&self) -> usize {
-        self.event_data.len() + self.session_data.len() + self.sends.len()
+        self.event_data.len() + self.session_data.len() + self.sends.len() + self.heatmap.len()
     }
 
     /// The changes of a single record that cannot be applied.
@@ -163,6 +169,7 @@ impl Changes {
         self.sessions.sort_unstable_by_key(|row| row.session_id);
         self.events.sort_unstable_by_key(|row| row.event_id);
         self.identifies.sort_unstable_by_key(|row| row.event_id);
+        self.applied.sort_unstable_by_key(|row| row.record_id);
         self.session_data.sort_unstable_by_key(|row| row.session_data_id);
     }
 }
@@ -351,6 +358,7 @@ impl Folding<'_> {
 
     /// A recording makes no session row: Umami lists recordings of sessions that have events.
     fn recording(&mut self, chunk: Chunk) {
+        self.changes.heatmap.extend(heatmap::of_chunk(&chunk));
         self.changes.recordings.push(RecordingRow {
             replay_id: chunk.chunk_id,
             website_id: chunk.website_id,
@@ -362,6 +370,18 @@ impl Folding<'_> {
             started_at_ms: chunk.started_at_ms,
             ended_at_ms: chunk.ended_at_ms,
             created_at_ms: chunk.received_at_ms,
+        });
+    }
+
+    /// Like a recording it makes no session row.
+    fn heatmap(&mut self, post: &HeatmapPost<'_>) {
+        self.changes.heatmap.extend(heatmap::of_post(post));
+        self.changes.applied.push(AppliedRow {
+            record_id: post.post_id,
+            record_type: "heatmap".to_owned(),
+            website_id: post.submission.website_id,
+            session_id: post.session_id,
+            received_at_ms: post.received_at_ms,
         });
     }
 

@@ -3,7 +3,7 @@
 //! Pure and synchronous: no runtime, no driver, no clock. Time arrives as an argument, so the same records
 //! give the same rows today and in a replay next year (I5).
 //!
-//! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`client_address`], [`location`]
+//! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`heatmap`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]; what does not any more: [`missing`]
 //! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
@@ -14,6 +14,7 @@ pub mod calendar;
 pub mod client_address;
 pub mod flatten;
 pub mod fold;
+pub mod heatmap;
 pub mod ids;
 mod javascript;
 pub mod json;

@@ -119,6 +119,36 @@ pub fn serialise(text: &str) -> Option<String> {
     Url::parse(text).ok().map(String::from)
 }
 
+/// A URL, absolute or relative, with query parameters added that it does not have yet.
+pub fn with_parameters(url: &str, parameters: &[(&'static str, String)]) -> String {
+    let (before, hash) = url.split_once('#').map_or((url, None), |(before, hash)| (before, Some(hash)));
+    let query = before.split_once('?').map_or("", |(_, query)| query);
+    let has = |name: &str| form_urlencoded::parse(query.as_bytes()).any(|(key, _)| key == name);
+    let mut out = before.to_owned();
+    let mut separator = match before.split_once('?') {
+        None => "?",
+        Some((_, "")) => "",
+        Some(_) => "&",
+    };
+    for (name, value) in parameters.iter().filter(|(name, _)| !has(name)) {
+        out.push_str(separator);
+        out.push_str(name);
+        out.push('=');
+        out.extend(form_urlencoded::byte_serialize(value.as_bytes()));
+        separator = "&";
+    }
+    if let Some(hash) = hash {
+        out.push('#');
+        out.push_str(hash);
+    }
+    out
+}
+
+/// The path of an absolute URL as a WHATWG parser writes it, or `None` if the text is none.
+pub fn pathname(text: &str) -> Option<String> {
+    Url::parse(text).ok().map(|url| url.path().to_owned())
+}
+
 /// Whether `text` is what Umami 3.1 accepts as `url` or `referrer`: a URL, absolute or relative to
 /// `https://localhost`.
 pub fn is_url(text: &str) -> bool {
@@ -374,6 +404,20 @@ mod tests {
 
     fn optional(value: &Option<String>) -> Json {
         value.as_deref().map_or(Json::Null, Json::from)
+    }
+
+    #[test]
+    fn parameters_are_added_where_a_url_has_none_of_the_name() {
+        let campaign = [("utm_source", "news letter".to_owned()), ("utm_medium", "e&=#\u{fc}".to_owned())];
+        for (url, with) in [
+            ("https://a.example/", "https://a.example/?utm_source=news+letter&utm_medium=e%26%3D%23%C3%BC"),
+            ("/q/x?", "/q/x?utm_source=news+letter&utm_medium=e%26%3D%23%C3%BC"),
+            ("/q/x?a=1#h?b", "/q/x?a=1&utm_source=news+letter&utm_medium=e%26%3D%23%C3%BC#h?b"),
+            ("/?utm%5Fsource=x&utm_medium", "/?utm%5Fsource=x&utm_medium"),
+        ] {
+            assert_eq!(with_parameters(url, &campaign), with);
+            assert_eq!(with_parameters(url, &[]), url);
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
-//! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`].
+//! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`]. One of
+//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`].
 
 use std::borrow::Cow;
 

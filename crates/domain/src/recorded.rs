@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::heatmap::HeatmapPost;
 use crate::json::Value;
 use crate::record::{DecodeError, Envelope, Event};
 use crate::recording::Chunk;
@@ -14,6 +15,8 @@ pub enum Recorded<'a> {
     Event(Event<'a>),
     /// A chunk of a recording.
     Chunk(Chunk),
+    /// Clicks and scrolls of a page.
+    Heatmap(HeatmapPost<'a>),
 }
 
 impl<'a> Recorded<'a> {
@@ -23,18 +26,19 @@ impl<'a> Recorded<'a> {
     /// Each is final for this record: make it a dead letter with the error's text as reason.
     pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
         let (envelope, mut fields) = Envelope::decode(value)?;
-        if fields.0.get("type").and_then(Value::as_str) == Some("record") {
-            let payload = fields.0.remove("payload");
-            return Chunk::decode(envelope, payload).map(Self::Chunk);
+        match fields.0.get("type").and_then(Value::as_str) {
+            Some("record") => Chunk::decode(envelope, fields.0.remove("payload")).map(Self::Chunk),
+            Some("heatmap") => HeatmapPost::decode(envelope, fields.0.remove("payload")).map(Self::Heatmap),
+            _ => Event::from_fields(envelope, fields).map(Self::Event),
         }
-        Event::from_fields(envelope, fields).map(Self::Event)
     }
 
-    /// The identity of the event or chunk.
+    /// The identity of the event, chunk or post.
     pub fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.event_id,
             Self::Chunk(chunk) => chunk.chunk_id,
+            Self::Heatmap(post) => post.post_id,
         }
     }
 }

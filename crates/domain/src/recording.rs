@@ -11,17 +11,27 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use uuid::Uuid;
 
+use crate::heatmap::HeatmapSubmission;
 use crate::json::{self, Value};
 use crate::record::{DecodeError, Envelope, Fields};
 use crate::schema::{self, BAD_UUID, Node, SchemaError, parse_uuid, wrong_type};
 
-/// Events of one chunk, at most.
-const EVENTS_MAX: usize = 200;
+/// Events of one chunk, or of one heatmap post, at most.
+pub(crate) const EVENTS_MAX: usize = 200;
 
-/// The last millisecond a JavaScript `Date` can hold, inclusive (ECMA-262, time values).
-const TIME_MS_MAX: f64 = 8.64e15;
+/// The type of the events that a large one is sent in parts as, from Umami 3.2 on.
+const FRAGMENT: &str = "umami:rrweb-event-fragment";
 
 /// A body `/api/record` accepts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RecorderSubmission<'a> {
+    /// A chunk of a recording: the type `record`.
+    Chunk(ChunkSubmission<'a>),
+    /// Clicks and scrolls: the type `heatmap`.
+    Heatmap(HeatmapSubmission<'a>),
+}
+
+/// A chunk of a recording.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChunkSubmission<'a> {
     /// The website.
@@ -32,13 +42,14 @@ pub struct ChunkSubmission<'a> {
     pub timestamp: Option<i64>,
 }
 
-impl<'a> ChunkSubmission<'a> {
-    /// Reads a body of `/api/record`.
+impl<'a> RecorderSubmission<'a> {
+    /// Reads a body of `/api/record`. With `takes_heatmaps` it may be of either type, as from Umami 3.2 on; else it has to
+    /// be a chunk.
     ///
     /// # Errors
     /// [`SchemaError`] if the body is not JSON or does not fit the schema. Answer it with a 400; sending the same again
     /// gives the same.
-    pub fn parse(body: &'a [u8]) -> Result<Self, SchemaError> {
+    pub fn parse(body: &'a [u8], takes_heatmaps: bool) -> Result<Self, SchemaError> {
         let undefined = |expected| Node::leaf(wrong_type(expected, "undefined"));
         let mut object = match json::parse(body) {
             Ok(Value::Object(object)) => object,
@@ -46,16 +57,29 @@ impl<'a> ChunkSubmission<'a> {
             Err(_) => return Err(SchemaError(undefined("object"))),
         };
         let mut tree = Node::default();
-        if object.get("type").and_then(Value::as_str) != Some("record") {
-            tree.add("type", r#"Invalid input: expected "record""#);
-        }
+        let is_heatmap = match object.get("type").and_then(Value::as_str) {
+            Some("record") => false,
+            Some("heatmap") if takes_heatmaps => true,
+            // Where the type decides between two shapes zod tells nothing of what comes with neither.
+            _ if takes_heatmaps => {
+                tree.add("type", "Invalid input");
+                return Err(SchemaError(tree));
+            }
+            _ => {
+                tree.add("type", r#"Invalid input: expected "record""#);
+                false
+            }
+        };
         let payload = match object.remove("payload") {
-            Some(Value::Object(fields)) => Self::from_object(fields),
+            Some(Value::Object(fields)) if is_heatmap => {
+                HeatmapSubmission::from_object(fields).map(Self::Heatmap)
+            }
+            Some(Value::Object(fields)) => ChunkSubmission::from_object(fields).map(Self::Chunk),
             Some(other) => Err(Node::leaf(wrong_type("object", other.type_name()))),
             None => Err(undefined("object")),
         };
         match payload {
-            Ok(chunk) if tree.is_empty() => Ok(chunk),
+            Ok(submission) if tree.is_empty() => Ok(submission),
             Ok(_) => Err(SchemaError(tree)),
             Err(node) => {
                 tree.properties.push(("payload", node));
@@ -64,53 +88,109 @@ impl<'a> ChunkSubmission<'a> {
         }
     }
 
-    fn from_object(mut fields: json::Object<'a>) -> Result<Self, Node> {
-        let mut tree = Node::default();
-        let website_id = match fields.remove("website") {
-            Some(Value::String(text)) => {
-                let id = parse_uuid(&text);
-                if id.is_none() {
-                    tree.add("website", BAD_UUID);
-                }
-                id
-            }
-            other => {
-                let received = other.as_ref().map_or("undefined", Value::type_name);
-                tree.add("website", wrong_type("string", received));
-                None
-            }
-        };
-        let events = match fields.remove("events") {
-            Some(Value::Array(events)) => {
-                if events.len() > EVENTS_MAX {
-                    tree.add("events", format!("Too big: expected array to have <={EVENTS_MAX} items"));
-                }
-                events
-            }
-            other => {
-                let received = other.as_ref().map_or("undefined", Value::type_name);
-                tree.add("events", wrong_type("array", received));
-                Vec::new()
-            }
-        };
-        let timestamp = fields.remove("timestamp").and_then(|value| {
-            schema::seconds(&value).unwrap_or_else(|refusal| {
-                tree.add("timestamp", refusal.error);
-                None
-            })
-        });
-        match website_id {
-            Some(website_id) if tree.is_empty() => Ok(Self { website_id, events, timestamp }),
-            _ => Err(tree),
+    /// The website.
+    pub fn website_id(&self) -> Uuid {
+        match self {
+            Self::Chunk(chunk) => chunk.website_id,
+            Self::Heatmap(heatmap) => heatmap.website_id,
         }
     }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Chunk(chunk) => chunk.events.is_empty(),
+            Self::Heatmap(heatmap) => heatmap.events.is_empty(),
+        }
+    }
+}
+
+impl<'a> ChunkSubmission<'a> {
+    pub(crate) fn from_object(fields: json::Object<'a>) -> Result<Self, Node> {
+        let body = body_of_recorder(fields, |_| Node::default())?;
+        Ok(Self { website_id: body.website_id, events: body.events, timestamp: body.timestamp })
+    }
+}
+
+/// What both types of bodies have.
+pub(crate) struct RecorderBody<'a> {
+    pub(crate) website_id: Uuid,
+    pub(crate) events: Vec<Value<'a>>,
+    pub(crate) timestamp: Option<i64>,
+}
+
+/// Reads a payload; `refused` tells what is wrong with its events beside their number.
+pub(crate) fn body_of_recorder<'a>(
+    mut fields: json::Object<'a>,
+    refused: impl FnOnce(&[Value<'a>]) -> Node,
+) -> Result<RecorderBody<'a>, Node> {
+    let mut tree = Node::default();
+    let website_id = match fields.remove("website") {
+        Some(Value::String(text)) => {
+            let id = parse_uuid(&text);
+            if id.is_none() {
+                tree.add("website", BAD_UUID);
+            }
+            id
+        }
+        other => {
+            let received = other.as_ref().map_or("undefined", Value::type_name);
+            tree.add("website", wrong_type("string", received));
+            None
+        }
+    };
+    let events = match fields.remove("events") {
+        Some(Value::Array(events)) => {
+            if events.len() > EVENTS_MAX {
+                tree.add("events", format!("Too big: expected array to have <={EVENTS_MAX} items"));
+            } else {
+                let refused = refused(&events);
+                if !refused.is_empty() {
+                    tree.properties.push(("events", refused));
+                }
+            }
+            events
+        }
+        other => {
+            let received = other.as_ref().map_or("undefined", Value::type_name);
+            tree.add("events", wrong_type("array", received));
+            Vec::new()
+        }
+    };
+    let timestamp = fields.remove("timestamp").and_then(|value| {
+        schema::seconds(&value).unwrap_or_else(|refusal| {
+            tree.add("timestamp", refusal.error);
+            None
+        })
+    });
+    match website_id {
+        Some(website_id) if tree.is_empty() => Ok(RecorderBody { website_id, events, timestamp }),
+        _ => Err(tree),
+    }
+}
+
+/// How many events a chunk holds, one that was sent in parts counting once.
+fn event_count(events: &[Value<'_>]) -> u32 {
+    let is_later_part = |event: &&Value<'_>| {
+        let Some(event) = event.as_object() else { return false };
+        let Some(data) = event.get("data").and_then(Value::as_object) else { return false };
+        let whole = |key: &str| match data.get(key) {
+            Some(Value::Number(number)) if number.fract() == 0.0 && *number >= 0.0 => Some(*number),
+            _ => None,
+        };
+        event.get("type").and_then(Value::as_str) == Some(FRAGMENT)
+            && data.get("id").and_then(Value::as_str).is_some()
+            && data.get("value").and_then(Value::as_str).is_some()
+            && whole("index").zip(whole("total")).is_some_and(|(index, total)| index > 0.0 && index < total)
+    };
+    (events.len() - events.iter().filter(is_later_part).count()) as u32
 }
 
 /// A chunk as it lies in the log.
 ///
 /// Its record has the envelope of every record ([`crate::record`]) with the type `record`, and as payload the website,
 /// `second`, `count`, `started`, `ended`, and `events`: base64 of what the row holds, for the JSON text of a page is ten
-/// times as long.
+/// times as long. `heatmap` is there, and false, if no clicks are to be read out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {
     /// Fixed at ingest; the key of the row.
@@ -133,10 +213,12 @@ pub struct Chunk {
     pub ended_at_ms: i64,
     /// The JSON text of the array of events, compressed by gzip.
     pub events_gzip: Vec<u8>,
+    /// Whether rows of the heatmap are made of its clicks and scrolls. Not where the website wants none.
+    pub derives_heatmap: bool,
 }
 
 impl Chunk {
-    /// The chunk of a submission. Costs as much time as compressing its text.
+    /// The chunk of a submission, which makes rows of the heatmap. Costs as much time as compressing its text.
     pub fn new(
         submission: &ChunkSubmission<'_>,
         chunk_id: Uuid,
@@ -149,7 +231,7 @@ impl Chunk {
             let stamps = submission.events.iter().filter_map(|event| event.as_object()?.get("timestamp"));
             stamps
                 .map(Value::to_number)
-                .filter(|time| *time > 0.0 && *time <= TIME_MS_MAX)
+                .filter(|time| *time > 0.0 && *time <= schema::TIME_MS_MAX)
                 .map(|time| time as i64)
         };
         let mut text = String::new();
@@ -161,10 +243,11 @@ impl Chunk {
             visit_id,
             website_id: submission.website_id,
             second,
-            event_count: submission.events.len() as u32,
+            event_count: event_count(&submission.events),
             started_at_ms: times().min().unwrap_or(second * 1_000),
             ended_at_ms: times().max().unwrap_or(second * 1_000),
             events_gzip: gzip(text.as_bytes()),
+            derives_heatmap: true,
         }
     }
 
@@ -176,7 +259,11 @@ impl Chunk {
             self.second, self.event_count, self.started_at_ms, self.ended_at_ms,
         );
         BASE64.encode_string(&self.events_gzip, &mut out);
-        out.push_str("\"}}");
+        out.push('"');
+        if !self.derives_heatmap {
+            out.push_str(",\"heatmap\":false");
+        }
+        out.push_str("}}");
         out.into_bytes()
     }
 
@@ -201,6 +288,11 @@ impl Chunk {
             events_gzip: BASE64
                 .decode(events.as_bytes())
                 .map_err(|_| DecodeError::field("events", None, "base64"))?,
+            derives_heatmap: match payload.0.get("heatmap") {
+                None => true,
+                Some(Value::Bool(derives)) => *derives,
+                other => return Err(DecodeError::field("heatmap", other, "true, false or absent")),
+            },
         })
     }
 }
@@ -225,14 +317,17 @@ mod tests {
     const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 
     fn refused(body: &str) -> String {
-        ChunkSubmission::parse(body.as_bytes()).expect_err(body).to_json()
+        RecorderSubmission::parse(body.as_bytes(), false).expect_err(body).to_json()
     }
 
     fn chunk(events: &str, timestamp: &str) -> Chunk {
         let body = format!(
             r#"{{"type":"record","payload":{{"website":"{WEBSITE}","events":{events}{timestamp}}}}}"#
         );
-        let submission = ChunkSubmission::parse(body.as_bytes()).expect("valid");
+        let Ok(RecorderSubmission::Chunk(submission)) = RecorderSubmission::parse(body.as_bytes(), false)
+        else {
+            panic!("{body}")
+        };
         Chunk::new(&submission, Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3), 1_795_164_975_123)
     }
 
@@ -273,6 +368,36 @@ mod tests {
             refused(&many),
             payload(r#""events":{"errors":["Too big: expected array to have <=200 items"]}"#)
         );
+    }
+
+    #[test]
+    fn where_heatmaps_are_taken_the_type_is_one_of_two() {
+        let heatmap = format!(r#"{{"type":"heatmap","payload":{{"website":"{WEBSITE}","events":[]}}}}"#);
+        let parse = |body: &str, takes| {
+            RecorderSubmission::parse(body.as_bytes(), takes)
+                .map(|taken| taken.is_empty())
+                .map_err(|e| e.to_json())
+        };
+        assert_eq!(parse(&heatmap, true), Ok(true));
+        assert!(parse(&heatmap, false).unwrap_err().contains(r#"expected \"record\""#));
+        let neither = parse(r#"{"type":"x","payload":7}"#, true).unwrap_err();
+        assert!(
+            neither.ends_with(r#""errors":[],"properties":{"type":{"errors":["Invalid input"]}}}}"#),
+            "{neither}"
+        );
+        assert!(parse("", true).unwrap_err().contains("expected object, received undefined"));
+    }
+
+    #[test]
+    fn an_event_that_was_sent_in_parts_counts_once() {
+        let part = |index: i32| {
+            format!(
+                r#"{{"type":"{FRAGMENT}","data":{{"id":"a","index":{index},"total":3,"value":"x"}},"timestamp":1}}"#
+            )
+        };
+        let events = format!(r#"[{{"type":4}},{},{},{},{}]"#, part(0), part(1), part(2), part(3));
+        // The last one is no part: there are but three.
+        assert_eq!(chunk(&events, "").event_count, 3);
     }
 
     #[test]

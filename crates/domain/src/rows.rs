@@ -188,6 +188,84 @@ pub struct RecordingRow {
     pub created_at_ms: i64,
 }
 
+/// What `heatmap_event.event_type` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum HeatmapKind {
+    /// The visitor clicked.
+    Click = 1,
+    /// The visitor scrolled.
+    Scroll = 2,
+}
+
+/// A row of `heatmap_event`, which Umami has from 3.2 on. Lengths are CSS pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeatmapRow {
+    /// Primary key, computed from the record's id and the event's place.
+    pub heatmap_event_id: Uuid,
+    /// The website.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// The visit.
+    pub visit_id: Uuid,
+    /// The page's path without query and hash, at most 500 characters.
+    pub url_path: String,
+    /// What happened.
+    pub kind: HeatmapKind,
+    /// What was clicked on, by its number in the recording.
+    pub node_id: Option<i32>,
+    /// Where in the window, from its left.
+    pub x: Option<i32>,
+    /// Where in the window, from its top.
+    pub y: Option<i32>,
+    /// Where in the page, from its left; only of posts.
+    pub page_x: Option<i32>,
+    /// Where in the page, from its top; only of posts.
+    pub page_y: Option<i32>,
+    /// The page's width; only of posts.
+    pub page_w: Option<i32>,
+    /// The window's width.
+    pub viewport_w: Option<i32>,
+    /// The window's height.
+    pub viewport_h: Option<i32>,
+    /// The page's height.
+    pub page_h: Option<i32>,
+    /// How much of the page had come into view, 0 to 100.
+    pub scroll_pct: Option<i32>,
+    /// Where in a recording it comes from.
+    pub recorded: Option<RecordedPlace>,
+    /// When it happened, milliseconds since 1970.
+    pub created_at_ms: i64,
+}
+
+/// The event of a recording that a row of a heatmap is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedPlace {
+    /// The chunk: [`RecordingRow::replay_id`]. The row itself has the chunk's index, which whoever writes it gives.
+    pub chunk_id: Uuid,
+    /// The event's place in the chunk, from 0.
+    pub event_index: i32,
+    /// The event's own time, milliseconds since 1970.
+    pub time_ms: Option<i64>,
+}
+
+/// A row of Dashi's own `applied`: of a record that leaves no row by whose key a copy of it would be known, that it was
+/// applied is written here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppliedRow {
+    /// Primary key: the record's id.
+    pub record_id: Uuid,
+    /// The record's type.
+    pub record_type: String,
+    /// Website, link or pixel.
+    pub website_id: Uuid,
+    /// The session.
+    pub session_id: Uuid,
+    /// When the collector had it, milliseconds since 1970.
+    pub received_at_ms: i64,
+}
+
 /// A row of Dashi's own `identify`: an identify leaves no row in `website_event`, so that it was applied is
 /// written here, once per event id. On a database of Umami 3.0, which has no web vitals, the same holds for performance
 /// events.

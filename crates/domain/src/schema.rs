@@ -20,6 +20,12 @@ const TIMESTAMP_MAX: i64 = 8_640_000_000_000;
 /// The first second a PostgreSQL `timestamptz` can hold, inclusive: 24 November 4714 BC, Julian day 0.
 const TIMESTAMP_MIN: i64 = -210_866_803_200;
 
+/// The last millisecond a JavaScript `Date` can hold, inclusive (ECMA-262, time values).
+pub(crate) const TIME_MS_MAX: f64 = 8.64e15;
+
+/// The first millisecond a PostgreSQL `timestamptz` can hold, inclusive.
+pub(crate) const TIME_MS_MIN: f64 = TIMESTAMP_MIN as f64 * 1_000.0;
+
 pub(crate) const BAD_UUID: &str = "Invalid UUID";
 
 /// A body that does not fit the schema; the client gets a 400.
@@ -146,16 +152,8 @@ pub(crate) struct Refusal {
 /// # Errors
 /// It is no whole number, or none that PostgreSQL and a JavaScript date can both hold.
 pub(crate) fn seconds(value: &Value<'_>) -> Result<Option<i64>, Refusal> {
-    let number = value.to_number();
-    let of_type = |error| Refusal { error, is_of_type: true };
+    let number = integer(value)?;
     let of_size = |error| Refusal { error, is_of_type: false };
-    if !number.is_finite() {
-        // zod looks at the coerced value and has a name of its own for NaN, but none for infinity.
-        return Err(of_type(wrong_type("number", if number.is_nan() { "NaN" } else { "number" })));
-    }
-    if number.fract() != 0.0 {
-        return Err(of_type(wrong_type("int", "number")));
-    }
     if let Some(max) = [SAFE_INTEGER_MAX, TIMESTAMP_MAX].into_iter().find(|max| number > *max as f64) {
         return Err(of_size(format!("Too big: expected int to be <={max}")));
     }
@@ -163,6 +161,23 @@ pub(crate) fn seconds(value: &Value<'_>) -> Result<Option<i64>, Refusal> {
         return Err(of_size(format!("Too small: expected int to be >={min}")));
     }
     Ok((number != 0.0).then_some(number as i64))
+}
+
+/// A whole number by JavaScript's `Number()`; it may still be too large for anything.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn integer(value: &Value<'_>) -> Result<f64, Refusal> {
+    let number = value.to_number();
+    let of_type = |error| Refusal { error, is_of_type: true };
+    if !number.is_finite() {
+        // zod looks at the coerced value and has a name of its own for NaN, but none for infinity.
+        return Err(of_type(wrong_type("number", if number.is_nan() { "NaN" } else { "number" })));
+    }
+    if number.fract() != 0.0 {
+        return Err(of_type(wrong_type("int", "number")));
+    }
+    Ok(number)
 }
 
 pub(crate) fn wrong_type(expected: &str, received: &str) -> String {

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::frame::Outcome;
 use crate::metrics::Counted;
 
+/// Bytes of a body of `/api/record`, at most, from Umami 3.2 on.
+pub const RECORD_BYTES_MAX: usize = 1_000_000;
+
 /// Why an event was not taken.
 #[derive(Debug)]
 pub enum Rejection {
@@ -24,6 +27,11 @@ pub enum Rejection {
     BadToken,
     /// The client's address is blocked.
     Blocked,
+    /// The body is larger than Umami takes of a recorder, 1,000,000 bytes.
+    RecordTooLarge {
+        /// Its bytes.
+        bytes: usize,
+    },
     /// The body, or the record it makes, is larger than we take.
     TooLarge,
     /// The batch has more elements than we take.
@@ -55,7 +63,9 @@ impl Rejection {
             | Self::ClientGone => StatusCode::BAD_REQUEST,
             Self::Blocked => StatusCode::FORBIDDEN,
             Self::NoSuchSlug => StatusCode::NOT_FOUND,
-            Self::TooLarge | Self::TooMany { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge | Self::TooMany { .. } | Self::RecordTooLarge { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -66,6 +76,11 @@ impl Rejection {
         let too_many;
         let (message, code) = match self {
             Self::Schema(error) => return error.to_json(),
+            Self::RecordTooLarge { bytes } => {
+                return format!(
+                    r#"{{"error":{{"message":"Payload too large","code":"payload-too-large","status":413,"reason":"payload_too_large","maxBytes":{RECORD_BYTES_MAX},"size":{bytes}}}}}"#
+                );
+            }
             Self::TooMany { max } => {
                 too_many = format!("A batch has at most {max} elements: send several batches");
                 (too_many.as_str(), "payload-too-large")
@@ -91,7 +106,7 @@ impl Rejection {
             Self::UnknownWebsite => "unknown_website",
             Self::NoToken | Self::BadToken => "bad_token",
             Self::Blocked => "blocked",
-            Self::TooLarge => "too_large",
+            Self::TooLarge | Self::RecordTooLarge { .. } => "too_large",
             Self::TooMany { .. } => "too_many",
             Self::TooSlow => "too_slow",
             Self::Malformed => "malformed",
@@ -161,8 +176,8 @@ impl Counted for Bot {
 pub enum Unstored {
     /// It held no event.
     Empty,
-    /// The website takes no recordings.
-    Disabled,
+    /// The website does not want it.
+    Disabled(Disabled),
     /// A bot's, which is not wanted.
     Bot,
 }
@@ -175,7 +190,9 @@ impl Unstored {
     pub fn to_json(self) -> &'static str {
         match self {
             Self::Empty => CHUNK_JSON,
-            Self::Disabled => r#"{"ok":false,"reason":"replay_disabled"}"#,
+            Self::Disabled(Disabled::Recorder) => r#"{"ok":false,"reason":"recorder_disabled"}"#,
+            Self::Disabled(Disabled::Recordings) => r#"{"ok":false,"reason":"replay_disabled"}"#,
+            Self::Disabled(Disabled::Heatmaps) => r#"{"ok":false,"reason":"heatmap_disabled"}"#,
             Self::Bot => BOT_JSON,
         }
     }
@@ -185,8 +202,30 @@ impl Counted for Unstored {
     fn label(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
-            Self::Disabled => "disabled",
+            Self::Disabled(disabled) => disabled.reason(),
             Self::Bot => "bot",
+        }
+    }
+}
+
+/// What a website has turned off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Disabled {
+    /// All that a recorder sends.
+    Recorder,
+    /// Recordings.
+    Recordings,
+    /// Heatmaps.
+    Heatmaps,
+}
+
+impl Disabled {
+    /// The reason that the recorder reads.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Recorder => "recorder_disabled",
+            Self::Recordings => "replay_disabled",
+            Self::Heatmaps => "heatmap_disabled",
         }
     }
 }

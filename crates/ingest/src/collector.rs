@@ -24,6 +24,7 @@ use crate::frame::{Decision, Frame, Origin, Origins, Outcome, Pace, Places};
 use crate::geo::GeoDatabase;
 use crate::metrics::{IngestMetrics, Subject};
 use crate::outgoing::Outgoing;
+use crate::recording::Refusals;
 use crate::repeated::Repeated;
 use crate::script::{Script, ScriptFile, ScriptSettings, vitals_path};
 use crate::server::Peer;
@@ -114,6 +115,7 @@ struct Shared {
     /// What was begun and has lost its client.
     background: TaskTracker,
     unrecorded: Repeated,
+    refusals: Refusals,
     metrics: IngestMetrics,
 }
 
@@ -184,6 +186,7 @@ impl Collector {
             },
             background: TaskTracker::new(),
             unrecorded: Repeated::default(),
+            refusals: Refusals::default(),
             metrics,
         }))
     }
@@ -291,6 +294,10 @@ impl Collector {
         &self.0.metrics
     }
 
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.0.refusals
+    }
+
     /// Notes that a visit of a link or pixel is answered and not recorded.
     pub(crate) fn unrecorded(&self, source: Uuid) {
         self.0.metrics.unrecorded_visits.inc();
@@ -392,13 +399,13 @@ pub(crate) enum Look<T> {
 /// The websites as far as they are known: those on the list, and those that were asked for.
 pub(crate) struct Websites<'s> {
     sources: &'s Sources,
-    asked: HashMap<Uuid, Found<Website>>,
+    asked: HashMap<Uuid, Found<Arc<Website>>>,
 }
 
 impl Websites<'_> {
     /// `None` if it has to be looked up.
-    pub(crate) fn get(&self, id: Uuid) -> Option<Found<Website>> {
-        self.asked.get(&id).copied().or_else(|| self.sources.known_website(id))
+    pub(crate) fn get(&self, id: Uuid) -> Option<Found<Arc<Website>>> {
+        self.asked.get(&id).cloned().or_else(|| self.sources.known_website(id))
     }
 }
 

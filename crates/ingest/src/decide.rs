@@ -46,10 +46,12 @@ fn names(claims: &Claims, website: Uuid) -> bool {
     claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
 }
 
-/// Decides: a record to append and the answer to give once it is durable, or an answer alone. `index` is the place
-/// of the submission in its batch, if it came in one.
+/// Decides: a record to append and the answer to give once it is durable, or an answer alone. `blocked` are the addresses
+/// that the submission's website does not want, beside those of all; `index` is the place of the submission in its
+/// batch, if it came in one.
 pub fn decide(
     rules: &Rules,
+    blocked: Option<&BlockedAddresses>,
     client: &Client,
     claims: Option<&Claims>,
     submission: Submission<'_>,
@@ -65,7 +67,7 @@ pub fn decide(
     let address = own_address.unwrap_or(&client.address);
     let user_agent = effective(payload.user_agent.as_deref(), client.user_agent.as_deref());
     let agent_text = user_agent.as_deref().unwrap_or_default();
-    if let Some(answer) = turned_away(rules, address, agent_text) {
+    if let Some(answer) = turned_away(rules, blocked, address, agent_text) {
         return answer.map_or_else(Decision::Refuse, Decision::Answer);
     }
     let visitor =
@@ -105,11 +107,17 @@ pub fn decide(
 }
 
 /// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere.
-pub fn turned_away(rules: &Rules, address: &str, user_agent: &str) -> Option<Result<Bot, Rejection>> {
+pub fn turned_away(
+    rules: &Rules,
+    blocked: Option<&BlockedAddresses>,
+    address: &str,
+    user_agent: &str,
+) -> Option<Result<Bot, Rejection>> {
     if !rules.bots_welcome && Agent::of(Some(user_agent)).bot {
         return Some(Ok(Bot));
     }
-    rules.blocked.contains(address).then_some(Err(Rejection::Blocked))
+    let is_blocked = rules.blocked.contains(address) || blocked.is_some_and(|list| list.contains(address));
+    is_blocked.then_some(Err(Rejection::Blocked))
 }
 
 /// Where the client is: by a proxy's headers, unless the payload names the address, else by the location database.
@@ -218,7 +226,7 @@ mod tests {
                 }
             };
             let client = client(&agent, &country, &city, &key);
-            match decide(&rules(), &client, None, submission.clone(), None, RECEIVED_MS) {
+            match decide(&rules(), None, &client, None, submission.clone(), None, RECEIVED_MS) {
                 Decision::Answer(Bot) => {
                     let agent = effective(submission.payload.user_agent.as_deref(), client.user_agent.as_deref());
                     assert!(Agent::parse(agent.as_deref()).bot);
@@ -256,7 +264,7 @@ mod tests {
         };
         let body = format!(r#"{{"type":"{kind}","payload":{{{members}}}}}"#);
         let submission = Submission::parse(body.as_bytes()).expect("valid");
-        let Decision::Append(entry, _) = decide(&rules, &client, None, submission, None, NOW_MS) else {
+        let Decision::Append(entry, _) = decide(&rules, None, &client, None, submission, None, NOW_MS) else {
             panic!("{body} is turned away")
         };
         let event = Event::decode(&entry.value).expect("decodes");

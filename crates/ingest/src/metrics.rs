@@ -61,7 +61,7 @@ impl IngestMetrics {
         );
         registry.register(
             "dashi_ingest_recording_chunks",
-            "Chunks of recordings by outcome",
+            "What recorders sent, chunks of recordings and heatmap posts, by outcome",
             metrics.chunks.clone(),
         );
         registry.register(

@@ -1,15 +1,23 @@
-//! `/api/record`: chunks of recordings. Source of the rules: docs/umami-contract.md §14.
+//! What a recorder in a page asks for and sends: its settings, chunks of recordings, and heatmaps.
+//! Source of the rules: docs/umami-contract.md §14.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::response::Response;
+use dashi_domain::heatmap::HeatmapPost;
 use dashi_domain::ids::named_event_id;
-use dashi_domain::recording::{Chunk, ChunkSubmission};
+use dashi_domain::recording::{Chunk, RecorderSubmission};
 use dashi_event_log::Entry;
-use http::{Request, StatusCode};
+use dashi_store::{Heatmaps, Recorder, RecorderRules};
+use http::{HeaderValue, Request, StatusCode, header};
 use uuid::Uuid;
 
-use crate::answer::{CHUNK_JSON, Rejection, Unstored, json_response};
+use crate::answer::{CHUNK_JSON, Disabled, RECORD_BYTES_MAX, Rejection, Unstored, json_response};
 use crate::client::Client;
 use crate::collector::{Collector, Look, Now, Websites};
 use crate::decide::{names_or_silent, turned_away};
@@ -46,7 +54,7 @@ pub async fn record(State(collector): State<Collector>, request: Request<Body>) 
         .await
 }
 
-/// Decides a chunk, as far as the websites are known that it takes.
+/// Decides what a recorder sent, as far as the website is known that takes it.
 fn decide(
     collector: &Collector,
     client: &Client,
@@ -54,10 +62,17 @@ fn decide(
     now: Now,
     websites: &Websites<'_>,
 ) -> Result<Look<Decision>, Rejection> {
-    let submission = ChunkSubmission::parse(body).map_err(Rejection::Schema)?;
-    let website_id = submission.website_id;
-    if submission.events.is_empty() {
-        return Ok(Look::Decided(Decision::Answer(Unstored::Empty)));
+    let answer = |unstored| Ok(Look::Decided(Decision::Answer(unstored)));
+    let rules = collector.sources().recorder_rules();
+    if rules == RecorderRules::Configured && body.len() > RECORD_BYTES_MAX {
+        return Err(Rejection::RecordTooLarge { bytes: body.len() });
+    }
+    let takes_heatmaps = rules != RecorderRules::Recordings;
+    let submission = RecorderSubmission::parse(body, takes_heatmaps).map_err(Rejection::Schema)?;
+    let is_heatmap = matches!(submission, RecorderSubmission::Heatmap(_));
+    let website_id = submission.website_id();
+    if submission.is_empty() {
+        return answer(Unstored::Empty);
     }
     if client.token.is_none() {
         return Err(Rejection::NoToken);
@@ -66,25 +81,152 @@ fn decide(
     let Some((session_id, visit_id)) = claims.session_id.zip(claims.visit_id) else {
         return Err(Rejection::BadToken);
     };
-    match websites.get(website_id) {
+    let website = match websites.get(website_id) {
         None => return Ok(Look::Unknown(vec![website_id])),
-        // Umami compares no token with the website, so one of any website fills the recordings of all others.
+        // Umami compares no token with the website before 3.3, so one of any website fills the recordings of all others.
         Some(Found::Yes(_)) if !names_or_silent(&claims, website_id) => return Err(Rejection::BadToken),
-        Some(Found::Yes(website)) if website.takes_recordings => {}
-        Some(Found::Yes(_)) => return Ok(Look::Decided(Decision::Answer(Unstored::Disabled))),
+        Some(Found::Yes(website)) => website,
         Some(Found::No) => return Err(Rejection::UnknownWebsite),
         Some(Found::Unsure) => return Err(Rejection::Unavailable),
+    };
+    let disabled = disabled(&website.recorder, is_heatmap);
+    // Since the recorder has a configuration, only its main switch is looked at before bots and addresses.
+    let is_main = disabled == Some(Disabled::Recorder);
+    if let Some(disabled) =
+        disabled.filter(|_| is_main || website.recorder.rules != RecorderRules::Configured)
+    {
+        return answer(refuse(collector, website_id, disabled, now));
     }
     let agent = client.user_agent.as_deref().unwrap_or_default();
-    match turned_away(collector.rules(), &client.address, agent) {
+    match turned_away(collector.rules(), Some(&website.blocked), &client.address, agent) {
         None => {}
-        Some(Ok(_)) => return Ok(Look::Decided(Decision::Answer(Unstored::Bot))),
+        Some(Ok(_)) => return answer(Unstored::Bot),
         Some(Err(rejection)) => return Err(rejection),
     }
-    let chunk_id = match &client.idempotency_key {
-        Some(key) => named_event_id(website_id, &format!("recording:{key}")),
+    if let Some(disabled) = disabled {
+        return answer(refuse(collector, website_id, disabled, now));
+    }
+    let what = if is_heatmap { "heatmap" } else { "recording" };
+    let record_id = match &client.idempotency_key {
+        Some(key) => named_event_id(website_id, &format!("{what}:{key}")),
         None => Uuid::now_v7(),
     };
-    let value = Chunk::new(&submission, chunk_id, session_id, visit_id, now.ms).encode();
+    let value = match submission {
+        RecorderSubmission::Chunk(submission) => {
+            let derives_heatmap = website.recorder.heatmaps != Heatmaps::Off;
+            let chunk = Chunk::new(&submission, record_id, session_id, visit_id, now.ms);
+            Chunk { derives_heatmap, ..chunk }.encode()
+        }
+        RecorderSubmission::Heatmap(submission) => {
+            HeatmapPost { post_id: record_id, received_at_ms: now.ms, session_id, visit_id, submission }
+                .encode()
+        }
+    };
     Ok(Look::Decided(Decision::Append(Entry { session_id, value }, ())))
+}
+
+/// What a website has turned off that this would need.
+fn disabled(recorder: &Recorder, is_heatmap: bool) -> Option<Disabled> {
+    if recorder.rules == RecorderRules::Configured && !recorder.enabled {
+        return Some(Disabled::Recorder);
+    }
+    let (taken, otherwise) = if is_heatmap {
+        (recorder.takes_heatmaps(), Disabled::Heatmaps)
+    } else {
+        (recorder.takes_recordings(), Disabled::Recordings)
+    };
+    (!taken).then_some(otherwise)
+}
+
+fn refuse(collector: &Collector, website_id: Uuid, disabled: Disabled, now: Now) -> Unstored {
+    if let Some(refused) = collector.refusals().told(website_id, disabled, now.instant) {
+        tracing::info!(
+            website = %website_id, reason = disabled.reason(), refused,
+            "what the website's recorder sends is refused, for the website has that turned off: turn it on, or take the \
+             recorder out of its pages"
+        );
+    }
+    Unstored::Disabled(disabled)
+}
+
+/// Refusals that were logged, so that each website and reason is logged once in an interval, with their number.
+#[derive(Debug, Default)]
+pub struct Refusals(Mutex<HashMap<(Uuid, Disabled), (Instant, u64)>>);
+
+impl Refusals {
+    /// How often one website and reason is logged at most.
+    const INTERVAL: Duration = Duration::from_secs(600);
+
+    /// Websites and reasons that are remembered; past that nothing new is logged until an interval is over.
+    const REMEMBERED_MAX: usize = 1_000;
+
+    /// Counts a refusal; gives the number of those since the last that was logged, this one included, if it is to be
+    /// logged.
+    fn told(&self, website_id: Uuid, disabled: Disabled, now: Instant) -> Option<u64> {
+        let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |at: Instant| now.saturating_duration_since(at) >= Self::INTERVAL;
+        if let Some((at, refused)) = logged.get_mut(&(website_id, disabled)) {
+            *refused += 1;
+            if !is_over(*at) {
+                return None;
+            }
+            *at = now;
+            return Some(std::mem::take(refused));
+        }
+        if logged.len() >= Self::REMEMBERED_MAX {
+            logged.retain(|_, (at, _)| !is_over(*at));
+        }
+        if logged.len() >= Self::REMEMBERED_MAX {
+            return None;
+        }
+        logged.insert((website_id, disabled), (now, 0));
+        Some(1)
+    }
+}
+
+/// `GET /api/websites/{id}/recorder`: what Umami's recorder, from 3.2 on, has to know before it begins. Umami answers an
+/// unknown website as it does one that is turned off; here the status tells them apart, and a recorder does nothing either
+/// way.
+pub async fn recorder(
+    State(collector): State<Collector>,
+    id: Result<Path<String>, PathRejection>,
+) -> Response {
+    let off = |status| json_response(status, Recorder::default().to_json());
+    let Some(id) = id.ok().and_then(|Path(id)| Uuid::try_parse(&id).ok()) else {
+        return off(StatusCode::NOT_FOUND);
+    };
+    let asked = Instant::now();
+    let mut response = match collector.sources().website(id, asked).await {
+        Found::Yes(website) => json_response(StatusCode::OK, website.recorder.to_json()),
+        Found::No => off(StatusCode::NOT_FOUND),
+        Found::Unsure => return collector.refusal(Rejection::Unavailable),
+    };
+    let caching = HeaderValue::from_static("public, max-age=60, stale-while-revalidate=300");
+    response.headers_mut().insert(header::CACHE_CONTROL, caching);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_website_and_reason_are_logged_once_in_an_interval() {
+        let refusals = Refusals::default();
+        let (one, two, start) = (Uuid::from_u128(1), Uuid::from_u128(2), Instant::now());
+        let told = |id, disabled, after: u64| refusals.told(id, disabled, start + Duration::from_secs(after));
+        assert_eq!(told(one, Disabled::Recordings, 0), Some(1));
+        assert_eq!(told(one, Disabled::Recordings, 1), None);
+        assert_eq!(told(one, Disabled::Heatmaps, 1), Some(1));
+        assert_eq!(told(two, Disabled::Recordings, 1), Some(1));
+        assert_eq!(told(one, Disabled::Recordings, 599), None);
+        assert_eq!(told(one, Disabled::Recordings, 600), Some(3));
+        assert_eq!(told(one, Disabled::Recordings, 601), None);
+        for n in 0..2_000 {
+            told(Uuid::from_u128(100 + n), Disabled::Recorder, 602);
+        }
+        assert_eq!(refusals.0.lock().unwrap().len(), Refusals::REMEMBERED_MAX);
+        assert_eq!(told(Uuid::from_u128(7), Disabled::Recorder, 603), None);
+        assert_eq!(told(Uuid::from_u128(7), Disabled::Recorder, 1_300), Some(1));
+    }
 }

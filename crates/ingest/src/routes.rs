@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
-use dashi_domain::submission::{BATCH_ERRORS_MAX, Submission, parse_batch};
+use dashi_domain::submission::{BATCH_ERRORS_MAX, SourceKind, Submission, parse_batch};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
 use crate::answer::{Accepted, BOT_JSON, Bot, Rejection, batch_json, json_response, not_found};
@@ -17,7 +17,7 @@ use crate::collector::{Alias, Collector, Look, Now, Websites};
 use crate::decide::{Decision, decide, website_to_look_up};
 use crate::frame::{Outcome, Plan};
 use crate::metrics::Subject;
-use crate::recording::record;
+use crate::recording::{record, recorder};
 use crate::script::ScriptFile;
 use crate::sources::Found;
 use crate::visit;
@@ -32,6 +32,7 @@ impl Collector {
             .route("/api/send", posted(post(send)))
             .route("/api/batch", posted(post(batch)))
             .route("/api/record", posted(post(record)))
+            .route("/api/websites/{website}/recorder", got(get(recorder)))
             .route("/api/heartbeat", got(get(heartbeat)))
             .fallback(elsewhere)
             .layer(map_response(move |response| with_headers(response, Arc::clone(&cors))))
@@ -137,7 +138,11 @@ fn decide_all(
                 }
             }
         }
-        decide(collector.rules(), client, claims.as_ref(), submission, index, now.ms)
+        let source = &submission.payload.source;
+        let is_website = source.kind == SourceKind::Website;
+        let website = is_website.then(|| collector.sources().listed_website(source.id)).flatten();
+        let blocked = website.as_ref().map(|website| &website.blocked);
+        decide(collector.rules(), blocked, client, claims.as_ref(), submission, index, now.ms)
     };
     let decisions = if is_batch {
         let mut wrong = 0;

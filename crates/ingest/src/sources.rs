@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use dashi_domain::page_url::serialise;
-use dashi_store::{Store, StoreError};
+use dashi_domain::client_address::BlockedAddresses;
+use dashi_domain::page_url::{serialise, with_parameters};
+use dashi_store::{LinkCampaign, Recorder, RecorderRules, Store, StoreError};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -46,10 +47,12 @@ pub enum Found<T> {
 }
 
 /// A website that takes events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Website {
-    /// Whether it takes recordings.
-    pub takes_recordings: bool,
+    /// What it takes of a recorder.
+    pub recorder: Recorder,
+    /// Addresses whose visits it does not want.
+    pub blocked: BlockedAddresses,
 }
 
 /// A link that leads somewhere.
@@ -57,8 +60,19 @@ pub struct Website {
 pub struct Link {
     /// What its events are filed under.
     pub id: Uuid,
-    /// Where it leads, as a URL parser writes it; `None` if that is no URL.
+    /// Where it leads, as a URL parser writes it, with the campaign's parameters; `None` if that is no URL.
     pub location: Option<String>,
+    /// Campaign parameters of its visits, by name.
+    pub campaign: Vec<(&'static str, String)>,
+}
+
+impl Link {
+    fn new(link: &dashi_store::Link) -> Self {
+        let values = LinkCampaign::NAMES.into_iter().zip(link.campaign.values());
+        let campaign: Vec<_> = values.filter_map(|(name, value)| Some((name, value?.to_owned()))).collect();
+        let location = serialise(&link.url).map(|url| with_parameters(&url, &campaign));
+        Self { id: link.id, location, campaign }
+    }
 }
 
 /// What a request names.
@@ -71,7 +85,9 @@ enum Name {
 
 #[derive(Default)]
 struct Lists {
-    websites: HashMap<Uuid, Website>,
+    websites: HashMap<Uuid, Arc<Website>>,
+    /// The same for all websites of a store.
+    recorder_rules: RecorderRules,
     links: HashMap<String, Arc<Link>>,
     pixels: HashMap<String, Uuid>,
 }
@@ -82,12 +98,15 @@ impl Lists {
         let links = store.links().await?;
         let pixels = store.pixels().await?;
         let website = |website: dashi_store::Website| {
-            (website.id, Website { takes_recordings: website.takes_recordings })
+            let blocked = BlockedAddresses::of_website(&website.blocked_addresses);
+            (website.id, Arc::new(Website { recorder: website.recorder, blocked }))
         };
         let link = |link: dashi_store::Link| {
-            (link.slug, Arc::new(Link { id: link.id, location: serialise(&link.url) }))
+            let of_link = Arc::new(Link::new(&link));
+            (link.slug, of_link)
         };
         Ok(Self {
+            recorder_rules: websites.first().map(|website| website.recorder.rules).unwrap_or_default(),
             websites: websites.into_iter().map(website).collect(),
             links: links.into_iter().map(link).collect(),
             pixels: pixels.into_iter().map(|pixel| (pixel.slug, pixel.id)).collect(),
@@ -134,6 +153,7 @@ impl Sources {
             let succeeded = lists.is_ok();
             match lists {
                 Ok(lists) => {
+                    warn_of_bad_addresses(&self.lists(), &lists);
                     *self.0.lists.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(lists);
                 }
                 Err(error) if !failing => {
@@ -164,13 +184,23 @@ impl Sources {
     /// A website. Waits for a read of the lists if it is not on them, for a bounded time, as the others do. A read that
     /// began after `asked`, the moment of the request, tells all that it can be told: so the unknown websites of a whole
     /// batch wait for one read.
-    pub async fn website(&self, id: Uuid, asked: Instant) -> Found<Website> {
-        self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).copied()).await
+    pub async fn website(&self, id: Uuid, asked: Instant) -> Found<Arc<Website>> {
+        self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).cloned()).await
     }
 
     /// The same without waiting; `None` if the lists have to be read first.
-    pub fn known_website(&self, id: Uuid) -> Option<Found<Website>> {
-        self.known(&Name::Website(id), |lists| lists.websites.get(&id).copied())
+    pub fn known_website(&self, id: Uuid) -> Option<Found<Arc<Website>>> {
+        self.known(&Name::Website(id), |lists| lists.websites.get(&id).cloned())
+    }
+
+    /// A website as the lists have it at this moment, if they do.
+    pub(crate) fn listed_website(&self, id: Uuid) -> Option<Arc<Website>> {
+        self.lists().websites.get(&id).cloned()
+    }
+
+    /// Whose rules of recorders hold, as far as the lists tell.
+    pub(crate) fn recorder_rules(&self) -> RecorderRules {
+        self.lists().recorder_rules
     }
 
     /// The link of a slug, if it is on the list.
@@ -244,5 +274,19 @@ impl Sources {
 
     fn lock_absent(&self) -> std::sync::MutexGuard<'_, HashMap<Name, Instant>> {
         self.0.absent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says of each website's list what is no address in it, when that is news.
+fn warn_of_bad_addresses(before: &Lists, now: &Lists) {
+    for (id, website) in &now.websites {
+        let bad = website.blocked.unparsable();
+        let known = before.websites.get(id).is_some_and(|website| website.blocked.unparsable() == bad);
+        if !bad.is_empty() && !known {
+            tracing::warn!(
+                website = %id, entry = bad[0], entries = bad.len(),
+                "the website's blocked addresses: this is neither an address nor a CIDR block"
+            );
+        }
     }
 }

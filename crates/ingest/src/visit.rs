@@ -6,7 +6,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use dashi_domain::json::{Object, Value};
-use dashi_domain::page_url::is_url;
+use dashi_domain::page_url::{is_url, with_parameters};
 use dashi_domain::submission::{SourceKind, Submission};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -52,6 +52,7 @@ pub async fn link(
         Found::No => return frame.refuse(Rejection::NoSuchSlug),
         Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
+    let visit = Visit { url: with_parameters(&visit.url, &link.campaign), ..visit };
     record(frame, &collector, SourceKind::Link, link.id, visit).await;
     leads_to(&link)
 }
@@ -170,7 +171,9 @@ async fn record(frame: Frame, collector: &Collector, kind: SourceKind, id: Uuid,
         [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_entries(payload)))];
     let body = Value::Object(Object::from_entries(body.map(|(key, value)| (key.into(), value))));
     let decision = match Submission::from_value(body) {
-        Ok(submission) => decide(collector.rules(), &visit.client, None, submission, None, Now::read().ms),
+        Ok(submission) => {
+            decide(collector.rules(), None, &visit.client, None, submission, None, Now::read().ms)
+        }
         Err(error) => Decision::Refuse(Rejection::Schema(error)),
     };
     let of_outcomes = collector.clone();

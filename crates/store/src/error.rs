@@ -98,6 +98,16 @@ pub enum StoreError {
         /// The id.
         id: Uuid,
     },
+    /// The tables of this version of Umami have nowhere to write it.
+    #[error("this version of Umami has no {what}: its table {table} has no column {columns}")]
+    NotInThisVersion {
+        /// What it lacks, in words.
+        what: &'static str,
+        /// The table.
+        table: &'static str,
+        /// The columns that would do, in words.
+        columns: &'static str,
+    },
     /// A link or a pixel has this slug or id, maybe a removed one.
     #[error("there is a {kind} with the slug {slug:?} or with this id already: choose another one")]
     SlugTaken {

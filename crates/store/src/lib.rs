@@ -10,6 +10,7 @@ mod error;
 mod missing;
 mod postgres;
 mod profile;
+mod recorder;
 mod recording;
 mod redact;
 mod source;
@@ -24,10 +25,11 @@ pub use postgres::{AddressError, PostgresSettings, PostgresStore};
 pub use profile::{
     Committed, JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits,
 };
+pub use recorder::{Heatmaps, Recorder, RecorderRules};
 pub use redact::{REDACTED, redact_url};
-pub use source::{Link, NewWebsite, Pixel, Website};
+pub use source::{Link, LinkCampaign, NewWebsite, Pixel, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
-pub use umami::UmamiTables;
+pub use umami::{UmamiTables, Unwritten};
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
@@ -70,6 +72,18 @@ impl Store {
     pub async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
         match self {
             Self::Postgres(store) => store.umami().await,
+            Self::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// What the tables have that is not written, and what has no place in them, read anew. None where there are no tables of
+    /// Umami's.
+    ///
+    /// # Errors
+    /// The store does not answer, or its tables are older than those of 3.0.
+    pub async fn unwritten(&self) -> Result<Option<Unwritten>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.unwritten().await,
             Self::Sqlite(_) => Ok(None),
         }
     }
@@ -223,12 +237,31 @@ impl Store {
         either!(self, store => store.remove_website(id, now_ms).await)
     }
 
-    /// Says whether a website takes recordings. Says whether there was one.
+    /// Sets whether a website takes recordings. Says whether there was one.
     ///
     /// # Errors
-    /// The store does not answer.
-    pub async fn set_recording(&self, id: Uuid, records: bool) -> Result<bool, StoreError> {
-        either!(self, store => store.set_recording(id, records).await)
+    /// [`StoreError::NotInThisVersion`]: its Umami knows no recordings. Any other: the store does not answer.
+    pub async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        either!(self, store => store.set_recordings(id, taken).await)
+    }
+
+    /// Sets whether a website takes heatmaps that its recorder posts; then none are read out of recordings. Says whether
+    /// there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::NotInThisVersion`]: its Umami knows no such posts. Any other: the store does not answer.
+    pub async fn set_heatmaps(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        either!(self, store => store.set_heatmaps(id, taken).await)
+    }
+
+    /// Sets the addresses and networks whose visits a website does not want: a text, separated by commas, of at most 500
+    /// characters; empty for none. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError::NotInThisVersion`]: its Umami blocks addresses for all websites only. Any other: the store does not
+    /// answer.
+    pub async fn set_blocked_addresses(&self, id: Uuid, addresses: &str) -> Result<bool, StoreError> {
+        either!(self, store => store.set_blocked_addresses(id, addresses).await)
     }
 
     /// The links that are not removed. None in a database of an Umami that had no links yet.
@@ -242,7 +275,8 @@ impl Store {
     /// Adds a link.
     ///
     /// # Errors
-    /// [`StoreError::SlugTaken`]: choose another slug. Any other: the store does not answer.
+    /// [`StoreError::SlugTaken`]: choose another slug. [`StoreError::NotInThisVersion`]: its Umami keeps no campaign
+    /// parameters of links. Any other: the store does not answer.
     pub async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_link(link, now_ms).await)
     }

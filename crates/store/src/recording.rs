@@ -5,6 +5,10 @@ use std::collections::HashMap;
 use dashi_domain::rows::RecordingRow;
 use uuid::Uuid;
 
+/// How far the times of a click may lie apart that a recorder both recorded and posted, inclusive: it reads the clock for
+/// each.
+pub(crate) const SAME_CLICK_MS: i64 = 1_000;
+
 /// Session, visit and index of a chunk. The session belongs to it, for a visit may go on under another one, whose chunks
 /// lie in another partition: only within a session does the log tell the order.
 pub(crate) type Place = (Uuid, Uuid, i32);

@@ -40,7 +40,9 @@ pub const ALL: &[&Table] = &[
     &SESSION_DATA,
     &REVENUE,
     &SESSION_REPLAY,
+    &HEATMAP_EVENT,
     &IDENTIFY,
+    &APPLIED,
     &PROFILE,
     &PROFILE_TRAIT,
     &PROFILE_WRITE,
@@ -174,6 +176,47 @@ static SESSION_REPLAY: Table = Table {
         ("started_at", Time),
         ("ended_at", Time),
         ("created_at", Time),
+    ],
+};
+
+static HEATMAP_EVENT: Table = Table {
+    name: "heatmap_event",
+    own: false,
+    key: 1,
+    columns: &[
+        ("heatmap_event_id", Uuid),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("visit_id", Uuid),
+        ("url_path", Text),
+        ("event_type", Integer),
+        ("node_id", Integer),
+        ("x", Integer),
+        ("y", Integer),
+        ("page_x", Integer),
+        ("page_y", Integer),
+        ("page_w", Integer),
+        ("viewport_w", Integer),
+        ("viewport_h", Integer),
+        ("page_h", Integer),
+        ("scroll_pct", Integer),
+        ("replay_chunk_index", Integer),
+        ("replay_event_index", Integer),
+        ("replay_time_ms", Integer),
+        ("created_at", Time),
+    ],
+};
+
+static APPLIED: Table = Table {
+    name: "applied",
+    own: true,
+    key: 1,
+    columns: &[
+        ("record_id", Uuid),
+        ("record_type", Text),
+        ("website_id", Uuid),
+        ("session_id", Uuid),
+        ("received_at", Integer),
     ],
 };
 

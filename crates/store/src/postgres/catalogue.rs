@@ -16,7 +16,7 @@ use dashi_domain::umami::Release;
 
 use super::PostgresStore;
 use super::pool::Session;
-use crate::{StoreError, UmamiTables};
+use crate::{StoreError, UmamiTables, Unwritten};
 
 /// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(60);
@@ -128,6 +128,70 @@ const MIGRATIONS: &str = "_prisma_migrations";
 /// The migrations that 3.4 added.
 const MIGRATIONS_OF_3_4: &[&str] = &["25_add_annotation", "26_add_api_key"];
 
+/// Tables that newer versions fill with what visitors do and that Dashi does not write, and what they hold.
+const UNWRITTEN: &[(&str, &str)] = &[
+    ("website_engagement", "how long pages were looked at"),
+    ("error_event", "errors in pages"),
+    ("error_issue", "kinds of errors in pages"),
+    ("commerce_event", "carts and orders"),
+    ("commerce_item", "what is in carts and orders"),
+    ("session_replay_view", "who has watched which recording, which the dashboard writes"),
+];
+
+/// What is written of the tables that are not [`REQUIRED`].
+const WRITTEN: &[(&str, &[&str])] = &[
+    (
+        "session_replay",
+        &[
+            "replay_id",
+            "website_id",
+            "session_id",
+            "visit_id",
+            "chunk_index",
+            "events",
+            "event_count",
+            "started_at",
+            "ended_at",
+            "created_at",
+        ],
+    ),
+    ("session_link", &["website_id", "session_id", "distinct_id", "created_at"]),
+    ("website_event", VITALS),
+    ("heatmap_event", HEATMAP_REQUIRED),
+    ("heatmap_event", HEATMAP_OPTIONAL),
+    ("heatmap_event", &["created_at"]),
+];
+
+/// Tables of which rows are only read, or written by commands that may fail.
+const READ_ONLY: &[&str] = &["website", "link", "pixel"];
+
+/// Columns of `heatmap_event` without which no row of it says anything.
+const HEATMAP_REQUIRED: &[&str] = &[
+    "heatmap_event_id",
+    "website_id",
+    "session_id",
+    "visit_id",
+    "url_path",
+    "event_type",
+    "x",
+    "y",
+    "viewport_w",
+    "viewport_h",
+    "scroll_pct",
+];
+
+/// Columns of `heatmap_event` that not every version has.
+const HEATMAP_OPTIONAL: &[&str] = &[
+    "node_id",
+    "page_x",
+    "page_y",
+    "page_w",
+    "page_h",
+    "replay_chunk_index",
+    "replay_event_index",
+    "replay_time_ms",
+];
+
 /// Columns of `website_event` that came with 3.1.
 const VITALS: &[&str] = &["lcp", "inp", "cls", "fcp", "ttfb"];
 
@@ -175,6 +239,7 @@ const WIDTHS: &[(&str, &[(&str, usize)])] = &[
     ("event_data", &[("data_key", 500), ("string_value", 500)]),
     ("session_data", &[("data_key", 500), ("string_value", 500), ("distinct_id", 50)]),
     ("session_link", &[("distinct_id", 50)]),
+    ("heatmap_event", &[("url_path", 500)]),
     ("revenue", &[("event_name", 50), ("currency", 10)]),
 ];
 
@@ -195,6 +260,12 @@ pub(crate) struct Catalogue {
     ran_3_4: bool,
     /// How the database stores text, by its own name of it.
     encoding: String,
+    /// Whether the role may read and write `heatmap_event`, which Dashi did not need before it wrote heatmaps.
+    may_write_heatmaps: bool,
+    /// Whether it may delete there as well.
+    may_delete_heatmaps: bool,
+    /// Columns of tables that are written, `table.column` each, that need a value which is not written.
+    unfillable: Vec<String>,
     /// Columns that hold less than those of 3.1.
     narrow: HashMap<(&'static str, &'static str), usize>,
 }
@@ -205,13 +276,18 @@ pub(super) type Read = Option<(Instant, Arc<Catalogue>)>;
 impl Catalogue {
     /// Reads it, through the search path of the connection.
     pub async fn read(connection: &mut Session) -> Result<Self, sqlx::Error> {
-        let names: Vec<&str> =
-            REQUIRED.iter().map(|(table, _)| *table).chain(OPTIONAL.iter().copied()).collect();
-        let columns: Vec<(String, String, Option<i32>)> = sqlx::query_as(
+        let names: Vec<&str> = REQUIRED
+            .iter()
+            .map(|(table, _)| *table)
+            .chain(OPTIONAL.iter().copied())
+            .chain(UNWRITTEN.iter().map(|(table, _)| *table))
+            .collect();
+        let columns: Vec<(String, String, Option<i32>, bool)> = sqlx::query_as(
             "/* catalogue */
              SELECT t.name, a.attname::text,
                  CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4
-                      THEN a.atttypmod - 4 END
+                      THEN a.atttypmod - 4 END,
+                 a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
              FROM unnest($1::text[]) AS t (name)
              JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(t.name)
              WHERE a.attnum > 0 AND NOT a.attisdropped",
@@ -233,12 +309,24 @@ impl Catalogue {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let columns = columns.into_iter().map(|(table, column, width)| {
+        let unfillable = unfillable(&columns);
+        let columns = columns.into_iter().map(|(table, column, width, _)| {
             (table, column, width.and_then(|width| usize::try_from(width).ok()))
         });
         let mut catalogue = Self::new(columns, unique_properties);
         catalogue.encoding = encoding;
-        catalogue.ran_3_4 = catalogue.read_migrations(connection).await?;
+        catalogue.unfillable = unfillable;
+        catalogue.ran_3_4 = catalogue.read_migrations(&mut *connection).await?;
+        let (may_write, may_delete): (Option<bool>, Option<bool>) = sqlx::query_as(
+            "/* catalogue */
+             SELECT has_table_privilege(to_regclass('heatmap_event')::oid, 'SELECT')
+                 AND has_table_privilege(to_regclass('heatmap_event')::oid, 'INSERT'),
+                 has_table_privilege(to_regclass('heatmap_event')::oid, 'DELETE')",
+        )
+        .fetch_one(connection)
+        .await?;
+        catalogue.may_write_heatmaps = may_write == Some(true);
+        catalogue.may_delete_heatmaps = may_delete == Some(true);
         Ok(catalogue)
     }
 
@@ -285,7 +373,40 @@ impl Catalogue {
                 }
             }
         }
-        Self { tables, unique_properties, ran_3_4: false, encoding: UTF8.to_owned(), narrow }
+        Self {
+            tables,
+            unique_properties,
+            ran_3_4: false,
+            may_write_heatmaps: false,
+            may_delete_heatmaps: false,
+            unfillable: Vec::new(),
+            encoding: UTF8.to_owned(),
+            narrow,
+        }
+    }
+
+    /// What these tables have that is not written, and what is taken and has no table to go to.
+    pub fn unwritten(&self) -> Unwritten {
+        let there = UNWRITTEN.iter().filter(|(table, _)| self.has_table(table));
+        let mut tables: Vec<String> = there.map(|(table, what)| format!("{table} ({what})")).collect();
+        let mut nowhere: Vec<&'static str> = Vec::new();
+        if !self.has_vitals() {
+            nowhere.push("web vitals (website_event has no columns of them)");
+        }
+        if !self.has_table("session_replay") {
+            nowhere.push("recordings (there is no table session_replay)");
+        }
+        match (self.has_table("heatmap_event"), self.has_heatmaps()) {
+            (_, true) => {}
+            (false, _) => nowhere.push("heatmaps (there is no table heatmap_event)"),
+            (true, false) if self.may_write_heatmaps => {
+                tables.push("heatmap_event (it lacks columns that heatmaps need)".to_owned());
+            }
+            (true, false) => {
+                tables.push("heatmap_event (the role may not read and insert its rows)".to_owned())
+            }
+        }
+        Unwritten { tables, nowhere, unfillable: self.unfillable.clone() }
     }
 
     /// Whether there is no table of Umami's at all: then they may be made.
@@ -311,6 +432,28 @@ impl Catalogue {
     /// Whether sessions are linked to distinct ids.
     pub fn has_session_link(&self) -> bool {
         self.has_table("session_link")
+    }
+
+    /// Whether heatmaps can be written, and read to be compared.
+    pub fn has_heatmaps(&self) -> bool {
+        self.may_write_heatmaps
+            && HEATMAP_REQUIRED
+                .iter()
+                .chain(&["created_at"])
+                .all(|column| self.has_column("heatmap_event", column))
+    }
+
+    /// Whether clicks of recordings can be written: where recorders post them as well, only if those that were posted can be
+    /// told from them, and be preferred.
+    pub fn tells_recorded_clicks(&self) -> bool {
+        !self.has_column("website", "recorder_enabled")
+            || self.may_delete_heatmaps && self.has_column("heatmap_event", "replay_event_index")
+    }
+
+    /// The columns of `heatmap_event` that are written beside `created_at`.
+    pub fn heatmap_columns(&self) -> Vec<&'static str> {
+        let optional = HEATMAP_OPTIONAL.iter().filter(|column| self.has_column("heatmap_event", column));
+        HEATMAP_REQUIRED.iter().chain(optional).copied().collect()
     }
 
     /// Whether a property of a session is unique by an index.
@@ -459,6 +602,24 @@ pub(super) fn keep_newest_properties(changes: &mut Changes) {
     });
 }
 
+/// Columns that need a value which is not written, `table.column` each.
+fn unfillable(columns: &[(String, String, Option<i32>, bool)]) -> Vec<String> {
+    let written = |table: &str, column: &str| {
+        let of_table = REQUIRED.iter().chain(WRITTEN).filter(|(name, _)| *name == table);
+        of_table.flat_map(|(_, columns)| columns.iter()).any(|name| *name == column)
+    };
+    let is_written_to = |table: &str| {
+        !READ_ONLY.contains(&table) && REQUIRED.iter().chain(WRITTEN).any(|(name, _)| *name == table)
+    };
+    let mut unfillable: Vec<String> = columns
+        .iter()
+        .filter(|(table, column, _, needed)| *needed && is_written_to(table) && !written(table, column))
+        .map(|(table, column, ..)| format!("{table}.{column}"))
+        .collect();
+    unfillable.sort_unstable();
+    unfillable
+}
+
 /// Calls `f` with every text of the rows, and the table and the column it goes into.
 pub(super) fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
     let some = |table, column, text: &mut Option<String>| {
@@ -512,6 +673,9 @@ pub(super) fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static
     for row in &mut changes.session_links {
         f("session_link", "distinct_id", &mut row.distinct_id);
     }
+    for row in &mut changes.heatmap {
+        f("heatmap_event", "url_path", &mut row.url_path);
+    }
     for row in &mut changes.revenue {
         f("revenue", "event_name", &mut row.event_name);
         f("revenue", "currency", &mut row.currency);
@@ -547,6 +711,15 @@ impl PostgresStore {
             ),
             Some(_) => {}
         }
+        let unwritten = read.unwritten();
+        if known.as_ref().is_none_or(|(_, before)| before.unwritten() != unwritten) {
+            if let Some(line) = unwritten.line() {
+                tracing::info!(unwritten = line, "not all that Umami has or could have is written here");
+            }
+            if let Some(warning) = unwritten.warning() {
+                tracing::warn!("{warning}");
+            }
+        }
         let read = Arc::new(read);
         *known = Some((at, Arc::clone(&read)));
         Ok(read)
@@ -554,12 +727,20 @@ impl PostgresStore {
 
     /// Which of Umami's versions made the tables; none if there are no tables yet.
     pub(crate) async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
+        Ok(self.catalogue_if_any().await?.map(|read| read.recognised()))
+    }
+
+    pub(crate) async fn unwritten(&self) -> Result<Option<Unwritten>, StoreError> {
+        Ok(self.catalogue_if_any().await?.map(|read| read.unwritten()))
+    }
+
+    async fn catalogue_if_any(&self) -> Result<Option<Catalogue>, StoreError> {
         let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
         if read.is_empty() {
             return Ok(None);
         }
         read.check()?;
-        Ok(Some(read.recognised()))
+        Ok(Some(read))
     }
 
     /// In a transaction: so it shows one moment, through the search path that is set for it.

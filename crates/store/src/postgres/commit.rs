@@ -7,8 +7,8 @@ use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
-    DataValue, DeadLetter, EventDataRow, EventRow, IdentifyRow, RecordingRow, RevenueRow, SessionAttributes,
-    SessionDataRow, SessionLinkRow, SessionRow,
+    AppliedRow, DataValue, DeadLetter, EventDataRow, EventRow, HeatmapKind, HeatmapRow, IdentifyRow,
+    RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -19,7 +19,7 @@ use super::pool::{Session, is_known};
 use super::{PostgresStore, checkpoint_of, profile};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
-use crate::recording::placed;
+use crate::recording::{SAME_CLICK_MS, placed};
 use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -128,9 +128,11 @@ impl PostgresStore {
         let mut applied: Vec<Uuid> = sqlx::query_scalar(
             "/* applied */
              SELECT event_id FROM website_event WHERE event_id = ANY($1)
-             UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)",
+             UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)
+             UNION SELECT record_id FROM dashi.applied WHERE record_id = ANY($2)",
         )
         .bind(ids)
+        .bind(column!(changes.applied, row => row.record_id))
         .fetch_all(&self.pool)
         .await?;
         if with_recordings {
@@ -184,10 +186,13 @@ async fn write(
     }
     let recordings: &[RecordingRow] =
         if catalogue.has_table("session_replay") { &changes.recordings } else { &[] };
+    let (recorded, indexes) = insert_recordings(connection, recordings).await?;
     let inserted = insert_events(connection, &changes.events, catalogue).await?
         + insert_identifies(connection, &changes.identifies).await?
-        + insert_recordings(connection, recordings).await?;
-    let to_insert = changes.events.len() + changes.identifies.len() + recordings.len();
+        + insert_applied(connection, &changes.applied).await?
+        + recorded;
+    let to_insert =
+        changes.events.len() + changes.identifies.len() + changes.applied.len() + recordings.len();
     if inserted < to_insert as u64 {
         return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
     }
@@ -204,6 +209,19 @@ async fn write(
         upsert_session_data(connection, rows, catalogue).await?;
     }
     insert_revenue(connection, &changes.revenue).await?;
+    if catalogue.has_heatmaps() {
+        let (recorded, posted): (Vec<_>, Vec<_>) =
+            changes.heatmap.iter().partition(|row| row.recorded.is_some());
+        for rows in posted.chunks(LEAVES_PER_STATEMENT) {
+            insert_heatmap(connection, rows, &indexes, catalogue).await?;
+            remove_recorded_clicks(connection, rows, catalogue).await?;
+        }
+        if catalogue.tells_recorded_clicks() {
+            for rows in recorded.chunks(LEAVES_PER_STATEMENT) {
+                insert_heatmap(connection, rows, &indexes, catalogue).await?;
+            }
+        }
+    }
     insert_dead_letters(connection, claim, &changes.dead_letters).await?;
     if to < from {
         set_dead_letters_aside(connection, claim, to).await?;
@@ -383,9 +401,33 @@ async fn insert_identifies(connection: &mut Session, rows: &[IdentifyRow]) -> Re
     Ok(inserted.rows_affected())
 }
 
-async fn insert_recordings(connection: &mut Session, rows: &[RecordingRow]) -> Result<u64, sqlx::Error> {
+async fn insert_applied(connection: &mut Session, rows: &[AppliedRow]) -> Result<u64, sqlx::Error> {
     if rows.is_empty() {
         return Ok(0);
+    }
+    let inserted = sqlx::query(
+        "/* insert_applied */
+         INSERT INTO dashi.applied (record_id, record_type, website_id, session_id, received_at)
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::bigint[])
+         ON CONFLICT (record_id) DO NOTHING",
+    )
+    .bind(column!(rows, row => row.record_id))
+    .bind(column!(rows, row => row.record_type.as_str()))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.received_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected())
+}
+
+/// Returns how many were inserted, and the index of each chunk.
+async fn insert_recordings(
+    connection: &mut Session,
+    rows: &[RecordingRow],
+) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(Default::default());
     }
     let taken: Vec<(Uuid, Uuid, i32)> = sqlx::query_as(
         "/* taken */
@@ -422,7 +464,93 @@ async fn insert_recordings(connection: &mut Session, rows: &[RecordingRow]) -> R
     .bind(column!(rows, row => row.1.created_at_ms))
     .execute(connection)
     .await?;
-    Ok(inserted.rows_affected())
+    Ok((inserted.rows_affected(), rows.into_iter().map(|(index, row)| (row.replay_id, index)).collect()))
+}
+
+/// Takes clicks of recordings out again that were posted as well: each counts once, with what the post tells of it.
+async fn remove_recorded_clicks(
+    connection: &mut Session,
+    posted: &[&HeatmapRow],
+    catalogue: &Catalogue,
+) -> Result<(), sqlx::Error> {
+    let clicks: Vec<_> = posted.iter().filter(|row| row.kind == HeatmapKind::Click).collect();
+    if clicks.is_empty() || !catalogue.tells_recorded_clicks() {
+        return Ok(());
+    }
+    sqlx::query(AssertSqlSafe(format!(
+        "/* remove_recorded_clicks */
+         DELETE FROM heatmap_event AS h
+         USING unnest($1::uuid[], $2::text[], $3::int[], $4::int[], $5::bigint[])
+         AS t (visit_id, url_path, x, y, created_at)
+         WHERE h.visit_id = t.visit_id AND h.event_type = 1 AND h.replay_event_index IS NOT NULL
+             AND h.url_path = t.url_path AND h.x IS NOT DISTINCT FROM t.x AND h.y IS NOT DISTINCT FROM t.y
+             AND h.created_at BETWEEN dashi.at_ms(t.created_at - {SAME_CLICK_MS})
+                 AND dashi.at_ms(t.created_at + {SAME_CLICK_MS})"
+    )))
+    .bind(column!(clicks, row => row.visit_id))
+    .bind(column!(clicks, row => row.url_path.as_str()))
+    .bind(column!(clicks, row => row.x))
+    .bind(column!(clicks, row => row.y))
+    .bind(column!(clicks, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Rows of the heatmap, in the columns that this version has of them, less recorded clicks that were posted.
+async fn insert_heatmap(
+    connection: &mut Session,
+    rows: &[&HeatmapRow],
+    indexes: &HashMap<Uuid, i32>,
+    catalogue: &Catalogue,
+) -> Result<(), sqlx::Error> {
+    let columns = catalogue.heatmap_columns().join(", ");
+    let posted = if catalogue.has_column("heatmap_event", "replay_event_index") {
+        "h.replay_event_index IS NULL"
+    } else {
+        "true"
+    };
+    sqlx::query(AssertSqlSafe(format!(
+        "/* insert_heatmap */
+         INSERT INTO heatmap_event (created_at, {columns})
+         SELECT dashi.at_ms(created_at), {columns}
+         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::int[], $7::int[],
+             $8::int[], $9::int[], $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::int[],
+             $17::int[], $18::int[], $19::bigint[], $20::bigint[])
+         AS t (heatmap_event_id, website_id, session_id, visit_id, url_path, event_type, node_id, x, y,
+             page_x, page_y, page_w, viewport_w, viewport_h, page_h, scroll_pct,
+             replay_chunk_index, replay_event_index, replay_time_ms, created_at)
+         WHERE t.replay_event_index IS NULL OR t.event_type <> 1 OR NOT EXISTS (
+             SELECT 1 FROM heatmap_event AS h
+             WHERE h.visit_id = t.visit_id AND h.event_type = 1 AND {posted}
+                 AND h.url_path = t.url_path AND h.x IS NOT DISTINCT FROM t.x AND h.y IS NOT DISTINCT FROM t.y
+                 AND h.created_at BETWEEN dashi.at_ms(t.created_at - {SAME_CLICK_MS})
+                     AND dashi.at_ms(t.created_at + {SAME_CLICK_MS}))
+         ON CONFLICT DO NOTHING"
+    )))
+    .bind(column!(rows, row => row.heatmap_event_id))
+    .bind(column!(rows, row => row.website_id))
+    .bind(column!(rows, row => row.session_id))
+    .bind(column!(rows, row => row.visit_id))
+    .bind(column!(rows, row => row.url_path.as_str()))
+    .bind(column!(rows, row => row.kind as i32))
+    .bind(column!(rows, row => row.node_id))
+    .bind(column!(rows, row => row.x))
+    .bind(column!(rows, row => row.y))
+    .bind(column!(rows, row => row.page_x))
+    .bind(column!(rows, row => row.page_y))
+    .bind(column!(rows, row => row.page_w))
+    .bind(column!(rows, row => row.viewport_w))
+    .bind(column!(rows, row => row.viewport_h))
+    .bind(column!(rows, row => row.page_h))
+    .bind(column!(rows, row => row.scroll_pct))
+    .bind(column!(rows, row => row.recorded.and_then(|place| indexes.get(&place.chunk_id).copied())))
+    .bind(column!(rows, row => row.recorded.map(|place| place.event_index)))
+    .bind(column!(rows, row => row.recorded.and_then(|place| place.time_ms)))
+    .bind(column!(rows, row => row.created_at_ms))
+    .execute(connection)
+    .await?;
+    Ok(())
 }
 
 /// Inserts the sessions that are not there; says which these are.

@@ -12,6 +12,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_2.sql"),
     include_str!("dashi_3.sql"),
     include_str!("dashi_4.sql"),
+    include_str!("dashi_5.sql"),
 ];
 
 /// Umami's tables as its release 3.1 has them.

@@ -1,11 +1,31 @@
 //! Websites, links and pixels on PostgreSQL: Umami's own tables.
 
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::{PostgresStore, schema};
+use crate::recorder::{Recorder, RecorderColumns};
+use crate::source::{LinkCampaign, addresses};
 use crate::{Link, NewWebsite, Pixel, StoreError, Website};
+
+/// Switches one of a recorder's two tasks; the recorder is on while one of them is.
+macro_rules! configure {
+    ($task:literal, $other:literal) => {
+        concat!(
+            "UPDATE website
+             SET replay_config = (CASE WHEN jsonb_typeof(replay_config) = 'object' THEN replay_config ELSE '{}' END)
+                     || jsonb_build_object('",
+            $task,
+            "', $2::boolean),
+                 recorder_enabled = $2 OR coalesce(replay_config -> '",
+            $other,
+            "' = 'true', false)
+             WHERE website_id = $1 AND deleted_at IS NULL"
+        )
+    };
+}
 
 /// PostgreSQL's code for a table that is not there.
 const UNDEFINED_TABLE: &str = "42P01";
@@ -17,7 +37,11 @@ impl PostgresStore {
             // As text: a prepared statement fails for good when Umami changes the width of a column that it returns.
             // By way of JSON, for older versions of Umami have no such column.
             "SELECT website_id, name::text, domain::text, (extract(epoch FROM created_at) * 1000)::bigint AS created_at_ms,
-                    coalesce((to_jsonb(w) ->> 'replay_enabled')::boolean, false) AS records
+                    (to_jsonb(w) ->> 'replay_enabled')::boolean AS replay_enabled,
+                    (to_jsonb(w) ->> 'recorder_enabled')::boolean AS recorder_enabled,
+                    to_jsonb(w) ->> 'replay_config' AS replay_config,
+                    to_jsonb(w) ->> 'blocked_ips' AS blocked_ips,
+                    to_regclass('heatmap_event') IS NOT NULL AS has_heatmaps
              FROM website AS w WHERE deleted_at IS NULL ORDER BY created_at, website_id",
         )
         .fetch_all(&self.pool)
@@ -30,7 +54,14 @@ impl PostgresStore {
                     name: row.try_get("name")?,
                     domain: row.try_get("domain")?,
                     created_at_ms: row.try_get("created_at_ms")?,
-                    takes_recordings: row.try_get("records")?,
+                    recorder: Recorder::of(RecorderColumns {
+                        replay_enabled: row.try_get("replay_enabled")?,
+                        recorder_enabled: row.try_get("recorder_enabled")?,
+                        config: row.try_get("replay_config")?,
+                        has_heatmaps: row.try_get("has_heatmaps")?,
+                        heatmap_enabled: None,
+                    }),
+                    blocked_addresses: addresses(row.try_get("blocked_ips")?),
                 })
             })
             .collect::<Result<_, sqlx::Error>>()
@@ -89,28 +120,82 @@ impl PostgresStore {
         .await
     }
 
-    pub(crate) async fn set_recording(&self, id: Uuid, records: bool) -> Result<bool, StoreError> {
-        let set = sqlx::query(
-            "UPDATE website SET replay_enabled = $2 WHERE website_id = $1 AND deleted_at IS NULL",
+    pub(crate) async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        let catalogue = self.read_catalogue().await?;
+        let sql = if catalogue.has_column("website", "recorder_enabled") {
+            configure!("replayEnabled", "heatmapEnabled")
+        } else if catalogue.has_column("website", "replay_enabled") {
+            "UPDATE website SET replay_enabled = $2 WHERE website_id = $1 AND deleted_at IS NULL"
+        } else {
+            return Err(StoreError::NotInThisVersion {
+                what: "recordings",
+                table: "website",
+                columns: "replay_enabled or recorder_enabled",
+            });
+        };
+        self.change_website(sqlx::query(sql).bind(id).bind(taken)).await
+    }
+
+    pub(crate) async fn set_heatmaps(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        if !self.read_catalogue().await?.has_column("website", "recorder_enabled") {
+            return Err(StoreError::NotInThisVersion {
+                what: "heatmaps that are posted",
+                table: "website",
+                columns: "recorder_enabled",
+            });
+        }
+        let sql = configure!("heatmapEnabled", "replayEnabled");
+        self.change_website(sqlx::query(sql).bind(id).bind(taken)).await
+    }
+
+    pub(crate) async fn set_blocked_addresses(&self, id: Uuid, addresses: &str) -> Result<bool, StoreError> {
+        if !self.read_catalogue().await?.has_column("website", "blocked_ips") {
+            return Err(StoreError::NotInThisVersion {
+                what: "addresses that one website blocks",
+                table: "website",
+                columns: "blocked_ips",
+            });
+        }
+        let kind: String = sqlx::query_scalar(
+            "SELECT format_type(atttypid, NULL)::text FROM pg_catalog.pg_attribute
+             WHERE attrelid = to_regclass('website') AND attname = 'blocked_ips'",
         )
-        .bind(id)
-        .bind(records)
-        .execute(&self.pool)
+        .fetch_one(&self.pool)
         .await
-        .map_err(StoreError::away("changing a website"))?
-        .rows_affected();
-        Ok(set > 0)
+        .map_err(StoreError::away("reading the type of a column"))?;
+        // Its versions have a text, a JSON array, or an array.
+        let value = match kind.as_str() {
+            "json" | "jsonb" => format!("to_jsonb(regexp_split_to_array(nullif($2, ''), '[,\\s]+'))::{kind}"),
+            kind if kind.ends_with("[]") => {
+                format!("regexp_split_to_array(nullif($2, ''), '[,\\s]+')::{kind}")
+            }
+            _ => "nullif($2, '')".to_owned(),
+        };
+        let sql =
+            format!("UPDATE website SET blocked_ips = {value} WHERE website_id = $1 AND deleted_at IS NULL");
+        self.change_website(sqlx::query(AssertSqlSafe(sql)).bind(id).bind(addresses)).await
+    }
+
+    async fn change_website(&self, statement: Query<'_, Postgres, PgArguments>) -> Result<bool, StoreError> {
+        let changed = statement.execute(&self.pool).await.map_err(StoreError::away("changing a website"))?;
+        Ok(changed.rows_affected() > 0)
     }
 
     pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
         let doing = "listing links";
-        let sql = "SELECT link_id, name::text, slug::text, url::text FROM link WHERE deleted_at IS NULL ORDER BY slug";
+        // By way of JSON, for not every version of Umami has the columns.
+        let sql = "SELECT link_id, name::text, slug::text, url::text,
+                       to_jsonb(l) ->> 'utm_source' AS utm_source, to_jsonb(l) ->> 'utm_medium' AS utm_medium,
+                       to_jsonb(l) ->> 'utm_campaign' AS utm_campaign, to_jsonb(l) ->> 'utm_term' AS utm_term,
+                       to_jsonb(l) ->> 'utm_content' AS utm_content
+                   FROM link AS l WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &PgRow| {
             Ok(Link {
                 id: row.try_get("link_id")?,
                 name: row.try_get("name")?,
                 slug: row.try_get("slug")?,
                 url: row.try_get("url")?,
+                campaign: campaign(row)?,
             })
         };
         let rows = rows_if_there(sqlx::query(sql).fetch_all(&self.pool).await);
@@ -118,19 +203,30 @@ impl PostgresStore {
     }
 
     pub(crate) async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
-        let added = sqlx::query(
+        let sql = if link.campaign.is_empty() {
+            // Whether or not this version has the columns.
             "INSERT INTO link (link_id, name, slug, url, created_at) VALUES ($1, $2, $3, $4, dashi.at_ms($5))
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(link.id)
-        .bind(&link.name)
-        .bind(&link.slug)
-        .bind(&link.url)
-        .bind(now_ms)
-        .execute(&self.pool)
-        .await
-        .map_err(StoreError::away("adding a link"))?
-        .rows_affected();
+             ON CONFLICT DO NOTHING"
+        } else if self.read_catalogue().await?.has_column("link", "utm_source") {
+            "INSERT INTO link (link_id, name, slug, url, created_at,
+                 utm_source, utm_medium, utm_campaign, utm_term, utm_content)
+             VALUES ($1, $2, $3, $4, dashi.at_ms($5), $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING"
+        } else {
+            return Err(StoreError::NotInThisVersion {
+                what: "campaign parameters of links",
+                table: "link",
+                columns: "utm_source",
+            });
+        };
+        let mut statement =
+            sqlx::query(sql).bind(link.id).bind(&link.name).bind(&link.slug).bind(&link.url).bind(now_ms);
+        if !link.campaign.is_empty() {
+            for value in link.campaign.values() {
+                statement = statement.bind(value);
+            }
+        }
+        let added =
+            statement.execute(&self.pool).await.map_err(StoreError::away("adding a link"))?.rows_affected();
         if added == 0 { Err(StoreError::SlugTaken { kind: "link", slug: link.slug.clone() }) } else { Ok(()) }
     }
 
@@ -202,4 +298,12 @@ fn rows_if_there(rows: Result<Vec<PgRow>, sqlx::Error>) -> Result<Vec<PgRow>, sq
         }
         rows => rows,
     }
+}
+
+fn campaign(row: &PgRow) -> Result<LinkCampaign, sqlx::Error> {
+    let mut values: [Option<String>; 5] = Default::default();
+    for (value, name) in values.iter_mut().zip(LinkCampaign::NAMES) {
+        *value = row.try_get(name)?;
+    }
+    Ok(LinkCampaign::of(values))
 }

@@ -6,7 +6,7 @@ use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::{DataValue, RecordingRow, SessionAttributes};
+use dashi_domain::rows::{DataValue, HeatmapKind, HeatmapRow, RecordingRow, SessionAttributes};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use super::insert::{Statement, insert};
 use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
-use crate::recording::placed;
+use crate::recording::{SAME_CLICK_MS, placed};
 use crate::{Claim, CommitError, Committed, ProfileChange};
 
 impl SqliteStore {
@@ -62,10 +62,13 @@ async fn write(
         });
     }
     let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
+    let (recordings, indexes) = insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
     let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
         + insert_identifies(&mut tx, changes).await.map_err(failed)?
-        + insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
-    let to_insert = changes.events.len() + changes.identifies.len() + changes.recordings.len();
+        + insert_applied(&mut tx, changes).await.map_err(failed)?
+        + recordings;
+    let to_insert =
+        changes.events.len() + changes.identifies.len() + changes.applied.len() + changes.recordings.len();
     if elsewhere || inserted < to_insert as u64 {
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
@@ -74,6 +77,7 @@ async fn write(
     insert_event_data(&mut tx, changes).await.map_err(failed)?;
     upsert_session_data(&mut tx, changes).await.map_err(failed)?;
     insert_revenue(&mut tx, changes).await.map_err(failed)?;
+    insert_heatmap(&mut tx, &changes.heatmap, &indexes).await.map_err(failed)?;
     insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
     if to < from {
         set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
@@ -146,6 +150,8 @@ async fn applied(connection: &mut SqliteConnection, changes: &Changes) -> Result
     found.extend(held(connection, "dashi_identify", "event_id", ids()).await?);
     let chunks = changes.recordings.iter().map(|row| row.replay_id);
     found.extend(held(connection, "session_replay", "replay_id", chunks).await?);
+    let records = changes.applied.iter().map(|row| row.record_id);
+    found.extend(held(connection, "dashi_applied", "record_id", records).await?);
     Ok(found)
 }
 
@@ -254,11 +260,30 @@ async fn insert_identifies(connection: &mut SqliteConnection, changes: &Changes)
     .await
 }
 
+async fn insert_applied(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
+    insert(
+        connection,
+        &changes.applied,
+        "dashi_applied (record_id, record_type, website_id, session_id, received_at)",
+        "ON CONFLICT (record_id) DO NOTHING",
+        |statement, row| {
+            statement
+                .bind(text(row.record_id))
+                .bind(row.record_type.clone())
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(row.received_at_ms)
+        },
+    )
+    .await
+}
+
+/// Returns how many were inserted, and the index of each chunk.
 async fn insert_recordings(
     connection: &mut SqliteConnection,
     rows: &[RecordingRow],
-) -> Result<u64, sqlx::Error> {
-    let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(0) };
+) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
+    let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(Default::default()) };
     let sessions = json_list(rows.iter().map(|row| row.session_id));
     let stored: Vec<(String, String, i32)> = sqlx::query_as(
         "SELECT session_id, visit_id, chunk_index FROM session_replay
@@ -274,9 +299,10 @@ async fn insert_recordings(
         .iter()
         .map(|(session, visit, index)| Ok((parse_uuid(session)?, parse_uuid(visit)?, *index)))
         .collect();
-    insert(
+    let rows = placed(rows, taken?);
+    let inserted = insert(
         connection,
-        &placed(rows, taken?),
+        &rows,
         "session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
              started_at, ended_at, created_at)",
         "ON CONFLICT (replay_id) DO NOTHING",
@@ -294,7 +320,83 @@ async fn insert_recordings(
                 .bind(row.created_at_ms)
         },
     )
-    .await
+    .await?;
+    Ok((inserted, rows.into_iter().map(|(index, row)| (row.replay_id, index)).collect()))
+}
+
+/// A click that was both recorded and posted counts once, with what the post tells of it.
+async fn insert_heatmap(
+    connection: &mut SqliteConnection,
+    rows: &[HeatmapRow],
+    indexes: &HashMap<Uuid, i32>,
+) -> Result<(), sqlx::Error> {
+    const SAME: &str = "visit_id = ? AND event_type = 1 AND url_path = ? AND x IS ? AND y IS ?
+        AND created_at BETWEEN ? AND ?";
+    let same = |sql: String, row: &HeatmapRow| {
+        sqlx::query(AssertSqlSafe(sql))
+            .bind(text(row.visit_id))
+            .bind(row.url_path.clone())
+            .bind(row.x)
+            .bind(row.y)
+            .bind(row.created_at_ms.saturating_sub(SAME_CLICK_MS))
+            .bind(row.created_at_ms.saturating_add(SAME_CLICK_MS))
+    };
+    let (recorded, posted): (Vec<&HeatmapRow>, Vec<&HeatmapRow>) =
+        rows.iter().partition(|row| row.recorded.is_some());
+    insert_heatmap_rows(connection, &posted, indexes).await?;
+    for row in posted.iter().filter(|row| row.kind == HeatmapKind::Click) {
+        let sql = format!("DELETE FROM heatmap_event WHERE {SAME} AND replay_event_index IS NOT NULL");
+        same(sql, row).execute(&mut *connection).await?;
+    }
+    let mut unposted = Vec::with_capacity(recorded.len());
+    for row in recorded {
+        let sql = format!("SELECT 1 FROM heatmap_event WHERE {SAME} AND replay_event_index IS NULL LIMIT 1");
+        let is_click = row.kind == HeatmapKind::Click;
+        if !is_click || same(sql, row).fetch_optional(&mut *connection).await?.is_none() {
+            unposted.push(row);
+        }
+    }
+    insert_heatmap_rows(connection, &unposted, indexes).await
+}
+
+async fn insert_heatmap_rows(
+    connection: &mut SqliteConnection,
+    rows: &[&HeatmapRow],
+    indexes: &HashMap<Uuid, i32>,
+) -> Result<(), sqlx::Error> {
+    insert(
+        connection,
+        rows,
+        "heatmap_event (heatmap_event_id, website_id, session_id, visit_id, url_path, event_type, node_id, x, y,
+             page_x, page_y, page_w, viewport_w, viewport_h, page_h, scroll_pct,
+             replay_chunk_index, replay_event_index, replay_time_ms, created_at)",
+        "ON CONFLICT (heatmap_event_id) DO NOTHING",
+        |statement, row| {
+            statement
+                .bind(text(row.heatmap_event_id))
+                .bind(text(row.website_id))
+                .bind(text(row.session_id))
+                .bind(text(row.visit_id))
+                .bind(row.url_path.clone())
+                .bind(row.kind as i32)
+                .bind(row.node_id)
+                .bind(row.x)
+                .bind(row.y)
+                .bind(row.page_x)
+                .bind(row.page_y)
+                .bind(row.page_w)
+                .bind(row.viewport_w)
+                .bind(row.viewport_h)
+                .bind(row.page_h)
+                .bind(row.scroll_pct)
+                .bind(row.recorded.and_then(|place| indexes.get(&place.chunk_id).copied()))
+                .bind(row.recorded.map(|place| place.event_index))
+                .bind(row.recorded.and_then(|place| place.time_ms))
+                .bind(row.created_at_ms)
+        },
+    )
+    .await?;
+    Ok(())
 }
 
 /// Inserts new sessions, and fills those that were there by the fold's own rule; one that has nothing to gain is not

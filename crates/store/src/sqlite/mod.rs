@@ -41,6 +41,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_3.sql"),
     include_str!("dashi_4.sql"),
     include_str!("dashi_5.sql"),
+    include_str!("dashi_6.sql"),
 ];
 
 /// What marks a file as this program's (`PRAGMA application_id`): "Dash" in ASCII. Files of before it was written have 0.

@@ -4,15 +4,18 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
+use super::insert::Statement;
 use super::{SqliteStore, text, uuid};
+use crate::recorder::{Recorder, RecorderColumns};
+use crate::source::{LinkCampaign, addresses};
 use crate::{Link, NewWebsite, Pixel, StoreError, Website};
 
 impl SqliteStore {
     pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
         let doing = "listing websites";
         let rows = sqlx::query(
-            "SELECT website_id, name, domain, created_at, replay_enabled FROM website WHERE deleted_at IS NULL
-             ORDER BY created_at, website_id",
+            "SELECT website_id, name, domain, created_at, replay_enabled, heatmap_enabled, blocked_ips FROM website
+             WHERE deleted_at IS NULL ORDER BY created_at, website_id",
         )
         .fetch_all(&self.0.readers)
         .await
@@ -24,7 +27,13 @@ impl SqliteStore {
                     name: row.try_get("name")?,
                     domain: row.try_get("domain")?,
                     created_at_ms: row.try_get("created_at")?,
-                    takes_recordings: row.try_get("replay_enabled")?,
+                    recorder: Recorder::of(RecorderColumns {
+                        replay_enabled: row.try_get("replay_enabled")?,
+                        has_heatmaps: true,
+                        heatmap_enabled: row.try_get("heatmap_enabled")?,
+                        ..RecorderColumns::default()
+                    }),
+                    blocked_addresses: addresses(row.try_get("blocked_ips")?),
                 })
             })
             .collect::<Result<_, sqlx::Error>>()
@@ -80,27 +89,40 @@ impl SqliteStore {
         .await
     }
 
-    pub(crate) async fn set_recording(&self, id: Uuid, records: bool) -> Result<bool, StoreError> {
+    pub(crate) async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        let sql = "UPDATE website SET replay_enabled = ? WHERE website_id = ? AND deleted_at IS NULL";
+        self.change_website(sqlx::query(sql).bind(taken).bind(text(id))).await
+    }
+
+    pub(crate) async fn set_heatmaps(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
+        let sql = "UPDATE website SET heatmap_enabled = ? WHERE website_id = ? AND deleted_at IS NULL";
+        self.change_website(sqlx::query(sql).bind(taken).bind(text(id))).await
+    }
+
+    pub(crate) async fn set_blocked_addresses(&self, id: Uuid, addresses: &str) -> Result<bool, StoreError> {
+        let sql = "UPDATE website SET blocked_ips = ? WHERE website_id = ? AND deleted_at IS NULL";
+        let addresses = Some(addresses.to_owned()).filter(|addresses| !addresses.is_empty());
+        self.change_website(sqlx::query(sql).bind(addresses).bind(text(id))).await
+    }
+
+    async fn change_website(&self, statement: Statement<'_>) -> Result<bool, StoreError> {
         let mut writer = self.0.writer.lock().await;
-        let set =
-            sqlx::query("UPDATE website SET replay_enabled = ? WHERE website_id = ? AND deleted_at IS NULL")
-                .bind(records)
-                .bind(text(id))
-                .execute(&mut *writer)
-                .await
-                .map_err(StoreError::away("changing a website"))?
-                .rows_affected();
-        Ok(set > 0)
+        let changed =
+            statement.execute(&mut *writer).await.map_err(StoreError::away("changing a website"))?;
+        Ok(changed.rows_affected() > 0)
     }
 
     pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
-        let sql = "SELECT link_id, name, slug, url FROM link WHERE deleted_at IS NULL ORDER BY slug";
+        let sql =
+            "SELECT link_id, name, slug, url, utm_source, utm_medium, utm_campaign, utm_term, utm_content
+                   FROM link WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &SqliteRow| {
             Ok(Link {
                 id: uuid(row, "link_id")?,
                 name: row.try_get("name")?,
                 slug: row.try_get("slug")?,
                 url: row.try_get("url")?,
+                campaign: campaign(row)?,
             })
         };
         let rows = sqlx::query(sql).fetch_all(&self.0.readers).await;
@@ -110,14 +132,20 @@ impl SqliteStore {
     pub(crate) async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
         let mut writer = self.0.writer.lock().await;
         let added = sqlx::query(
-            "INSERT INTO link (link_id, name, slug, url, created_at) VALUES (?, ?, ?, ?, ?)
-             ON CONFLICT DO NOTHING",
+            "INSERT INTO link (link_id, name, slug, url, created_at,
+                 utm_source, utm_medium, utm_campaign, utm_term, utm_content)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
         .bind(text(link.id))
         .bind(&link.name)
         .bind(&link.slug)
         .bind(&link.url)
         .bind(now_ms)
+        .bind(&link.campaign.utm_source)
+        .bind(&link.campaign.utm_medium)
+        .bind(&link.campaign.utm_campaign)
+        .bind(&link.campaign.utm_term)
+        .bind(&link.campaign.utm_content)
         .execute(&mut *writer)
         .await
         .map_err(StoreError::away("adding a link"))?
@@ -183,4 +211,12 @@ impl SqliteStore {
             .rows_affected();
         Ok(removed > 0)
     }
+}
+
+fn campaign(row: &SqliteRow) -> Result<LinkCampaign, sqlx::Error> {
+    let mut values: [Option<String>; 5] = Default::default();
+    for (value, name) in values.iter_mut().zip(LinkCampaign::NAMES) {
+        *value = row.try_get(name)?;
+    }
+    Ok(LinkCampaign::of(values))
 }
