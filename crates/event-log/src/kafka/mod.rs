@@ -172,6 +172,15 @@ impl KafkaLog {
     }
 
     pub(crate) async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
+        let extent = self.ask_extent(partition).await;
+        if extent.is_err() {
+            // The client may hold what a broker that has just started said of the topic; looking at it asks again.
+            self.0.topic.look_soon();
+        }
+        extent
+    }
+
+    async fn ask_extent(&self, partition: Partition) -> Result<Extent, LogError> {
         self.ask("reading a partition's watermarks", move |shared| {
             let (low, high) = shared.admin.inner().fetch_watermarks(
                 &shared.settings.topic,
