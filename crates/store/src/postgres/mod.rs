@@ -15,6 +15,7 @@ mod pool;
 mod profile;
 mod rows;
 mod schema;
+mod socket;
 mod sources;
 
 use std::sync::{Arc, Mutex};

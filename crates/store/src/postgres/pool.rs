@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, timeout, timeout_at};
 
 use super::address::{Address, Pooler};
+use super::socket;
 
 /// How much longer a statement is waited for than the server lets it take: who is slow says so itself within that time,
 /// and who is silent says nothing.
@@ -188,6 +189,11 @@ impl Pool {
         }
     }
 
+    /// To be called once that listener is connected.
+    pub async fn listened(&self) {
+        self.0.set_socket_options(self.0.host.load(Ordering::Relaxed)).await;
+    }
+
     /// Throws away what is idle, and whatever is in use once it is given back: the server is not the one to talk to.
     pub fn renew(&self) {
         self.0.lose(self.0.generation.load(Ordering::Acquire), None);
@@ -310,12 +316,21 @@ impl Shared {
 
     async fn connect_to(&self, host: usize) -> Result<PgConnection, sqlx::Error> {
         match timeout(self.connect_timeout, PgConnection::connect_with(&self.hosts[host])).await {
-            Ok(connected) => connected,
+            Ok(connected) => {
+                if connected.is_ok() {
+                    self.set_socket_options(host).await;
+                }
+                connected
+            }
             Err(_) => Err(sqlx::Error::Io(std::io::Error::new(
                 std::io::ErrorKind::TimedOut,
                 format!("no connection within {} ms", self.connect_timeout.as_millis()),
             ))),
         }
+    }
+
+    async fn set_socket_options(&self, host: usize) {
+        socket::set_options(self.hosts[host].get_port(), self.statement_timeout + GRACE).await;
     }
 
     /// Whether two sessions have, or come to have, one process of the server.

@@ -438,6 +438,7 @@ async fn listen_once(
         Ok::<_, sqlx::Error>(listener)
     };
     let mut listener = tokio::time::timeout(limit, connected).await.map_err(silent)??;
+    pool.listened().await;
     // Nobody may be listening here at the moment.
     let _ = sender.send(ProfileChange::Resync);
     *failing = false;
