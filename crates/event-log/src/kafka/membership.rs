@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use rdkafka::config::RDKafkaLogLevel;
@@ -36,12 +36,20 @@ impl KafkaLog {
     }
 }
 
+/// How long a revocation is given to take effect inside the library before the next change of ownership.
+///
+/// A partition that is revoked, assigned and revoked again, as they are when a topic is deleted and created at once, is
+/// stopped twice if the first stop is still under way, and librdkafka up to 2.12 then ends the process by an assertion
+/// (confluentinc/librdkafka#5574).
+const REVOCATION: Duration = Duration::from_millis(300);
+
 /// Changes of ownership, in the order in which the group told them, and the group's answers to commits of offsets.
 #[derive(Default)]
 struct Changes {
     waiting: StdMutex<VecDeque<Ownership>>,
     arrived: Notify,
     saves: StdMutex<Saves>,
+    revoked_at: StdMutex<Option<Instant>>,
 }
 
 /// Offsets that the group has answered for since they were last asked about.
@@ -70,6 +78,23 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
+    /// Runs inside a poll of the client. It waits only where one change follows a revocation at once.
+    fn pre_rebalance(&self, _: &BaseConsumer<Self>, _: &Rebalance<'_>) {
+        let revoked_at = *self.changes.revoked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = revoked_at.map_or(Duration::ZERO, |at| REVOCATION.saturating_sub(at.elapsed()));
+        if rest.is_zero() {
+            return;
+        }
+        let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        match runtime {
+            // Others of the runtime's tasks go on meanwhile.
+            Ok(tokio::runtime::RuntimeFlavor::MultiThread) => {
+                tokio::task::block_in_place(|| std::thread::sleep(rest));
+            }
+            _ => std::thread::sleep(rest),
+        }
+    }
+
     /// Runs inside a poll of the client and must not wait: it notes the change and decides nothing. The client
     /// itself is paused, for records come through readers.
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
@@ -80,7 +105,11 @@ impl ConsumerContext for GroupContext {
                 }
                 Ownership::Assigned(partitions(assigned))
             }
-            Rebalance::Revoke(revoked) => Ownership::Revoked(partitions(revoked)),
+            Rebalance::Revoke(revoked) => {
+                *self.changes.revoked_at.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Instant::now());
+                Ownership::Revoked(partitions(revoked))
+            }
             Rebalance::Error(error) => {
                 tracing::error!(error = %error, "the consumer group could not be rebalanced");
                 return;
