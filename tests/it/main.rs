@@ -31,6 +31,7 @@ mod sessions;
 mod store_contract;
 mod supervision;
 mod umami_databases;
+mod unknown_types;
 mod unlucky_postgres;
 mod unlucky_topics;
 mod vectors;

@@ -370,6 +370,7 @@ fn collector_settings(
         retry_after_s: ingest.retry_after_s,
         cors_max_age_s: ingest.cors_max_age_s,
         redirect_wait: Duration::from_millis(ingest.redirect_wait_ms),
+        keep_unknown_types: ingest.keep_unknown_types,
         base_path: ingest.base_path.clone(),
         send_path: not_empty(&ingest.send_path),
         script_paths: settings.script_paths(),

@@ -188,6 +188,17 @@ struct Folding<'r> {
 
 impl Folding<'_> {
     fn apply(&mut self, event: &Event<'_>) {
+        if let Some(kept) = &event.submission.kept {
+            // What it means is for a later version to say, also whether it makes a session.
+            self.changes.applied.push(AppliedRow {
+                record_id: event.event_id,
+                record_type: kept.kind.clone().into_owned(),
+                website_id: event.submission.payload.source.id,
+                session_id: event.session_id,
+                received_at_ms: event.received_at_ms,
+            });
+            return;
+        }
         self.session(event);
         self.link(event);
         match event.submission.kind {
@@ -197,6 +208,8 @@ impl Folding<'_> {
             }
             Kind::Performance => self.performance(event),
             Kind::Identify => self.identify(event),
+            // Handled above.
+            Kind::Kept => {}
         }
     }
 

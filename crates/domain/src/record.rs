@@ -13,7 +13,9 @@
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
 //! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`]. One of
-//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`].
+//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One with `"kept":true` is of a type that
+//! its writer did not know; its payload is what the client sent, all of it but the address, the agent and `messageId`. A
+//! reader that knows the type reads it as one of its own.
 
 use std::borrow::Cow;
 
@@ -141,10 +143,19 @@ impl<'a> Event<'a> {
                 json::write_string(value, &mut out);
             }
         }
-        out.push_str(",\"type\":\"");
-        out.push_str(self.submission.kind.as_str());
-        out.push_str("\",\"payload\":");
-        self.submission.payload.write(&mut out);
+        out.push_str(",\"type\":");
+        match &self.submission.kept {
+            Some(kept) => {
+                json::write_string(&kept.kind, &mut out);
+                out.push_str(",\"kept\":true,\"payload\":");
+                kept.payload.write_exact(&mut out);
+            }
+            None => {
+                json::write_string(self.submission.kind.as_str(), &mut out);
+                out.push_str(",\"payload\":");
+                self.submission.payload.write(&mut out);
+            }
+        }
         out.push('}');
         out.into_bytes()
     }
@@ -160,6 +171,7 @@ impl<'a> Event<'a> {
     }
 
     pub(crate) fn from_fields(envelope: Envelope, mut fields: Fields<'a>) -> Result<Self, DecodeError> {
+        let keeps = fields.is_kept()?;
         let submission = Object::from_entries(
             [("type", fields.0.remove("type")), ("payload", fields.0.remove("payload"))]
                 .into_iter()
@@ -178,13 +190,13 @@ impl<'a> Event<'a> {
                 region: fields.text("region")?.map(Cow::into_owned),
                 city: fields.text("city")?.map(Cow::into_owned),
             },
-            submission: Submission::from_value(Value::Object(submission))?,
+            submission: Submission::from_value_keeping(Value::Object(submission), keeps)?,
         })
     }
 
-    /// Whether this event is a row of its own in `website_event`; an identify is not.
+    /// Whether this event is a row of its own in `website_event`; an identify is not, nor is what is only kept.
     pub fn is_row(&self) -> bool {
-        self.submission.kind != Kind::Identify
+        matches!(self.submission.kind, Kind::Event | Kind::Performance)
     }
 }
 
@@ -248,6 +260,15 @@ impl<'a> Fields<'a> {
             _ => None,
         }
         .ok_or_else(|| DecodeError::field(field, self.0.get(field), "a UUID"))
+    }
+
+    /// Whether the record is of a type that its writer did not know.
+    pub(crate) fn is_kept(&self) -> Result<bool, DecodeError> {
+        match self.0.get("kept") {
+            None => Ok(false),
+            Some(Value::Bool(kept)) => Ok(*kept),
+            other => Err(DecodeError::field("kept", other, "true, false or absent")),
+        }
     }
 
     /// A UUID, or nothing where the field is absent.

@@ -26,7 +26,8 @@ impl<'a> Recorded<'a> {
     /// Each is final for this record: make it a dead letter with the error's text as reason.
     pub fn decode(value: &'a [u8]) -> Result<Self, DecodeError> {
         let (envelope, mut fields) = Envelope::decode(value)?;
-        match fields.0.get("type").and_then(Value::as_str) {
+        let kept = fields.is_kept()?;
+        match fields.0.get("type").and_then(Value::as_str).filter(|_| !kept) {
             Some("record") => Chunk::decode(envelope, fields.0.remove("payload")).map(Self::Chunk),
             Some("heatmap") => HeatmapPost::decode(envelope, fields.0.remove("payload")).map(Self::Heatmap),
             _ => Event::from_fields(envelope, fields).map(Self::Event),

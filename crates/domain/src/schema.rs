@@ -40,6 +40,11 @@ impl SchemaError {
         Self(Node::default())
     }
 
+    /// One of a few names for the type of a submission whose type is not known.
+    pub fn unknown_kind(&self) -> Option<&'static str> {
+        self.0.unknown_kind
+    }
+
     /// The whole answer, as JSON.
     ///
     /// `{"error":{"message":"Bad request","code":"bad-request","status":400,"errors":[…],"properties":{…}}}`,
@@ -60,6 +65,8 @@ pub(crate) struct Node {
     pub(crate) properties: Vec<(&'static str, Node)>,
     /// By index, ascending; what lies between is fine and written as `null`.
     pub(crate) items: Vec<(usize, Node)>,
+    /// Of a whole submission: that its type is not known, by one of a few names. It is not written.
+    pub(crate) unknown_kind: Option<&'static str>,
 }
 
 impl Node {

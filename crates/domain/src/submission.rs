@@ -30,15 +30,18 @@ pub enum Kind {
     Identify,
     /// Web vitals of a page.
     Performance,
+    /// A type that this version does not know, kept as it is: see [`Kept`].
+    Kept,
 }
 
 impl Kind {
-    /// The value of `type`.
+    /// The value of `type`; for a kept one see [`Kept::kind`].
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Event => "event",
             Kind::Identify => "identify",
             Kind::Performance => "performance",
+            Kind::Kept => "kept",
         }
     }
 
@@ -95,8 +98,51 @@ pub const PROPERTIES_MAX: usize = 10_000;
 pub struct Submission<'a> {
     /// The field `type`.
     pub kind: Kind,
-    /// The field `payload`.
+    /// The field `payload`; of a kept type only what identifiers are made of.
     pub payload: Payload<'a>,
+    /// What is kept, for [`Kind::Kept`].
+    pub kept: Option<Kept<'a>>,
+}
+
+/// A submission of a type that this version does not know, as it was sent: a later version may make rows of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept<'a> {
+    /// The value of `type`: 1 to 50 characters, none of them a control character.
+    pub kind: Cow<'a, str>,
+    /// The whole payload, less the client's address, its agent and the submission's own name, which the record has or does
+    /// without.
+    pub payload: Object<'a>,
+}
+
+/// Characters of a type that is kept, at most.
+const KEPT_KIND_MAX: usize = 50;
+
+/// Types that other versions of Umami have, and the name for all others.
+const UNKNOWN_KINDS: [&str; 6] = ["engagement", "error", "commerce", "heatmap", "record", "other"];
+
+/// One of a few names for a type that is not known.
+fn unknown_kind(kind: &str) -> &'static str {
+    UNKNOWN_KINDS.into_iter().find(|known| *known == kind).unwrap_or("other")
+}
+
+impl<'a> Kept<'a> {
+    /// One of a few names for its type, for counting.
+    pub fn counted_as(&self) -> &'static str {
+        unknown_kind(&self.kind)
+    }
+
+    /// What identifiers are made of is checked, all else is not looked at.
+    fn submission(kind: Cow<'a, str>, sent: Object<'a>) -> Result<Submission<'a>, Node> {
+        let named = ["website", "link", "pixel", "ip", "userAgent", "timestamp", "id", "messageId"];
+        let known = sent.iter().filter(|(key, _)| named.contains(key));
+        let known = known.map(|(key, value)| (Cow::Owned(key.to_owned()), value.clone()));
+        let payload = Payload::from_object(Object::from_entries(known.collect::<Vec<_>>()))?;
+        let mut sent = sent;
+        for key in ["ip", "userAgent", "messageId"] {
+            sent.remove(key);
+        }
+        Ok(Submission { kind: Kind::Kept, payload, kept: Some(Kept { kind, payload: sent }) })
+    }
 }
 
 /// The known fields of `payload`, each as sent. `None` is "absent"; an empty string stays one.
@@ -269,8 +315,16 @@ impl<'a> Submission<'a> {
     /// [`SchemaError`] if the body is not JSON (zod sees `undefined` then) or does not fit the schema. Answer
     /// it with a 400; sending the same again gives the same.
     pub fn parse(body: &'a [u8]) -> Result<Self, SchemaError> {
+        Self::parse_keeping(body, false)
+    }
+
+    /// Reads a body as [`Submission::parse`] does; with `keeps` also one of a type that is not known, see [`Kept`].
+    ///
+    /// # Errors
+    /// As those of [`Submission::parse`].
+    pub fn parse_keeping(body: &'a [u8], keeps: bool) -> Result<Self, SchemaError> {
         match json::parse(body) {
-            Ok(value) => Self::from_value(value),
+            Ok(value) => Self::from_value_keeping(value, keeps),
             Err(_) => Err(SchemaError(Node::leaf(wrong_type("object", "undefined")))),
         }
     }
@@ -280,6 +334,14 @@ impl<'a> Submission<'a> {
     /// # Errors
     /// [`SchemaError`] if the value does not fit the schema.
     pub fn from_value(value: Value<'a>) -> Result<Self, SchemaError> {
+        Self::from_value_keeping(value, false)
+    }
+
+    /// Reads one element as [`Submission::parse_keeping`] reads a body.
+    ///
+    /// # Errors
+    /// [`SchemaError`] if the value does not fit the schema.
+    pub fn from_value_keeping(value: Value<'a>, keeps: bool) -> Result<Self, SchemaError> {
         let mut object = match value {
             Value::Object(object) => object,
             other => return Err(SchemaError(Node::leaf(wrong_type("object", other.type_name())))),
@@ -288,6 +350,29 @@ impl<'a> Submission<'a> {
         let kind = object.get("type").and_then(Value::as_str).and_then(Kind::parse);
         if kind.is_none() {
             tree.properties.push(("type", Node::leaf(BAD_KIND)));
+            tree.unknown_kind = object.get("type").and_then(Value::as_str).map(unknown_kind);
+        }
+        let is_kept = |kind: &str| {
+            keeps
+                && (1..=KEPT_KIND_MAX).contains(&kind.chars().count())
+                && !kind.chars().any(char::is_control)
+        };
+        let kept = object.get("type").and_then(Value::as_str).filter(|name| kind.is_none() && is_kept(name));
+        if let Some(kept) = kept.map(|kept| Cow::Owned(kept.to_owned())) {
+            let payload = match object.remove("payload") {
+                Some(Value::Object(fields)) => fields,
+                other => {
+                    let received = other.as_ref().map_or("undefined", Value::type_name);
+                    let payload = Node::leaf(wrong_type("object", received));
+                    return Err(SchemaError(Node {
+                        properties: vec![("payload", payload)],
+                        ..Node::default()
+                    }));
+                }
+            };
+            return Kept::submission(kept, payload).map_err(|payload| {
+                SchemaError(Node { properties: vec![("payload", payload)], ..Node::default() })
+            });
         }
         let payload = match object.remove("payload") {
             Some(Value::Object(fields)) => Payload::from_object(fields),
@@ -295,7 +380,7 @@ impl<'a> Submission<'a> {
             None => Err(Node::leaf(wrong_type("object", "undefined"))),
         };
         match (kind, payload) {
-            (Some(kind), Ok(payload)) => Ok(Self { kind, payload }),
+            (Some(kind), Ok(payload)) => Ok(Self { kind, payload, kept: None }),
             (_, Ok(_)) => Err(SchemaError(tree)),
             (_, Err(node)) => {
                 tree.properties.push(("payload", node));

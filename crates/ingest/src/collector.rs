@@ -9,6 +9,8 @@ use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
+use dashi_domain::schema::SchemaError;
+use dashi_domain::submission::Submission;
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::{AppendError, Entry, EventLog};
 use http::Request;
@@ -70,6 +72,8 @@ pub struct CollectorSettings {
     pub cors_max_age_s: u64,
     /// How long who follows a link waits for its visit to be recorded.
     pub redirect_wait: Duration,
+    /// Whether submissions of unknown types are kept in the log.
+    pub keep_unknown_types: bool,
     /// What every path begins with, such as `/umami`; empty for nothing.
     pub base_path: String,
     /// Another path that takes what `/api/send` takes.
@@ -116,6 +120,7 @@ struct Shared {
     background: TaskTracker,
     unrecorded: Repeated,
     refusals: Refusals,
+    keep_unknown_types: bool,
     metrics: IngestMetrics,
 }
 
@@ -187,6 +192,7 @@ impl Collector {
             background: TaskTracker::new(),
             unrecorded: Repeated::default(),
             refusals: Refusals::default(),
+            keep_unknown_types: settings.keep_unknown_types,
             metrics,
         }))
     }
@@ -292,6 +298,22 @@ impl Collector {
 
     pub(crate) fn metrics(&self) -> &IngestMetrics {
         &self.0.metrics
+    }
+
+    /// Whether submissions of unknown types are kept.
+    pub(crate) fn keeps(&self) -> bool {
+        self.0.keep_unknown_types
+    }
+
+    /// Counts a submission whose type is not known, kept or refused.
+    pub(crate) fn count_unknown(&self, parsed: &Result<Submission<'_>, SchemaError>) {
+        let unknown = match parsed {
+            Ok(submission) => submission.kept.as_ref().map(|kept| (kept.counted_as(), true)),
+            Err(error) => error.unknown_kind().map(|kind| (kind, false)),
+        };
+        if let Some((kind, is_kept)) = unknown {
+            self.0.metrics.count_unknown(kind, is_kept);
+        }
     }
 
     pub(crate) fn refusals(&self) -> &Refusals {

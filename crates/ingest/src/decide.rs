@@ -136,10 +136,12 @@ fn location(rules: &Rules, client: &Client, own_address: Option<&str>) -> Locati
 /// event is new.
 fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) -> Uuid {
     let source = submission.payload.source.id;
+    // A name of its own, so that it cannot be a copy of an event of a known type.
+    let kept = submission.kept.as_ref().map_or_else(String::new, |kept| format!("kept:{}:", kept.kind));
     match (&submission.payload.message_id, &client.idempotency_key, index) {
-        (Some(id), ..) => named_event_id(source, &format!("message:{id}")),
-        (None, Some(key), None) => named_event_id(source, &format!("request:{key}")),
-        (None, Some(key), Some(index)) => named_event_id(source, &format!("request:{key}:{index}")),
+        (Some(id), ..) => named_event_id(source, &format!("{kept}message:{id}")),
+        (None, Some(key), None) => named_event_id(source, &format!("{kept}request:{key}")),
+        (None, Some(key), Some(index)) => named_event_id(source, &format!("{kept}request:{key}:{index}")),
         (None, None, _) => Uuid::now_v7(),
     }
 }

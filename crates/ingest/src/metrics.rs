@@ -29,6 +29,7 @@ pub trait Counted {
 pub struct IngestMetrics {
     events: Family<Outcome, Counter<u64, AtomicU64>>,
     chunks: Family<Outcome, Counter<u64, AtomicU64>>,
+    unknown_types: Family<UnknownType, Counter<u64, AtomicU64>>,
     /// Visits of links and pixels that were answered and not recorded.
     pub unrecorded_visits: Counter<u64, AtomicU64>,
     /// How long appends took to be durable.
@@ -42,7 +43,20 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// `kind` is one of a few names, however many types there are.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct UnknownType {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
 impl IngestMetrics {
+    /// Counts a submission of an unknown type.
+    pub fn count_unknown(&self, kind: &'static str, is_kept: bool) {
+        let outcome = if is_kept { "kept" } else { "refused" };
+        self.unknown_types.get_or_create(&UnknownType { kind, outcome }).inc();
+    }
+
     /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let buckets =
@@ -50,6 +64,7 @@ impl IngestMetrics {
         let metrics = Self {
             events: Family::default(),
             chunks: Family::default(),
+            unknown_types: Family::default(),
             unrecorded_visits: Counter::default(),
             append_seconds: Histogram::new(buckets),
             in_flight: Gauge::default(),
@@ -63,6 +78,11 @@ impl IngestMetrics {
             "dashi_ingest_recording_chunks",
             "What recorders sent, chunks of recordings and heatmap posts, by outcome",
             metrics.chunks.clone(),
+        );
+        registry.register(
+            "dashi_ingest_unknown_types",
+            "Submissions of types that this version does not know, by type (or other), and by whether they were kept",
+            metrics.unknown_types.clone(),
         );
         registry.register(
             "dashi_ingest_unrecorded_visits",

@@ -148,18 +148,24 @@ fn decide_all(
         let mut wrong = 0;
         let elements = parse_batch(body, collector.batch_elements_max())?.into_iter().enumerate();
         elements
-            .map(|(index, element)| match Submission::from_value(element) {
-                Ok(submission) => decide(submission, Some(index)),
-                Err(error) => {
-                    wrong += 1;
-                    // No more of them are spelled out in the answer.
-                    let error = if wrong > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
-                    Decision::Refuse(Rejection::Schema(error))
+            .map(|(index, element)| {
+                let parsed = Submission::from_value_keeping(element, collector.keeps());
+                collector.count_unknown(&parsed);
+                match parsed {
+                    Ok(submission) => decide(submission, Some(index)),
+                    Err(error) => {
+                        wrong += 1;
+                        // No more of them are spelled out in the answer.
+                        let error = if wrong > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
+                        Decision::Refuse(Rejection::Schema(error))
+                    }
                 }
             })
             .collect()
     } else {
-        vec![decide(Submission::parse(body).map_err(Rejection::Schema)?, None)]
+        let parsed = Submission::parse_keeping(body, collector.keeps());
+        collector.count_unknown(&parsed);
+        vec![decide(parsed.map_err(Rejection::Schema)?, None)]
     };
     if unknown.is_empty() {
         return Ok(Look::Decided(decisions));

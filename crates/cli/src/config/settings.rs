@@ -126,6 +126,8 @@ pub struct Ingest {
     pub retry_after_s: u64,
     /// Longest wait of a link's or pixel's visitor for storage.
     pub redirect_wait_ms: u64,
+    /// Whether submissions of unknown types are kept in the log.
+    pub keep_unknown_types: bool,
     /// What every path begins with; empty for nothing.
     pub base_path: String,
     /// Another path of `/api/send`; empty for none.
