@@ -618,7 +618,7 @@ async fn a_batch_answers_for_each_of_its_elements(setup: Setup) {
     ] {
         assert_answer(&post(body.to_string()).await, 200, &expected, &body.to_string());
     }
-    let number = r#"{"errors":["Invalid input: expected object, received number"]}"#;
+    let number = r#"{"errors":["Invalid input: expected record, received number"]}"#;
     for (body, members) in [
         ("", r#""errors":["Invalid input: expected array, received undefined"]"#.to_owned()),
         ("[{}", r#""errors":["Invalid input: expected array, received undefined"]"#.to_owned()),

@@ -12,7 +12,8 @@ use dashi_domain::fold::{FoldRules, fold};
 use dashi_domain::location::Location;
 use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_domain::record::{Event, Record};
-use dashi_domain::submission::Submission;
+use dashi_domain::submission::{SchemaRules, Submission};
+use dashi_domain::umami::Release;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, Entry, EventLog};
 use dashi_store::{Claim, CommitError, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 use integration_tests::{
@@ -196,7 +197,7 @@ fn record_at(offset: u64) -> Record {
         device: None,
         user_agent: None,
         location: Location::default(),
-        submission: Submission::parse(body.as_bytes()).expect("a valid event"),
+        submission: Submission::parse(body.as_bytes(), SchemaRules::RECORDED).expect("a valid event"),
     };
     let (partition, appended_at_ms) = (Partition::new(0), event.received_at_ms);
     Record { partition, offset: Offset::new(offset), appended_at_ms, value: event.encode() }
@@ -206,8 +207,13 @@ fn record_at(offset: u64) -> Record {
 async fn commit_batch(store: &Store, claim: &Claim, from: Checkpoint) -> Result<Checkpoint, CommitError> {
     let first = from.offset().number();
     let records: Vec<Record> = (first..first + BATCH).map(record_at).collect();
-    let rules =
-        FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false, null_deletes: false };
+    let rules = FoldRules {
+        zone: jiff::tz::TimeZone::UTC,
+        remove_trailing_slash: false,
+        release: Release::V3_1,
+        names_sessions: false,
+        null_deletes: false,
+    };
     let to = Checkpoint::after(Offset::new(first + BATCH - 1));
     store.commit(claim, from, to, &fold(&records, &HashSet::new(), &rules)).await?;
     Ok(to)

@@ -16,6 +16,7 @@ use dashi_domain::rows::{
     IdentifyRow, RecordedPlace, RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow,
     SessionRow, Vitals,
 };
+use dashi_domain::umami::Release;
 use dashi_store::{
     Claim, ClaimError, CommitError, ErrorNote, NewWebsite, PostgresSettings, PostgresStore, SqliteSettings,
     SqliteStore, Store, StoreError, compare,
@@ -696,6 +697,7 @@ fn full_changes() -> Changes {
             })
             .collect(),
         session_links: Vec::new(),
+        names_sessions: false,
         session_data: (0..values.len())
             .map(|place| SessionDataRow {
                 session_data_id: id(200 + place as u128),
@@ -1372,7 +1374,13 @@ fn record(offset: u64, event: u128, session: u128, kind: &str, payload: &str) ->
 }
 
 fn rules() -> FoldRules {
-    FoldRules { zone: jiff::tz::TimeZone::UTC, remove_trailing_slash: false, null_deletes: false }
+    FoldRules {
+        zone: jiff::tz::TimeZone::UTC,
+        remove_trailing_slash: false,
+        release: Release::V3_1,
+        names_sessions: false,
+        null_deletes: false,
+    }
 }
 
 async fn applied_events_are_named_and_nothing_is_written(place: Place) {

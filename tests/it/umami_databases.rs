@@ -476,3 +476,234 @@ async fn with_ids_per_device_a_visit_ends_with_its_session() {
         running.applied(6).await;
     }
 }
+
+/// What the versions do differently with the same requests.
+#[derive(Clone, Copy)]
+struct Differences {
+    /// From 3.2 on: dates without milliseconds.
+    has_dates: bool,
+    /// From 3.3 on: texts of any length, no formulas, no self-referrals, the root keeps its slash.
+    is_3_3: bool,
+    /// From 3.4 on: 0 is a time, ids are cut in UTF-16 units.
+    is_3_4: bool,
+}
+
+impl Differences {
+    fn of(version: UmamiVersion) -> Self {
+        Self {
+            has_dates: version >= UmamiVersion::V3_2,
+            is_3_3: version >= UmamiVersion::V3_3,
+            is_3_4: version >= UmamiVersion::V3_4,
+        }
+    }
+
+    /// Type and payload of each request, and whether it is taken.
+    fn requests(self) -> Vec<(&'static str, Value, bool)> {
+        let dates = json!({ "at": "2026-05-01T08:20:30Z", "at2": "2026-05-01T08:20:30+02:00" });
+        let long = |field: &str, length: usize| {
+            let mut payload = json!({ "url": "/long", "hostname": "rec.example" });
+            payload[field] = json!("x".repeat(length));
+            ("event", payload, self.is_3_3)
+        };
+        let formula = |field: &str, text: &str| {
+            let mut payload = json!({ "url": "/formula", "hostname": "rec.example" });
+            payload[field] = json!(text);
+            ("event", payload, !self.is_3_3)
+        };
+        let from = |url: &str, referrer: &str| {
+            ("event", json!({ "url": url, "hostname": "rec.example", "referrer": referrer }), true)
+        };
+        vec![
+            ("event", json!({ "url": "/when", "name": "when", "data": dates }), true),
+            ("identify", json!({ "data": dates }), true),
+            long("hostname", 101),
+            long("screen", 12),
+            long("language", 36),
+            long("name", 51),
+            long("tag", 51),
+            formula("name", "=1"),
+            formula("tag", "@x"),
+            from("/self", "https://rec.example/x"),
+            from("/pathref", "/x?y=1"),
+            from("/other", "https://www.other.example/x"),
+            ("event", json!({ "url": "/zero", "timestamp": 0 }), true),
+            ("event", json!({ "url": "/" }), true),
+            ("identify", json!({ "id": "😀".repeat(26), "ip": "192.0.2.99" }), true),
+        ]
+    }
+
+    /// `url_path referrer_domain`, "-" for null, in their order.
+    fn referrers(self) -> Vec<String> {
+        let own = if self.is_3_3 { "-" } else { "rec.example" };
+        vec!["/other other.example".to_owned(), format!("/pathref {own}"), format!("/self {own}")]
+    }
+
+    /// `data_key data_type string_value` of both dates.
+    fn dates(self) -> Vec<String> {
+        if self.has_dates {
+            vec!["at 4 2026-05-01T08:20:30.000Z".to_owned(), "at2 4 2026-05-01T06:20:30.000Z".to_owned()]
+        } else {
+            vec!["at 1 2026-05-01T08:20:30Z".to_owned(), "at2 1 2026-05-01T08:20:30+02:00".to_owned()]
+        }
+    }
+
+    fn id_length(self) -> usize {
+        if self.is_3_4 { 25 } else { 26 }
+    }
+}
+
+#[tokio::test]
+async fn the_same_requests_give_each_versions_answers_and_rows() {
+    for version in UmamiVersion::ALL {
+        let site = Site::of(version).await;
+        let deployment = site.deployment.clone().with("REMOVE_TRAILING_SLASH", "1");
+        let mut server = deployment.start("serve").ready().await;
+        let differences = Differences::of(version);
+        let mut taken = 0;
+        for (kind, payload, is_taken) in differences.requests() {
+            let answer = site.send(&server, kind, payload.clone(), None).await;
+            assert_eq!(answer.status == 200, is_taken, "{version:?}: {payload}: {}", answer.text());
+            assert!([200, 400].contains(&answer.status), "{version:?}: {payload}");
+            taken += u64::from(is_taken);
+        }
+        let totals = deployment.settled().await.totals;
+        assert_eq!((totals.in_log, totals.applied, totals.dead), (taken, taken, 0), "{version:?}");
+
+        let referrers = "SELECT concat_ws(' ', url_path, coalesce(referrer_domain, '-')) FROM website_event
+                         WHERE url_path IN ('/self', '/pathref', '/other') ORDER BY 1";
+        assert_eq!(site.texts(referrers).await, differences.referrers(), "{version:?}");
+        for table in ["event_data", "session_data"] {
+            let dates = format!(
+                "SELECT concat_ws(' ', data_key, data_type, string_value) FROM {table}
+                 WHERE (date_value IS NOT NULL) = {} ORDER BY 1",
+                differences.has_dates
+            );
+            assert_eq!(site.texts(&dates).await, differences.dates(), "{version:?}");
+        }
+        let root = if differences.is_3_3 { "/" } else { "" };
+        let roots = format!("SELECT count(*) FROM website_event WHERE url_path = '{root}'");
+        assert_eq!(site.texts(&roots).await, ["1"], "{version:?}");
+        let zero =
+            "SELECT extract(epoch FROM created_at)::bigint = 0 FROM website_event WHERE url_path = '/zero'";
+        assert_eq!(site.texts(zero).await, [differences.is_3_4.to_string()], "{version:?}");
+        let ids = "SELECT char_length(distinct_id) FROM session WHERE distinct_id IS NOT NULL";
+        assert_eq!(site.texts(ids).await, [differences.id_length().to_string()], "{version:?}");
+        if differences.is_3_3 {
+            let widths = "SELECT concat_ws(' ', max(char_length(hostname)), max(char_length(event_name)),
+                              max(char_length(tag))) FROM website_event WHERE url_path = '/long'";
+            assert_eq!(site.texts(widths).await, ["100 50 50"], "{version:?}");
+        }
+        assert_eq!(server.dashi.terminate().await, Some(0));
+
+        // The rules are the tables', in a replay too; and a file has them if they are set.
+        let other = TestDatabase::create().await;
+        version.install(&mut other.connect().await).await;
+        let file = format!("sqlite:{}", site._directory.path().join("replayed.store").display());
+        let name = ["3.0", "3.1", "3.2", "3.3", "3.4"][version as usize];
+        let pinned = deployment.clone().with("DASHI_UMAMI_RELEASE", name);
+        for (deployment, into) in [(&deployment, other.url().to_owned()), (&pinned, file)] {
+            let replayed = deployment.run(&["replay", "--into", &into]).await;
+            assert_eq!(replayed.code, Some(0), "{}", replayed.stderr);
+            let compared = deployment.run(&["compare", "--json", deployment.store(), &into]).await;
+            assert_eq!(compared.code, Some(0), "{version:?} into {into}: {}", compared.stdout);
+        }
+    }
+}
+
+/// A file has no tables of Umami's: the setting says whose rules it has.
+#[tokio::test]
+async fn a_file_has_the_rules_of_the_version_that_is_set() {
+    for (version, set) in [
+        (UmamiVersion::V3_1, "auto"),
+        (UmamiVersion::V3_0, "3.0"),
+        (UmamiVersion::V3_2, "3.2"),
+        (UmamiVersion::V3_3, "3.3"),
+        (UmamiVersion::V3_4, "3.4"),
+    ] {
+        let running = Setup::Embedded.start(&[("DASHI_UMAMI_RELEASE", set)]).await;
+        let differences = Differences::of(version);
+        let mut taken = 0;
+        for (kind, payload, is_taken) in differences.requests() {
+            let body = integration_tests::setup::submission(kind, &payload).to_string();
+            let answer = running.post("/api/send", body, &[]).await;
+            assert_eq!(answer.status == 200, is_taken, "{set}: {payload}: {}", answer.text());
+            taken += u64::from(is_taken);
+        }
+        running.applied(taken).await;
+        let shown = |value: &Value| value.as_str().map_or_else(|| "-".to_owned(), str::to_owned);
+        let rows = running.rows("website_event", "url_path IN ('/self', '/pathref', '/other')").await;
+        let mut referrers: Vec<_> = rows
+            .iter()
+            .map(|row| format!("{} {}", shown(&row["url_path"]), shown(&row["referrer_domain"])))
+            .collect();
+        referrers.sort_unstable();
+        assert_eq!(referrers, differences.referrers(), "{set}");
+        for table in ["event_data", "session_data"] {
+            let rows = running.rows(table, "1 = 1").await;
+            let mut dates: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    format!(
+                        "{} {} {}",
+                        shown(&row["data_key"]),
+                        row["data_type"],
+                        shown(&row["string_value"])
+                    )
+                })
+                .collect();
+            dates.sort_unstable();
+            assert_eq!(dates, differences.dates(), "{set}");
+        }
+        let zero = running.rows("website_event", "url_path = '/zero'").await;
+        assert_eq!(zero[0]["created_at"] == 0, differences.is_3_4, "{set}");
+        let ids = running.rows("session", "distinct_id IS NOT NULL").await;
+        assert_eq!(ids[0]["distinct_id"].as_str().unwrap().chars().count(), differences.id_length(), "{set}");
+    }
+}
+
+/// One device is one session from before it was known who uses it, and whoever uses it next names it anew: on a
+/// database of 3.3, and in a file where that is set.
+#[tokio::test]
+async fn in_a_linked_session_the_last_identify_names_it() {
+    for settings in [
+        [("DASHI_UMAMI_RELEASE", "3.3"), ("DASHI_INGEST_IDENTIFIED_SESSIONS", "auto")],
+        [("DASHI_UMAMI_RELEASE", "auto"), ("DASHI_INGEST_IDENTIFIED_SESSIONS", "linked")],
+    ] {
+        let running = Setup::Embedded.start(&settings).await;
+        let mut sessions = Vec::new();
+        for (kind, id) in [
+            ("event", None),
+            ("identify", Some("u1")),
+            ("event", Some("u1")),
+            ("identify", Some("u2")),
+            ("event", None),
+        ] {
+            let mut payload = json!({ "url": "/", "userAgent": AGENT, "ip": ADDRESS });
+            if let Some(id) = id {
+                payload["id"] = json!(id);
+            }
+            sessions.push(running.accept(kind, &payload).await["sessionId"].clone());
+        }
+        running.applied(5).await;
+        assert!(sessions.iter().all(|session| session == &sessions[0]), "{sessions:?}");
+        let rows = running.rows("session", "1 = 1").await;
+        assert_eq!((rows.len(), rows[0]["distinct_id"].as_str()), (1, Some("u2")));
+    }
+}
+
+#[tokio::test]
+async fn long_fields_are_cut_where_that_is_set() {
+    let running = Setup::Embedded.start(&[("DASHI_INGEST_CUT_LONG_FIELDS", "true")]).await;
+    let payload = json!({
+        "url": "/", "hostname": "h".repeat(101), "screen": "1".repeat(12), "language": "l".repeat(36),
+        "name": "n".repeat(51), "tag": "t".repeat(51),
+    });
+    running.accept("event", &payload).await;
+    running.applied(1).await;
+    let row = running.rows("website_event", "1 = 1").await.remove(0);
+    let widths = ["hostname", "event_name", "tag"].map(|column| row[column].as_str().unwrap().len());
+    assert_eq!(widths, [100, 50, 50]);
+    let row = running.rows("session", "1 = 1").await.remove(0);
+    let widths = ["screen", "language"].map(|column| row[column].as_str().unwrap().len());
+    assert_eq!(widths, [11, 35]);
+}

@@ -75,11 +75,12 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     let loaded = load(&cli)?;
     match cli.command {
         Command::Config(ConfigCommand::Show { json }) => {
-            let in_force = runtime()?.block_on(formula(&loaded.settings));
+            let [release, formula] = runtime()?.block_on(in_force(&loaded.settings));
             print(&if json {
-                loaded.show_json(&[(FORMULA, &in_force)])
+                loaded.show_json(&[(release.0, &release.1), (formula.0, &formula.1)])
             } else {
-                format!("{}\n# {FORMULA} in force: {in_force}\n", loaded.show())
+                let lines = [release, formula].map(|(key, value)| format!("# {key} in force: {value}\n"));
+                format!("{}\n{}", loaded.show(), lines.concat())
             });
             Ok(Exit::Done)
         }
@@ -109,29 +110,38 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
     }
 }
 
-/// The setting whose value may be for the database to say.
+/// The settings whose values may be for the database to say.
+const RELEASE: &str = "umami_release";
 const FORMULA: &str = "ingest.identified_sessions";
 
 /// How long `config show` waits for a database.
 const STORE_WAIT: Duration = Duration::from_secs(3);
 
-/// Which formula of session ids a collector with these settings would use, and why. A database that is away does not
-/// hold up an answer about settings.
-async fn formula(settings: &config::Settings) -> String {
+/// By which version's rules a process with these settings would run, and which formula of session ids a collector would
+/// use, each with the reason. A database that is away does not hold up an answer about settings.
+async fn in_force(settings: &config::Settings) -> [(&'static str, String); 2] {
     let asked = async {
-        if let Some(formula) = open::formula_by_settings(settings)? {
-            return anyhow::Ok(formula);
+        if let Some(set) = open::release_by_settings(settings, &settings.store)? {
+            return anyhow::Ok(set);
         }
         let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
-        let formula = open::formula_by_store(&store).await;
+        let shown = open::release_by_store(&store).await;
         store.close().await;
-        anyhow::Ok(formula?)
+        anyhow::Ok(shown?)
     };
-    match tokio::time::timeout(STORE_WAIT, asked).await {
-        Ok(Ok(formula)) => format!("{}, for {}", formula.name(), formula.because),
-        Ok(Err(error)) => format!("not known: {error:#}"),
-        Err(_) => format!("not known: the database does not answer within {} s", STORE_WAIT.as_secs()),
-    }
+    let release = match tokio::time::timeout(STORE_WAIT, asked).await {
+        Ok(Ok(release)) => Ok(release),
+        Ok(Err(error)) => Err(format!("not known: {error:#}")),
+        Err(_) => Err(format!("not known: the database does not answer within {} s", STORE_WAIT.as_secs())),
+    };
+    let formula = match open::formula_by_settings(settings) {
+        Some(formula) => Ok(formula),
+        None => release.as_ref().map(open::formula_by_release).map_err(Clone::clone),
+    };
+    [
+        (RELEASE, release.map_or_else(|why| why, |it| format!("{}, for {}", it.release.name(), it.because))),
+        (FORMULA, formula.map_or_else(|why| why, |it| format!("{}, for {}", it.name(), it.because))),
+    ]
 }
 
 /// The only place that reads the environment.

@@ -107,8 +107,8 @@ pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
 /// Reads all that `serve` reads of the settings beyond their form, without opening or making anything.
 pub fn parse_all(settings: &Settings) -> anyhow::Result<()> {
     crate::logging::filter(&settings.logs)?;
-    projector_settings(settings, false)?;
-    formula_by_settings(settings)?;
+    projector_settings(settings, Release::OURS, false)?;
+    release_by_settings(settings, &settings.store)?;
     if let (None, LogUrl::Sqlite(log)) = (settings.secret_text(), parse_log_url(&settings.log)?) {
         let path = log.with_file_name("secret");
         if path.exists() {
@@ -142,51 +142,89 @@ impl Formula {
     }
 }
 
-/// What a distinct id does to a session, if that is not for a database to say.
+/// By which version of Umami's rules events are taken and folded, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InForce {
+    /// The version.
+    pub release: Release,
+    /// Why, in words.
+    pub because: String,
+}
+
+/// The version whose rules hold, if that is not for a database to say. `url` is the store's.
 ///
 /// # Errors
-/// The store's URL cannot be understood.
-pub fn formula_by_settings(settings: &Settings) -> anyhow::Result<Option<Formula>> {
-    let formula = |identified, because: &str| Some(Formula { identified, because: because.to_owned() });
-    Ok(match (settings.ingest.identified_sessions, parse_store_url(&settings.store)?) {
-        (config::IdentifiedSessions::Shared, _) => formula(IdentifiedSessions::Shared, "it is set"),
-        (config::IdentifiedSessions::Linked, _) => formula(IdentifiedSessions::Linked, "it is set"),
-        (config::IdentifiedSessions::PerDevice, _) => formula(IdentifiedSessions::PerDevice, "it is set"),
-        (config::IdentifiedSessions::Auto, StoreUrl::Sqlite(_)) => {
-            formula(IdentifiedSessions::Shared, "the store is a file")
-        }
-        (config::IdentifiedSessions::Auto, StoreUrl::Postgres(_)) => None,
+/// The URL cannot be understood.
+pub fn release_by_settings(settings: &Settings, url: &str) -> anyhow::Result<Option<InForce>> {
+    let because = |release, because: &str| Some(InForce { release, because: because.to_owned() });
+    let set = |release| because(release, "it is set");
+    Ok(match (settings.umami_release, parse_store_url(url)?) {
+        (config::UmamiRelease::V3_0, _) => set(Release::V3_0),
+        (config::UmamiRelease::V3_1, _) => set(Release::V3_1),
+        (config::UmamiRelease::V3_2, _) => set(Release::V3_2),
+        (config::UmamiRelease::V3_3, _) => set(Release::V3_3),
+        (config::UmamiRelease::V3_4, _) => set(Release::V3_4),
+        (config::UmamiRelease::Auto, StoreUrl::Sqlite(_)) => because(Release::OURS, "the store is a file"),
+        (config::UmamiRelease::Auto, StoreUrl::Postgres(_)) => None,
     })
 }
 
-/// What a distinct id does to a session in the version of Umami that made the database's tables.
+/// The version of Umami that made the database's tables.
 ///
 /// # Errors
 /// The store does not answer.
-pub async fn formula_by_store(store: &Store) -> Result<Formula, StoreError> {
+pub async fn release_by_store(store: &Store) -> Result<InForce, StoreError> {
     Ok(match store.umami().await? {
-        Some(UmamiTables { release, by }) => Formula {
-            identified: release.identified_sessions(),
-            because: format!("the database is one of Umami {release}: {by}"),
-        },
-        None => Formula {
-            identified: Release::OURS.identified_sessions(),
-            because: "the database has no tables of Umami's yet".to_owned(),
-        },
+        Some(UmamiTables { release, by }) => {
+            InForce { release, because: format!("the database is one of Umami {release}: {by}") }
+        }
+        None => InForce { release: Release::OURS, because: "the store has no tables of Umami's".to_owned() },
     })
 }
 
+/// What a distinct id does to a session, if it is set.
+pub fn formula_by_settings(settings: &Settings) -> Option<Formula> {
+    let identified = match settings.ingest.identified_sessions {
+        config::IdentifiedSessions::Auto => return None,
+        config::IdentifiedSessions::Shared => IdentifiedSessions::Shared,
+        config::IdentifiedSessions::Linked => IdentifiedSessions::Linked,
+        config::IdentifiedSessions::PerDevice => IdentifiedSessions::PerDevice,
+    };
+    Some(Formula { identified, because: "it is set".to_owned() })
+}
+
+/// What a distinct id does to a session in a version of Umami.
+pub fn formula_by_release(in_force: &InForce) -> Formula {
+    Formula { identified: in_force.release.identified_sessions(), because: in_force.because.clone() }
+}
+
+/// How events are folded.
+///
+/// # Errors
+/// The time zone is not known.
+pub fn fold_rules(settings: &Settings, release: Release) -> anyhow::Result<FoldRules> {
+    let is_linked = settings.ingest.identified_sessions == config::IdentifiedSessions::Linked;
+    let rules = FoldRules {
+        zone: zone(settings)?,
+        remove_trailing_slash: settings.fold.remove_trailing_slash,
+        release,
+        names_sessions: is_linked,
+        null_deletes: settings.profiles.null_deletes,
+    };
+    Ok(rules.by(release))
+}
+
 /// How a projector or a replay runs.
-pub fn projector_settings(settings: &Settings, accept_new_log: bool) -> anyhow::Result<ProjectorSettings> {
+pub fn projector_settings(
+    settings: &Settings,
+    release: Release,
+    accept_new_log: bool,
+) -> anyhow::Result<ProjectorSettings> {
     Ok(ProjectorSettings {
         group: settings.kafka.group.clone(),
         owner: owner(),
         fold: dashi_domain::fold::fold,
-        rules: FoldRules {
-            zone: zone(settings)?,
-            remove_trailing_slash: settings.fold.remove_trailing_slash,
-            null_deletes: settings.profiles.null_deletes,
-        },
+        rules: fold_rules(settings, release)?,
         read_limit: ReadLimit {
             records_max: settings.projector.batch_records_max,
             bytes_max: settings.projector.batch_bytes_max,

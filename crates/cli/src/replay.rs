@@ -23,6 +23,15 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
     let log = open::log(settings, open::Absent::Refuse).await?;
     let store = open::store(&args.into, settings, open::Absent::Create).await?;
     store.migrate().await?;
+    let in_force = match open::release_by_settings(settings, &args.into)? {
+        Some(set) => set,
+        None => open::release_by_store(&store).await?,
+    };
+    tracing::info!(
+        umami_release = in_force.release.name(),
+        because = %in_force.because,
+        "events are folded by the rules of this version of Umami"
+    );
     let stop = CancellationToken::new();
     tokio::spawn({
         let stop = stop.clone();
@@ -38,7 +47,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
     let report = replay(
         log,
         store.clone(),
-        open::projector_settings(settings, true)?,
+        open::projector_settings(settings, in_force.release, true)?,
         metrics,
         stop,
         move |progress| teller.tell(progress),

@@ -1,6 +1,6 @@
 //! The serving commands: wire log, store, collector and projector together, run until told to stop, then drain.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
@@ -10,6 +10,7 @@ use axum::middleware::map_request;
 use dashi_api::{Api, ApiMetrics, ApiSettings, Keys};
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
+use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, ServerMetrics, serve};
 use dashi_ingest::{
@@ -30,7 +31,7 @@ use uuid::Uuid;
 
 use crate::args::ServeArgs;
 use crate::config::{Loaded, Origin, Settings};
-use crate::open::Formula;
+use crate::open::{Formula, InForce};
 use crate::ops::{Ops, ProjectorReadiness};
 use crate::topic::TopicMetrics;
 use crate::{Exit, Misuse, checked, logging, open, open_files, print};
@@ -129,7 +130,8 @@ impl Process {
         let address = listener.local_addr()?;
         let id_rules = roles.collects().then(|| open::id_rules(settings)).transpose()?;
         let ids = id_rules.clone().map(SessionIds::undecided);
-        let projector_settings = open::projector_settings(settings, accept_new_log)?;
+        // By the rules of the version that the store shows, once it has shown one.
+        let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
         let store = open::store(&settings.store, settings, open::Absent::Create).await?;
         let log = open::log(settings, open::Absent::Create).await?;
 
@@ -149,9 +151,13 @@ impl Process {
         let migrated = CancellationToken::new();
         // The first attempt to make the tables has ended, so the list of websites can be read if it ever can.
         let tried = CancellationToken::new();
-        let formula = open::formula_by_settings(settings)?;
-        if let (Some(ids), Some(formula)) = (&ids, &formula) {
+        let release = Arc::new(OnceLock::new());
+        let rules = Rules::by_settings(settings)?;
+        if let (Some(ids), Some(formula)) = (&ids, &rules.formula) {
             decide(ids, formula);
+        }
+        if let Some(in_force) = &rules.in_force {
+            know(&release, ids.as_ref(), in_force);
         }
         if let Store::Sqlite(_) = &store {
             store.migrate().await?;
@@ -163,9 +169,10 @@ impl Process {
         } else {
             let (store, migrated, stop) = (store.clone(), migrated.clone(), stop_helpers.clone());
             let (ids, url, tried) = (ids.clone(), settings.store.clone(), tried.clone());
+            let release = Arc::clone(&release);
             helpers.push(tokio::spawn(async move {
                 let migrating = async {
-                    migrate(&store, ids.as_ref(), formula.as_ref(), &tried).await;
+                    migrate(&store, ids.as_ref(), &release, &rules, &tried).await;
                     if roles == Roles::Both
                         && let Err(error) = introduce(&store, &url, address).await
                     {
@@ -231,6 +238,7 @@ impl Process {
                 log,
                 store,
                 settings: projector_settings,
+                release,
                 metrics,
                 progress,
                 migrated,
@@ -353,6 +361,7 @@ fn collector_settings(
     })?;
     Ok(CollectorSettings {
         ids,
+        cut_long_fields: ingest.cut_long_fields,
         secret,
         blocked,
         trusted_proxies,
@@ -434,16 +443,49 @@ fn made_at() -> SystemTime {
     modified().unwrap_or_else(SystemTime::now)
 }
 
-/// Makes the tables, however long the database is away; then asks a collector's database what it says of session ids:
-/// that settles it, or is compared with what is set. Says what it waits for whenever that changes.
-async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>, tried: &CancellationToken) {
+/// What the settings say of Umami's version, and of what a distinct id does to a session; none where that is for the
+/// database to say.
+struct Rules {
+    in_force: Option<InForce>,
+    formula: Option<Formula>,
+}
+
+impl Rules {
+    fn by_settings(settings: &Settings) -> anyhow::Result<Self> {
+        let in_force = open::release_by_settings(settings, &settings.store)?;
+        let of_release = || in_force.as_ref().map(open::formula_by_release);
+        let formula = open::formula_by_settings(settings).or_else(of_release);
+        Ok(Self { in_force, formula })
+    }
+}
+
+/// Makes the tables, however long the database is away; then asks the database by whose rules events are taken and
+/// folded: that settles it, or is compared with what is set. Says what it waits for whenever that changes.
+async fn migrate(
+    store: &Store,
+    ids: Option<&SessionIds>,
+    release: &OnceLock<Release>,
+    rules: &Rules,
+    tried: &CancellationToken,
+) {
     let mut told = String::new();
     loop {
         let made = async {
             store.migrate().await?;
+            let shown = open::release_by_store(store).await?;
+            match &rules.in_force {
+                None => know(release, ids, &shown),
+                Some(set) if set.release != shown.release => tracing::warn!(
+                    set = set.release.name(),
+                    umami = shown.release.name(),
+                    because = %shown.because,
+                    "events are taken and folded by the rules of another version of Umami than this database's"
+                ),
+                Some(_) => {}
+            }
             if let Some(ids) = ids {
-                let shown = open::formula_by_store(store).await?;
-                match set {
+                let shown = open::formula_by_release(&shown);
+                match &rules.formula {
                     None => decide(ids, &shown),
                     Some(set) if set.identified != shown.identified => tracing::warn!(
                         set = set.name(),
@@ -467,6 +509,19 @@ async fn migrate(store: &Store, ids: Option<&SessionIds>, set: Option<&Formula>,
     }
 }
 
+/// Settles by whose rules requests are checked and events folded, and says so.
+fn know(release: &OnceLock<Release>, ids: Option<&SessionIds>, in_force: &InForce) {
+    tracing::info!(
+        umami_release = in_force.release.name(),
+        because = %in_force.because,
+        "events are taken and folded by the rules of this version of Umami"
+    );
+    release.get_or_init(|| in_force.release);
+    if let Some(ids) = ids {
+        ids.know(in_force.release);
+    }
+}
+
 /// Settles how ids are computed, and says so.
 fn decide(ids: &SessionIds, formula: &Formula) {
     tracing::info!(
@@ -481,6 +536,8 @@ struct Projecting {
     log: EventLog,
     store: Store,
     settings: ProjectorSettings,
+    /// Whose rules events are folded by; known once the tables are there.
+    release: Arc<OnceLock<Release>>,
     metrics: ProjectorMetrics,
     progress: Progress,
     migrated: CancellationToken,
@@ -495,11 +552,13 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// Runs the projector once the tables are there. If it cannot run, what is collected stays in the log; a process that also
 /// collects goes on doing that, and tries the projector again now and then: whoever holds the log's lock may let go of it.
 async fn project(projecting: Projecting) {
-    let Projecting { log, store, settings, metrics, progress, migrated, stop, failed } = projecting;
+    let Projecting { log, store, settings, release, metrics, progress, migrated, stop, failed } = projecting;
     tokio::select! {
         () = stop.cancelled() => return,
         () = migrated.cancelled() => {}
     }
+    let release = release.get().copied().unwrap_or(Release::OURS);
+    let settings = ProjectorSettings { rules: settings.rules.clone().by(release), ..settings };
     let mut reported = String::new();
     loop {
         let projector =

@@ -11,11 +11,12 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use crate::calendar;
 use crate::json::{Object, Value};
 use crate::text;
+use crate::umami::Release;
 
 /// Width of the key and string columns, in UTF-16 units.
 const UNITS_MAX: usize = 500;
-/// A key of this many bytes has at least [`UNITS_MAX`] units, as no character takes more than 3 bytes a unit.
-const KEY_BYTES_ENOUGH: usize = 3 * UNITS_MAX;
+/// A key of this many bytes has more than [`UNITS_MAX`] characters, as none takes more than 4 bytes.
+const KEY_BYTES_ENOUGH: usize = 4 * UNITS_MAX + 4;
 /// Width of the currency column, in characters.
 const CURRENCY_CHARS_MAX: usize = 10;
 /// Fractional digits of the number columns, `numeric(19,4)`.
@@ -82,10 +83,10 @@ pub struct Leaf {
 /// | `YYYY-MM-DDTHH:MM:SS[.mmm[Z or +HH:MM]]` | date | `2026-05-01T08:20:30.123Z` |
 /// | array, null | array | compact JSON |
 ///
-/// A date without zone is in the local time of `tz`. A text that only looks like a date is a string.
+/// From 3.2 on a date may name its zone without milliseconds. A date without zone is in the local time of `tz`. A text that only looks like a date is a string.
 /// Recursion is as deep as `data`, whose depth the parser limits. Source: Umami 3.1, `flattenJSON`.
-pub fn flatten(data: &Object<'_>, tz: &TimeZone) -> Vec<Leaf> {
-    let mut walk = Walk { tz, key: String::new(), leaves: Vec::new() };
+pub fn flatten(data: &Object<'_>, tz: &TimeZone, release: Release) -> Vec<Leaf> {
+    let mut walk = Walk { tz, release, key: String::new(), leaves: Vec::new() };
     walk.object(data, false);
     walk.leaves
 }
@@ -102,6 +103,7 @@ pub fn count(data: &Object<'_>) -> usize {
 
 struct Walk<'a> {
     tz: &'a TimeZone,
+    release: Release,
     /// The key so far, without U+0000; its end may be missing once it is longer than a row can hold.
     key: String,
     leaves: Vec<Leaf>,
@@ -117,7 +119,7 @@ impl Walk<'_> {
                 if named {
                     self.key.push('.');
                 }
-                self.key.push_str(&text::cut(Cow::Borrowed(key), UNITS_MAX));
+                self.key.push_str(&text::cut_chars(Cow::Borrowed(key), UNITS_MAX + 1));
             }
             match value {
                 Value::Object(inner) => self.object(inner, named || !key.is_empty()),
@@ -130,7 +132,7 @@ impl Walk<'_> {
     fn leaf(&mut self, value: &Value<'_>) {
         let (mut number_value, mut date_value_ms) = (None, None);
         let (data_type, string_value) = match value {
-            Value::String(value) => match date_ms(value, self.tz) {
+            Value::String(value) => match date_ms(value, self.tz, self.release) {
                 Some(at_ms) => {
                     date_value_ms = Some(at_ms);
                     (DataType::Date, Cow::Owned(calendar::iso_string(at_ms)))
@@ -146,9 +148,9 @@ impl Walk<'_> {
             Value::Array(_) | Value::Object(_) => (DataType::Array, Cow::Owned(value.to_json())),
         };
         self.leaves.push(Leaf {
-            key: text::cut(Cow::Borrowed(&self.key), UNITS_MAX).into_owned(),
+            key: self.release.cut_from(Release::V3_2, Cow::Borrowed(&self.key), UNITS_MAX),
             data_type,
-            string_value: text::cut(string_value, UNITS_MAX).into_owned(),
+            string_value: self.release.cut_from(Release::V3_2, string_value, UNITS_MAX),
             number_value,
             date_value_ms,
         });
@@ -160,12 +162,13 @@ impl Walk<'_> {
 ///
 /// V8 accepts day 31 in every month and carries it over, and hour 24 only as 24:00:00.000 (ECMA-262, "Date
 /// Time String Format"; V8, `dateparser-inl.h`).
-fn date_ms(text: &str, tz: &TimeZone) -> Option<i64> {
+fn date_ms(text: &str, tz: &TimeZone, release: Release) -> Option<i64> {
     const FORM: &[u8; 29] = b"dddd-dd-ddTdd:dd:dd.ddd+dd:dd";
     let bytes = text.as_bytes();
     let (local, zone) = match bytes.len() {
         19 | 23 => (bytes, None),
         24 | 29 => (&bytes[..23], Some(&bytes[23..])),
+        20 | 25 if release >= Release::V3_2 => (&bytes[..19], Some(&bytes[19..])),
         _ => return None,
     };
     let has_form = |bytes: &[u8], form: &[u8]| {
@@ -452,7 +455,60 @@ mod tests {
     }
 
     fn leaves(data: &str) -> Vec<Leaf> {
-        with_data(data, |data| flatten(data, &TimeZone::UTC))
+        of(Release::V3_1, data)
+    }
+
+    fn of(release: Release, data: &str) -> Vec<Leaf> {
+        with_data(data, |data| flatten(data, &TimeZone::UTC, release))
+    }
+
+    fn date_ms(text: &str, tz: &TimeZone) -> Option<i64> {
+        super::date_ms(text, tz, Release::V3_1)
+    }
+
+    #[test]
+    fn from_3_2_on_a_date_needs_no_milliseconds_to_name_its_zone() {
+        let ms = 1_777_623_630_000;
+        for (text, expected) in [
+            ("2026-05-01T08:20:30Z", Some(ms)),
+            ("2026-05-01T08:20:30+02:00", Some(ms - 2 * MS_PER_HOUR)),
+            ("2026-05-01T08:20:30", Some(ms)),
+            ("2026-05-01T08:20:30.123", Some(ms + 123)),
+            ("2026-05-01T08:20:30.123Z", Some(ms + 123)),
+            ("2026-05-01T24:00:00Z", Some(1_777_680_000_000)),
+            // What is none in any version.
+            ("2026-05-01T08:20:30-02:00", None),
+            ("2026-05-01T08:20:30z", None),
+            ("2026-05-01T08:20:30.1Z", None),
+            ("2026-05-01T08:20:30.Z", None),
+            ("2026-05-01T08:20:30+0200", None),
+            ("2026-05-01T08:20:30+24:00", None),
+            ("2026-05-01T08:20:30 ", None),
+            ("2026-05-01T08:20:30ZZZZZZ", None),
+            ("2026-05-01T08:20Z", None),
+            ("2026-05-01 08:20:30Z", None),
+            ("2026-13-01T08:20:30Z", None),
+            ("2026-05-01", None),
+        ] {
+            for release in [Release::V3_2, Release::V3_3, Release::V3_4] {
+                assert_eq!(super::date_ms(text, &TimeZone::UTC, release), expected, "{text}");
+            }
+        }
+        for release in [Release::V3_0, Release::V3_1] {
+            assert_eq!(super::date_ms("2026-05-01T08:20:30Z", &TimeZone::UTC, release), None);
+        }
+        let dated =
+            Leaf { date_value_ms: Some(ms), ..leaf("at", DataType::Date, "2026-05-01T08:20:30.000Z") };
+        assert_eq!(of(Release::V3_2, r#"{"at": "2026-05-01T08:20:30Z"}"#), [dated]);
+    }
+
+    #[test]
+    fn up_to_3_1_values_are_counted_as_their_columns_count() {
+        let long = "😀".repeat(501);
+        let data = format!(r#"{{"{long}": "{long}"}}"#);
+        let by_units = "😀".repeat(250);
+        assert_eq!(of(Release::V3_1, &data), [leaf(&"😀".repeat(500), DataType::String, &"😀".repeat(500))]);
+        assert_eq!(of(Release::V3_2, &data), [leaf(&by_units, DataType::String, &by_units)]);
     }
 
     fn leaf(key: &str, data_type: DataType, string_value: &str) -> Leaf {
@@ -913,7 +969,7 @@ mod tests {
             let data = serde_json::json!({
                 (&key): { (key.repeat(times)): { (&key): value, "a": [value] } }
             });
-            for leaf in leaves(&data.to_string()) {
+            for leaf in of(Release::V3_2, &data.to_string()) {
                 prop_assert!(text::utf16_len(&leaf.key) <= 500 && !leaf.key.contains('\0'));
                 prop_assert!(text::utf16_len(&leaf.string_value) <= 500 && !leaf.string_value.contains('\0'));
                 let last = if leaf.data_type == DataType::Array { "a" } else { key.as_str() };

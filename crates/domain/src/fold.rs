@@ -12,7 +12,7 @@ use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
 use crate::missing::Missing;
-use crate::page_url::{page_url, performance_path, referrer};
+use crate::page_url::{UrlRules, page_url, performance_path, referrer};
 use crate::profile::{self, Link, LinkKind, Send, Stamp, parse_version};
 use crate::record::{Event, Record};
 use crate::recorded::Recorded;
@@ -23,6 +23,7 @@ use crate::rows::{
 };
 use crate::submission::{Kind, PROPERTIES_MAX, Payload, SourceKind};
 use crate::text::{cut, decode_uri_component};
+use crate::umami::Release;
 
 /// What the fold is told beside the records. Two runs with the same rules give the same rows.
 #[derive(Debug, Clone)]
@@ -31,8 +32,21 @@ pub struct FoldRules {
     pub zone: TimeZone,
     /// Whether a trailing slash of a page's path is dropped.
     pub remove_trailing_slash: bool,
+    /// Umami's version, where its rows differ from one to the next.
+    pub release: Release,
+    /// Whether an identify names its session: its last distinct id replaces the one before, as from 3.3 on.
+    pub names_sessions: bool,
     /// Whether null deletes a person's trait. The session's own properties keep it as a value either way.
     pub null_deletes: bool,
+}
+
+impl FoldRules {
+    /// These, by the rules of a version of Umami.
+    #[must_use]
+    pub fn by(self, release: Release) -> Self {
+        let names_sessions = self.names_sessions || release >= Release::V3_3;
+        Self { release, names_sessions, ..self }
+    }
 }
 
 /// Folds records of one partition, in offset order, into the changes they make.
@@ -82,6 +96,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
             first_ms,
         })
         .collect();
+    folding.changes.names_sessions = rules.names_sessions;
     folding.changes.sort();
     folding.changes
 }
@@ -112,8 +127,10 @@ pub struct Changes {
     /// One per record that leaves no row by which it would be known again.
     pub applied: Vec<AppliedRow>,
     /// One per identify of a website with a distinct id, in log order: the first makes the link, the last names the
-    /// session. For stores that have a table of links.
+    /// session.
     pub session_links: Vec<SessionLinkRow>,
+    /// Whether the session's distinct id is replaced by that of its last link.
+    pub names_sessions: bool,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
     /// What became of the records; sums up to their number.
@@ -249,31 +266,49 @@ impl Folding<'_> {
         let payload = &event.submission.payload;
         let agent = Agent::of(event.user_agent.as_deref());
         let device = match &payload.device {
-            Some(device) => text(device, 20),
+            Some(device) => self.said(device, 20),
             None => agent.device.on_screen(payload.screen.as_deref()).to_owned(),
         };
         let Location { country, region, city } = event.location.clone().limited();
         SessionAttributes {
-            browser: payload.browser.as_ref().map(|sent| text(sent, 20)).or(agent.browser.map(str::to_owned)),
-            os: payload.os.as_ref().map(|sent| text(sent, 20)).or(agent.os.map(str::to_owned)),
+            browser: payload
+                .browser
+                .as_ref()
+                .map(|sent| self.said(sent, 20))
+                .or(agent.browser.map(str::to_owned)),
+            os: payload.os.as_ref().map(|sent| self.said(sent, 20)).or(agent.os.map(str::to_owned)),
             device: Some(device),
             screen: payload.screen.as_ref().map(|sent| text(sent, 11)),
             language: payload.language.as_ref().map(|sent| text(sent, 35)),
             country,
             region,
             city,
-            distinct_id: distinct_id(payload),
+            distinct_id: self.distinct_id(payload),
         }
+    }
+
+    fn distinct_id(&self, payload: &Payload<'_>) -> Option<String> {
+        payload.id.as_ref().map(|id| self.said(id, 50))
+    }
+
+    /// A text of which no version's schema limits the length.
+    fn said(&self, sent: &str, width: usize) -> String {
+        self.rules.release.cut_from(Release::V3_4, Cow::Borrowed(sent), width)
+    }
+
+    fn url_rules(&self) -> UrlRules {
+        UrlRules { remove_trailing_slash: self.rules.remove_trailing_slash, release: self.rules.release }
     }
 
     /// Returns the event's name, "" if it has none.
     fn page_or_custom_event(&mut self, event: &Event<'_>) -> String {
         let payload = &event.submission.payload;
         let hostname = payload.hostname.as_deref();
-        let page = page_url(payload.url.as_deref(), hostname, self.rules.remove_trailing_slash);
-        let from = payload.referrer.as_deref().and_then(|sent| referrer(sent, hostname));
+        let (url, release) = (payload.url.as_deref(), self.rules.release);
+        let page = page_url(url, hostname, self.url_rules());
+        let from = payload.referrer.as_deref().and_then(|sent| referrer(sent, url, hostname, release));
         let (referrer_path, referrer_query, referrer_domain) = match from {
-            Some(from) => (Some(from.path), Some(from.query), Some(from.domain)),
+            Some(from) => (Some(from.path), Some(from.query), from.domain),
             None => (None, None, None),
         };
         let name = payload.name.as_ref().map(|sent| text(sent, 50)).filter(|name| !name.is_empty());
@@ -310,7 +345,9 @@ impl Folding<'_> {
         let payload = &event.submission.payload;
         let Some(data) = &payload.data else { return };
         let created_at_ms = event.created_at_ms();
-        for (place, leaf) in flatten::flatten(data, &self.rules.zone).into_iter().enumerate() {
+        for (place, leaf) in
+            flatten::flatten(data, &self.rules.zone, self.rules.release).into_iter().enumerate()
+        {
             // Two leaves may have one key ({"a.b":1,"a":{"b":2}}), so the place is part of the name.
             let name = format!("{place}:{}", leaf.key);
             let (data_key, value) = columns(leaf);
@@ -355,7 +392,7 @@ impl Folding<'_> {
             referrer_query: None,
             referrer_domain: None,
             page_title: page_title(payload),
-            hostname: Some(page_url(url, hostname, false).hostname),
+            hostname: Some(page_url(url, hostname, self.url_rules()).hostname),
             event_type: EventType::Performance,
             event_name: None,
             tag: None,
@@ -401,7 +438,7 @@ impl Folding<'_> {
     fn identify(&mut self, event: &Event<'_>) {
         let payload = &event.submission.payload;
         let created_at_ms = event.created_at_ms();
-        let distinct_id = distinct_id(payload);
+        let distinct_id = self.distinct_id(payload);
         self.changes.identifies.push(IdentifyRow {
             event_id: event.event_id,
             website_id: payload.source.id,
@@ -421,7 +458,7 @@ impl Folding<'_> {
         }
         // Links and pixels have no properties; Umami fails here, we ignore the data.
         let (Some(data), SourceKind::Website) = (&payload.data, payload.source.kind) else { return };
-        let leaves = flatten::flatten(data, &self.rules.zone);
+        let leaves = flatten::flatten(data, &self.rules.zone, self.rules.release);
         self.send(event, &leaves);
         for leaf in leaves {
             let (data_key, value) = columns(leaf);
@@ -486,10 +523,6 @@ fn columns(leaf: Leaf) -> (String, DataValue) {
 
 fn page_title(payload: &Payload<'_>) -> Option<String> {
     payload.title.as_ref().map(|title| text(&decode_uri_component(title), 500))
-}
-
-fn distinct_id(payload: &Payload<'_>) -> Option<String> {
-    payload.id.as_ref().map(|id| text(id, 50))
 }
 
 fn text(sent: &str, units_max: usize) -> String {

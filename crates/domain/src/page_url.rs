@@ -1,4 +1,5 @@
-//! What the columns of an event get from its `url`, `referrer` and `hostname` (Umami 3.1, `saveEvent`).
+//! What the columns of an event get from its `url`, `referrer` and `hostname` (Umami 3.1, `saveEvent`, and what newer
+//! versions changed).
 //!
 //! Nothing here fails: a URL that does not parse is read as a path of `https://localhost`.
 
@@ -9,6 +10,7 @@ use url::{Url, form_urlencoded};
 
 use crate::rows::Campaign;
 use crate::text;
+use crate::umami::Release;
 
 /// Width of the path, query and referrer columns, in UTF-16 units.
 const URL_UNITS_MAX: usize = 500;
@@ -32,8 +34,8 @@ pub struct PageUrl {
     pub url_path: String,
     /// Query without `?`, not decoded; `""` when there is none; at most 500 units.
     pub url_query: String,
-    /// `payload.hostname` as sent or, where that is absent or empty, the host of the URL without a leading
-    /// `www` and the character after it; at most 100 units.
+    /// `payload.hostname` as sent or, where that is absent or empty, the host of the URL without a leading `www.` (up
+    /// to 3.2, `www` and any character after it); at most 100 units.
     pub hostname: String,
     /// The first of each campaign and click parameter of the query, form-decoded; `Some("")` for `utm_source=`.
     pub campaign: Campaign,
@@ -46,17 +48,26 @@ pub struct Referrer {
     pub path: String,
     /// Query without `?`, not decoded; `""` when there is none.
     pub query: String,
-    /// Host without a leading `www.`; `""` for URLs that have none.
-    pub domain: String,
+    /// Host without a leading `www.`; `""` for URLs that have none. From 3.3 on `None` if it is that of the page.
+    pub domain: Option<String>,
+}
+
+/// By what rules URLs are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UrlRules {
+    /// The setting `REMOVE_TRAILING_SLASH`: removes the first `/` that is followed by nothing or by `#`; from 3.3 on
+    /// not the one that the path begins with.
+    pub remove_trailing_slash: bool,
+    /// The version.
+    pub release: Release,
 }
 
 /// Reads the page columns of an `event`.
 ///
 /// `url` is resolved against `https://{hostname}`; `https://localhost` takes its place where `hostname` is
 /// absent, empty or not a host (Umami 3.1 loses the event in the last case). An absent `url` gives the path
-/// `""`. `remove_trailing_slash` is the setting `REMOVE_TRAILING_SLASH`: it removes the first `/` that is
-/// followed by nothing or by `#`. Source: Umami 3.1, `/api/send`.
-pub fn page_url(url: Option<&str>, hostname: Option<&str>, remove_trailing_slash: bool) -> PageUrl {
+/// `""`. Source: Umami 3.1, `/api/send`.
+pub fn page_url(url: Option<&str>, hostname: Option<&str>, rules: UrlRules) -> PageUrl {
     let hostname = hostname.filter(|hostname| !hostname.is_empty());
     let parsed = Parsed::of(url.unwrap_or(UNDEFINED_PATH), hostname);
 
@@ -65,9 +76,14 @@ pub fn page_url(url: Option<&str>, hostname: Option<&str>, remove_trailing_slash
         (path, "") => Cow::Borrowed(path),
         (path, hash) => Cow::Owned(format!("{path}#{hash}")),
     };
-    let path = if remove_trailing_slash { without_trailing_slash(path) } else { path };
+    let path = if rules.remove_trailing_slash {
+        without_trailing_slash(path, usize::from(rules.release >= Release::V3_3))
+    } else {
+        path
+    };
     let hostname = match hostname {
         Some(hostname) => hostname,
+        None if rules.release >= Release::V3_3 => without_www_dot(parsed.host_or(LOCALHOST)),
         None => without_www(parsed.host_or(LOCALHOST)),
     };
     let mut page = PageUrl {
@@ -76,19 +92,28 @@ pub fn page_url(url: Option<&str>, hostname: Option<&str>, remove_trailing_slash
         hostname: column(Cow::Borrowed(hostname), HOSTNAME_UNITS_MAX),
         ..PageUrl::default()
     };
-    page.read_tracking(parsed.query());
+    page.read_tracking(parsed.query(), rules.release);
     page
 }
 
 /// Reads the referrer columns of an `event`; `None` where `referrer` is empty, as if it were absent.
 ///
-/// A referrer that is only a path belongs to `hostname`, or to `localhost` as in [`page_url`].
+/// A referrer that is only a path belongs to `hostname`, or to `localhost` as in [`page_url`]; from 3.3 on to the host of
+/// `url` where there is no `hostname`, and a referrer of the page's own host has no domain.
 /// Source: Umami 3.1, `/api/send`.
-pub fn referrer(referrer: &str, hostname: Option<&str>) -> Option<Referrer> {
+pub fn referrer(
+    referrer: &str,
+    url: Option<&str>,
+    hostname: Option<&str>,
+    release: Release,
+) -> Option<Referrer> {
     if referrer.is_empty() {
         return None;
     }
     let hostname = hostname.filter(|hostname| !hostname.is_empty());
+    if release >= Release::V3_3 {
+        return Some(other_than_the_page(referrer, url, hostname));
+    }
     let mut parsed = Parsed::of(referrer, hostname);
     if hostname.is_some() && parsed.host().is_none() {
         // The host is that of the base, which only a full parse tells.
@@ -98,8 +123,34 @@ pub fn referrer(referrer: &str, hostname: Option<&str>) -> Option<Referrer> {
     Some(Referrer {
         path: column(text::decode_uri(parsed.path()), URL_UNITS_MAX),
         query: column(Cow::Borrowed(parsed.query()), URL_UNITS_MAX),
-        domain: column(Cow::Borrowed(host.strip_prefix("www.").unwrap_or(host)), URL_UNITS_MAX),
+        domain: Some(column(Cow::Borrowed(without_www_dot(host)), URL_UNITS_MAX)),
     })
+}
+
+/// The referrer columns from 3.3 on.
+fn other_than_the_page(referrer: &str, url: Option<&str>, hostname: Option<&str>) -> Referrer {
+    let page = match hostname {
+        // As a parser writes it, to be compared with what a parser made of the referrer.
+        Some(hostname) if is_plain_host(hostname) => Cow::Borrowed(hostname),
+        Some(hostname) => match Url::parse(&format!("https://{hostname}")) {
+            Ok(url) => Cow::Owned(url.host_str().unwrap_or_default().to_owned()),
+            Err(_) => Cow::Borrowed(hostname),
+        },
+        None => {
+            let parsed = Parsed::of(url.unwrap_or(UNDEFINED_PATH), None);
+            Cow::Owned(parsed.host_or(LOCALHOST).to_owned())
+        }
+    };
+    let page = without_www_dot(&page);
+    let parsed = Parsed::of(referrer, Some(page).filter(|page| !page.is_empty()));
+    // Only a path, as every inner navigation has: the page's own.
+    let host = parsed.host_or(page);
+    let domain = without_www_dot(host);
+    Referrer {
+        path: column(text::decode_uri(parsed.path()), URL_UNITS_MAX),
+        query: column(Cow::Borrowed(parsed.query()), URL_UNITS_MAX),
+        domain: (domain != page).then(|| column(Cow::Borrowed(domain), URL_UNITS_MAX)),
+    }
 }
 
 /// Reads the path column of a `performance` event: not decoded, without hash, trailing slash kept, `""` for
@@ -156,7 +207,8 @@ pub fn is_url(text: &str) -> bool {
 }
 
 impl PageUrl {
-    fn read_tracking(&mut self, query: &str) {
+    /// Up to 3.1 Umami does not cut: what is stored is what the column holds.
+    fn read_tracking(&mut self, query: &str, release: Release) {
         for pair in query.split('&') {
             let key = pair.split_once('=').map_or(pair, |(key, _)| key);
             // Encoded names count too; a `+` is a space, which no name contains.
@@ -168,7 +220,7 @@ impl PageUrl {
                 self.tracking_column(key).map(|column| (column, value_of(pair)))
             };
             if let Some((slot @ None, value)) = found {
-                *slot = Some(column(value, TRACKING_UNITS_MAX));
+                *slot = Some(release.cut_from(Release::V3_2, value, TRACKING_UNITS_MAX));
             }
         }
     }
@@ -199,10 +251,10 @@ fn column(value: Cow<'_, str>, units_max: usize) -> String {
     text::cut(value, units_max).into_owned()
 }
 
-fn without_trailing_slash(path: Cow<'_, str>) -> Cow<'_, str> {
+fn without_trailing_slash(path: Cow<'_, str>, from: usize) -> Cow<'_, str> {
     let bytes = path.as_bytes();
     let slash =
-        (0..bytes.len()).find(|&at| bytes[at] == b'/' && matches!(bytes.get(at + 1), None | Some(b'#')));
+        (from..bytes.len()).find(|&at| bytes[at] == b'/' && matches!(bytes.get(at + 1), None | Some(b'#')));
     match slash {
         Some(at) => {
             let mut path = path.into_owned();
@@ -213,7 +265,11 @@ fn without_trailing_slash(path: Cow<'_, str>) -> Cow<'_, str> {
     }
 }
 
-/// Umami's pattern is `/^www./`, in which the dot is any character.
+fn without_www_dot(host: &str) -> &str {
+    host.strip_prefix("www.").unwrap_or(host)
+}
+
+/// Up to 3.2 Umami's pattern is `/^www./`, in which the dot is any character.
 fn without_www(host: &str) -> &str {
     let mut rest = host.strip_prefix("www").unwrap_or("").chars();
     if rest.next().is_some() { rest.as_str() } else { host }
@@ -395,6 +451,14 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value as Json;
 
+    fn page_url(url: Option<&str>, hostname: Option<&str>, remove_trailing_slash: bool) -> PageUrl {
+        super::page_url(url, hostname, UrlRules { remove_trailing_slash, release: Release::V3_1 })
+    }
+
+    fn referrer(text: &str, hostname: Option<&str>) -> Option<Referrer> {
+        super::referrer(text, Some("/page"), hostname, Release::V3_1)
+    }
+
     const VECTORS: &str = include_str!("../tests/vectors/umami-vectors.json");
 
     fn vectors() -> Vec<Json> {
@@ -430,10 +494,11 @@ mod tests {
             }
             let hostname = payload["hostname"].as_str();
             let page = page_url(payload["url"].as_str(), hostname, false);
-            let referrer = referrer(payload["referrer"].as_str().unwrap_or(""), hostname);
+            let from = referrer(payload["referrer"].as_str().unwrap_or(""), hostname);
             let referrer = |column: fn(&Referrer) -> &String| {
-                referrer.as_ref().map_or(Json::Null, |it| Json::from(column(it).as_str()))
+                from.as_ref().map_or(Json::Null, |it| Json::from(column(it).as_str()))
             };
+            let domain = |it: &Option<Referrer>| it.as_ref().and_then(|it| it.domain.clone());
             for (column, value) in [
                 ("url_path", Json::from(page.url_path.as_str())),
                 ("url_query", Json::from(page.url_query.as_str())),
@@ -451,7 +516,7 @@ mod tests {
                 ("twclid", optional(&page.campaign.twclid)),
                 ("referrer_path", referrer(|it| &it.path)),
                 ("referrer_query", referrer(|it| &it.query)),
-                ("referrer_domain", referrer(|it| &it.domain)),
+                ("referrer_domain", optional(&domain(&from))),
             ] {
                 assert_eq!(row[column], value, "{column} of {payload}");
             }
@@ -485,11 +550,9 @@ mod tests {
         let page = page_url(Some("x?utm_term=t#h"), Some("foo bar"), false);
         assert_eq!((page.url_path.as_str(), page.url_query.as_str()), ("/x#h", "utm_term=t"));
         assert_eq!((page.hostname.as_str(), page.campaign.utm_term.as_deref()), ("foo bar", Some("t")));
-        assert_eq!(referrer("/p", Some("foo bar")).expect("not empty").domain, "localhost");
-        assert_eq!(
-            referrer("http://www.b.example/p", Some("foo bar")).expect("not empty").domain,
-            "b.example"
-        );
+        let domain = |text| referrer(text, Some("foo bar")).expect("not empty").domain;
+        assert_eq!(domain("/p").as_deref(), Some("localhost"));
+        assert_eq!(domain("http://www.b.example/p").as_deref(), Some("b.example"));
     }
 
     #[test]
@@ -624,7 +687,7 @@ mod tests {
         assert_eq!(page.campaign.gclid, Some("x".repeat(255)));
         assert_eq!(page.hostname, "h".repeat(100));
         let referrer = referrer(&format!("foo://{long}/{long}?{long}"), None).expect("not empty");
-        assert_eq!((referrer.domain.len(), referrer.query.len()), (500, 500));
+        assert_eq!((referrer.domain.expect("another's").len(), referrer.query.len()), (500, 500));
         assert_eq!(text::utf16_len(&referrer.path), 500);
         assert_eq!(performance_path(Some(&url), None), format!("/{}%", "x".repeat(498)));
     }
@@ -632,7 +695,8 @@ mod tests {
     #[test]
     fn referrers() {
         let read = |text, hostname| {
-            referrer(text, hostname).map(|Referrer { path, query, domain }| (path, query, domain))
+            referrer(text, hostname)
+                .map(|Referrer { path, query, domain }| (path, query, domain.expect("before 3.3")))
         };
         let row = |path: &str, query: &str, domain: &str| Some((path.into(), query.into(), domain.into()));
         assert_eq!(read("", Some("a.example")), None);
@@ -645,6 +709,67 @@ mod tests {
         assert_eq!(read("about:client", None), row("client", "", ""));
         assert_eq!(read("/undefined", None), row("/undefined", "", "localhost"));
         assert_eq!(read(" ", Some("a.example/b")), row("/b", "", "a.example"));
+    }
+
+    #[test]
+    fn from_3_3_on_a_page_is_not_its_own_referrer() {
+        let read = |text, url, hostname| {
+            let read = super::referrer(text, Some(url), hostname, Release::V3_3).expect("not empty");
+            (read.path, read.query, read.domain)
+        };
+        let row = |path: &str, query: &str, domain: Option<&str>| {
+            (path.to_owned(), query.to_owned(), domain.map(str::to_owned))
+        };
+        let rec = Some("rec.example");
+        assert_eq!(read("https://rec.example/x", "/self", rec), row("/x", "", None));
+        assert_eq!(read("/x?y=1", "/pathref", rec), row("/x", "y=1", None));
+        assert_eq!(read("https://www.rec.example/x#h", "/", rec), row("/x", "", None));
+        assert_eq!(read("https://rec.example/x", "/", Some("WWW.Rec.example:8443")), row("/x", "", None));
+        assert_eq!(read("https://xn--bcher-kva.example/", "/", Some("bücher.example")), row("/", "", None));
+        assert_eq!(read("/x", "https://www.a.example/p", None), row("/x", "", None));
+        assert_eq!(read("https://a.example/x", "https://www.a.example/p", None), row("/x", "", None));
+        assert_eq!(read("/x", "/p", None), row("/x", "", None));
+        assert_eq!(read("/x", "/p", Some("not a host")).2.as_deref(), None);
+        // Others are what they were.
+        assert_eq!(read("https://www.b.example/x", "/", rec), row("/x", "", Some("b.example")));
+        assert_eq!(read("https://sub.rec.example/x", "/", rec), row("/x", "", Some("sub.rec.example")));
+        assert_eq!(read("android-app://com.x/%20", "/", rec), row("/ ", "", Some("com.x")));
+        assert_eq!(read("https://wwwx.example", "/", rec).2.as_deref(), Some("wwwx.example"));
+        assert_eq!(super::referrer("", Some("/"), rec, Release::V3_4), None);
+    }
+
+    #[test]
+    fn from_3_3_on_the_root_keeps_its_slash_and_www_ends_with_a_dot() {
+        let rules = UrlRules { remove_trailing_slash: true, release: Release::V3_3 };
+        for (url, path) in [
+            ("/", "/"),
+            ("/#h", "/#h"),
+            ("/#/r/", "/#/r"),
+            ("/x/", "/x"),
+            ("/x/#h", "/x#h"),
+            ("/a//", "/a/"),
+            ("//", "/"),
+            ("about:blank", "blank"),
+        ] {
+            let url = if url == "//" { "https://h//" } else { url };
+            assert_eq!(super::page_url(Some(url), None, rules).url_path, path, "{url}");
+        }
+        for (url, hostname) in
+            [("https://wwwx.example/", "wwwx.example"), ("https://www.x.example/", "x.example")]
+        {
+            assert_eq!(super::page_url(Some(url), None, rules).hostname, hostname);
+        }
+    }
+
+    #[test]
+    fn up_to_3_1_parameters_are_counted_as_their_columns_count() {
+        let url = format!("/?utm_term={}", "😀".repeat(256));
+        let term = |release| {
+            let rules = UrlRules { remove_trailing_slash: false, release };
+            super::page_url(Some(&url), None, rules).campaign.utm_term.expect("a term")
+        };
+        assert_eq!(term(Release::V3_1), "😀".repeat(255));
+        assert_eq!(term(Release::V3_2), "😀".repeat(127) + "\u{fffd}");
     }
 
     fn url_text() -> impl Strategy<Value = String> {
@@ -685,7 +810,7 @@ mod tests {
             query in "([ug%5Ft_mclidsource+=&]{0,12}|utm_source|u%74m_source|gclid|[=&x%]){0,8}",
         ) {
             let mut page = PageUrl::default();
-            page.read_tracking(&query);
+            page.read_tracking(&query, Release::V3_2);
             let first = |name: &str| {
                 let mut pairs = form_urlencoded::parse(query.as_bytes());
                 pairs.find(|(key, _)| key == name).map(|(_, value)| column(value, 255))

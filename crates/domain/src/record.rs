@@ -9,7 +9,8 @@
 //!
 //! `agent`, `country`, `region` and `city` are absent when unknown. `device`, a session id, is there when the event
 //! has a distinct id and a website: the session that the same client has while it is anonymous. `payload` is what the client sent, known keys
-//! only, less its address and agent: the address is used at ingest and then dropped. Whatever can be derived
+//! only, less its address and agent: the address is used at ingest and then dropped. A `timestamp` of 0 in it is the first
+//! second of 1970; texts may have any length, and are cut in the fold. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
 //! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`]. One of
@@ -25,7 +26,7 @@ use crate::json::{self, Object, Value};
 use crate::location::Location;
 use crate::position::{Offset, Partition};
 use crate::schema::SchemaError;
-use crate::submission::{Kind, Submission};
+use crate::submission::{Kind, SchemaRules, Submission};
 
 /// The version this code writes and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -190,7 +191,10 @@ impl<'a> Event<'a> {
                 region: fields.text("region")?.map(Cow::into_owned),
                 city: fields.text("city")?.map(Cow::into_owned),
             },
-            submission: Submission::from_value_keeping(Value::Object(submission), keeps)?,
+            submission: Submission::from_value(
+                Value::Object(submission),
+                SchemaRules::RECORDED.keeping(keeps),
+            )?,
         })
     }
 
@@ -291,6 +295,8 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
+    use crate::umami::Release;
+
     const BODY: &str = r#"{"type":"event","payload":{"website":"11111111-1111-4111-8111-111111111111",
         "url":"/a?b=1","name":"buy","data":{"n":1.5,"s":"é\u0000\"","o":{"x":[1,null]}},"ip":"192.0.2.1",
         "userAgent":"agent","timestamp":1777593600,"unknown":1}}"#;
@@ -310,7 +316,8 @@ mod tests {
 
     #[test]
     fn reads_back_what_it_wrote() {
-        let written = event(Submission::parse(BODY.as_bytes()).expect("valid"));
+        let written =
+            event(Submission::parse(BODY.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid"));
         let bytes = written.encode();
         let read = Event::decode(&bytes).expect("decodes");
         assert_eq!(read.encode(), bytes);
@@ -323,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_record_from_before_there_was_a_device_is_read() {
-        let submission = Submission::parse(BODY.as_bytes()).expect("valid");
+        let submission =
+            Submission::parse(BODY.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid");
         let without = Event { device: None, ..event(submission) }.encode();
         assert!(!String::from_utf8_lossy(&without).contains("device"));
         assert_eq!(Event::decode(&without).expect("decodes").device, None);
@@ -332,22 +340,29 @@ mod tests {
     #[test]
     fn the_version_that_a_client_had_read_is_in_the_log() {
         let body = BODY.replace("\"url\"", "\"messageId\":\"m\",\"baseVersion\":\"0\",\"url\"");
-        let bytes = event(Submission::parse(body.as_bytes()).expect("valid")).encode();
+        let bytes =
+            event(Submission::parse(body.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid"))
+                .encode();
         let payload = Event::decode(&bytes).expect("decodes").submission.payload;
         assert_eq!((payload.base_version.as_deref(), payload.message_id), (Some("0"), None));
     }
 
     #[test]
     fn the_clients_address_is_not_in_the_log() {
-        let bytes = event(Submission::parse(BODY.as_bytes()).expect("valid")).encode();
+        let bytes =
+            event(Submission::parse(BODY.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid"))
+                .encode();
         let text = String::from_utf8(bytes).expect("UTF-8");
         assert!(!text.contains("192.0.2.1") && !text.contains("\"ip\""), "{text}");
     }
 
     #[test]
     fn what_is_no_record_is_refused_by_name() {
-        let good = String::from_utf8(event(Submission::parse(BODY.as_bytes()).expect("valid")).encode())
-            .expect("UTF-8");
+        let good = String::from_utf8(
+            event(Submission::parse(BODY.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid"))
+                .encode(),
+        )
+        .expect("UTF-8");
         for (value, reason) in [
             (String::new(), "not a JSON object"),
             ("[]".to_owned(), "not a JSON object: it is of type array"),

@@ -158,10 +158,8 @@ pub(crate) fn body_of_recorder<'a>(
         }
     };
     let timestamp = fields.remove("timestamp").and_then(|value| {
-        schema::seconds(&value).unwrap_or_else(|refusal| {
-            tree.add("timestamp", refusal.error);
-            None
-        })
+        let seconds = schema::seconds(&value).map_err(|refusal| tree.add("timestamp", refusal.error));
+        seconds.ok().filter(|seconds| *seconds != 0)
     });
     match website_id {
         Some(website_id) if tree.is_empty() => Ok(RecorderBody { website_id, events, timestamp }),

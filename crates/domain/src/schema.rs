@@ -154,11 +154,11 @@ pub(crate) struct Refusal {
     pub(crate) is_of_type: bool,
 }
 
-/// Whole seconds by JavaScript's `Number()`; `None` if that gives 0.
+/// Whole seconds by JavaScript's `Number()`.
 ///
 /// # Errors
 /// It is no whole number, or none that PostgreSQL and a JavaScript date can both hold.
-pub(crate) fn seconds(value: &Value<'_>) -> Result<Option<i64>, Refusal> {
+pub(crate) fn seconds(value: &Value<'_>) -> Result<i64, Refusal> {
     let number = integer(value)?;
     let of_size = |error| Refusal { error, is_of_type: false };
     if let Some(max) = [SAFE_INTEGER_MAX, TIMESTAMP_MAX].into_iter().find(|max| number > *max as f64) {
@@ -167,7 +167,7 @@ pub(crate) fn seconds(value: &Value<'_>) -> Result<Option<i64>, Refusal> {
     if let Some(min) = [-SAFE_INTEGER_MAX, TIMESTAMP_MIN].into_iter().find(|min| number < *min as f64) {
         return Err(of_size(format!("Too small: expected int to be >={min}")));
     }
-    Ok((number != 0.0).then_some(number as i64))
+    Ok(number as i64)
 }
 
 /// A whole number by JavaScript's `Number()`; it may still be too large for anything.

@@ -12,6 +12,7 @@ use crate::flatten;
 use crate::json::{self, Object, Value};
 use crate::page_url::is_url;
 use crate::schema::{self, BAD_UUID, Node, SchemaError, parse_uuid, wrong_type};
+use crate::umami::Release;
 
 /// So many elements of a batch are reported at most. Umami reports all, which for 10 MiB of `0,` is an answer of
 /// 300 MiB.
@@ -20,6 +21,49 @@ pub const BATCH_ERRORS_MAX: usize = 100;
 const BAD_KIND: &str = r#"Invalid option: expected one of "event"|"identify"|"performance""#;
 const BAD_URL: &str = "Invalid URL.";
 const NOT_ONE_SOURCE: &str = "Exactly one of website, link, or pixel must be provided";
+const BEGINS_AS_A_FORMULA: &str = "Value must not start with =, +, -, @, tab, or carriage return";
+
+/// What Umami's versions check in different ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaRules {
+    /// Whether `hostname`, `language`, `screen`, `name` and `tag` may have any length; they are cut where they are
+    /// stored. Else what is longer than its column is refused.
+    pub any_length: bool,
+    /// Whether `name` and `tag` are refused if a spreadsheet would take them for a formula.
+    pub no_formulas: bool,
+    /// Whether a `timestamp` of 0, and what JavaScript makes 0 of, is the first second of 1970. Else it is no
+    /// timestamp.
+    pub zero_is_a_time: bool,
+    /// Whether a submission of a type that is not known is taken as it is, see [`Kept`]. Else it is refused.
+    pub keep_unknown_types: bool,
+}
+
+impl SchemaRules {
+    /// Those of a payload in a record: it was checked when it was sent, by the rules of its day.
+    pub const RECORDED: Self =
+        Self { any_length: true, no_formulas: false, zero_is_a_time: true, keep_unknown_types: false };
+
+    /// Those of a collector that does not know its version yet: nothing is refused that one of them takes.
+    pub const UNKNOWN: Self =
+        Self { any_length: true, no_formulas: false, zero_is_a_time: false, keep_unknown_types: false };
+
+    /// Those of a version. `cut_long_fields` lets older ones take texts of any length too.
+    pub fn of(release: Release, cut_long_fields: bool) -> Self {
+        let is_newer = release >= Release::V3_3;
+        Self {
+            any_length: is_newer || cut_long_fields,
+            no_formulas: is_newer,
+            zero_is_a_time: release >= Release::V3_4,
+            keep_unknown_types: false,
+        }
+    }
+
+    /// The same, with unknown types kept or refused.
+    #[must_use]
+    pub fn keeping(self, keep_unknown_types: bool) -> Self {
+        Self { keep_unknown_types, ..self }
+    }
+}
 
 /// What a submission is about: the field `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -132,11 +176,11 @@ impl<'a> Kept<'a> {
     }
 
     /// What identifiers are made of is checked, all else is not looked at.
-    fn submission(kind: Cow<'a, str>, sent: Object<'a>) -> Result<Submission<'a>, Node> {
+    fn submission(kind: Cow<'a, str>, sent: Object<'a>, rules: SchemaRules) -> Result<Submission<'a>, Node> {
         let named = ["website", "link", "pixel", "ip", "userAgent", "timestamp", "id", "messageId"];
         let known = sent.iter().filter(|(key, _)| named.contains(key));
         let known = known.map(|(key, value)| (Cow::Owned(key.to_owned()), value.clone()));
-        let payload = Payload::from_object(Object::from_entries(known.collect::<Vec<_>>()))?;
+        let payload = Payload::from_object(Object::from_entries(known.collect::<Vec<_>>()), rules)?;
         let mut sent = sent;
         for key in ["ip", "userAgent", "messageId"] {
             sent.remove(key);
@@ -147,7 +191,8 @@ impl<'a> Kept<'a> {
 
 /// The known fields of `payload`, each as sent. `None` is "absent"; an empty string stays one.
 ///
-/// Limits are inclusive; lengths are in UTF-16 units.
+/// Limits are inclusive; lengths are in UTF-16 units. Those of `hostname`, `language`, `screen`, `name` and `tag` hold
+/// where [`SchemaRules`] say so.
 #[derive(Clone, PartialEq)]
 pub struct Payload<'a> {
     /// `website`, `link` or `pixel`.
@@ -174,7 +219,7 @@ pub struct Payload<'a> {
     pub ip: Option<Cow<'a, str>>,
     /// `userAgent`: replaces the header.
     pub user_agent: Option<Cow<'a, str>>,
-    /// Seconds since 1970, never 0 (that is "not given"), from -210866803200 to 8640000000000: what both
+    /// Seconds since 1970 (0 only where [`SchemaRules`] take it for a time), from -210866803200 to 8640000000000: what both
     /// PostgreSQL and a JavaScript date can hold.
     pub timestamp: Option<i64>,
     /// The distinct id. Any length.
@@ -314,17 +359,9 @@ impl<'a> Submission<'a> {
     /// # Errors
     /// [`SchemaError`] if the body is not JSON (zod sees `undefined` then) or does not fit the schema. Answer
     /// it with a 400; sending the same again gives the same.
-    pub fn parse(body: &'a [u8]) -> Result<Self, SchemaError> {
-        Self::parse_keeping(body, false)
-    }
-
-    /// Reads a body as [`Submission::parse`] does; with `keeps` also one of a type that is not known, see [`Kept`].
-    ///
-    /// # Errors
-    /// As those of [`Submission::parse`].
-    pub fn parse_keeping(body: &'a [u8], keeps: bool) -> Result<Self, SchemaError> {
+    pub fn parse(body: &'a [u8], rules: SchemaRules) -> Result<Self, SchemaError> {
         match json::parse(body) {
-            Ok(value) => Self::from_value_keeping(value, keeps),
+            Ok(value) => Self::from_value(value, rules),
             Err(_) => Err(SchemaError(Node::leaf(wrong_type("object", "undefined")))),
         }
     }
@@ -333,15 +370,7 @@ impl<'a> Submission<'a> {
     ///
     /// # Errors
     /// [`SchemaError`] if the value does not fit the schema.
-    pub fn from_value(value: Value<'a>) -> Result<Self, SchemaError> {
-        Self::from_value_keeping(value, false)
-    }
-
-    /// Reads one element as [`Submission::parse_keeping`] reads a body.
-    ///
-    /// # Errors
-    /// [`SchemaError`] if the value does not fit the schema.
-    pub fn from_value_keeping(value: Value<'a>, keeps: bool) -> Result<Self, SchemaError> {
+    pub fn from_value(value: Value<'a>, rules: SchemaRules) -> Result<Self, SchemaError> {
         let mut object = match value {
             Value::Object(object) => object,
             other => return Err(SchemaError(Node::leaf(wrong_type("object", other.type_name())))),
@@ -353,7 +382,7 @@ impl<'a> Submission<'a> {
             tree.unknown_kind = object.get("type").and_then(Value::as_str).map(unknown_kind);
         }
         let is_kept = |kind: &str| {
-            keeps
+            rules.keep_unknown_types
                 && (1..=KEPT_KIND_MAX).contains(&kind.chars().count())
                 && !kind.chars().any(char::is_control)
         };
@@ -370,12 +399,12 @@ impl<'a> Submission<'a> {
                     }));
                 }
             };
-            return Kept::submission(kept, payload).map_err(|payload| {
+            return Kept::submission(kept, payload, rules).map_err(|payload| {
                 SchemaError(Node { properties: vec![("payload", payload)], ..Node::default() })
             });
         }
         let payload = match object.remove("payload") {
-            Some(Value::Object(fields)) => Payload::from_object(fields),
+            Some(Value::Object(fields)) => Payload::from_object(fields, rules),
             Some(other) => Err(Node::leaf(wrong_type("object", other.type_name()))),
             None => Err(Node::leaf(wrong_type("object", "undefined"))),
         };
@@ -419,7 +448,7 @@ pub fn parse_batch(body: &[u8], elements_max: usize) -> Result<Vec<Value<'_>>, B
     };
     let mut wrong = items.iter().enumerate().filter(|(_, item)| item.as_object().is_none());
     let named = wrong.by_ref().take(BATCH_ERRORS_MAX);
-    let named = named.map(|(index, item)| (index, Node::leaf(wrong_type("object", item.type_name()))));
+    let named = named.map(|(index, item)| (index, Node::leaf(wrong_type("record", item.type_name()))));
     let mut tree = Node { items: named.collect(), ..Node::default() };
     let further = wrong.count();
     if further > 0 {
@@ -429,8 +458,8 @@ pub fn parse_batch(body: &[u8], elements_max: usize) -> Result<Vec<Value<'_>>, B
 }
 
 impl<'a> Payload<'a> {
-    fn from_object(object: Object<'a>) -> Result<Self, Node> {
-        let mut check = Check::new(object);
+    fn from_object(object: Object<'a>, rules: SchemaRules) -> Result<Self, Node> {
+        let mut check = Check::new(object, rules);
         let mut named = Vec::with_capacity(1);
         for kind in [SourceKind::Website, SourceKind::Link, SourceKind::Pixel] {
             if let Some((text, id)) = check.uuid(kind.field()) {
@@ -438,14 +467,14 @@ impl<'a> Payload<'a> {
             }
         }
         let data = check.record(Field::Data);
-        let hostname = check.string(Field::Hostname, 100);
-        let language = check.string(Field::Language, 35);
+        let hostname = check.column(Field::Hostname, 100);
+        let language = check.column(Field::Language, 35);
         let referrer = check.url(Field::Referrer);
-        let screen = check.string(Field::Screen, 11);
+        let screen = check.column(Field::Screen, 11);
         let title = check.text(Field::Title);
         let url = check.url(Field::Url);
-        let name = check.string(Field::Name, 50);
-        let tag = check.string(Field::Tag, 50);
+        let name = check.label(Field::Name, 50);
+        let tag = check.label(Field::Tag, 50);
         let ip = check.text(Field::Ip);
         let user_agent = check.text(Field::UserAgent);
         let timestamp = check.timestamp(Field::Timestamp);
@@ -570,6 +599,7 @@ fn write_vital(field: Field, vital: Option<f64>, out: &mut String) {
 /// Each method takes one field out. A value that is refused is an error in the tree, so that `None` is of no
 /// consequence then. Methods must be called in the order of [`Field`], which is the order of the answer.
 struct Check<'a> {
+    rules: SchemaRules,
     fields: [Option<Value<'a>>; Field::COUNT],
     tree: Node,
     /// Whether a field had the wrong type. zod then skips the rules about the payload as a whole.
@@ -577,14 +607,14 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(object: Object<'a>) -> Self {
+    fn new(object: Object<'a>, rules: SchemaRules) -> Self {
         let mut fields = [const { None }; Field::COUNT];
         for (key, value) in object {
             if let Some(field) = Field::of(&key) {
                 fields[field as usize] = Some(value);
             }
         }
-        Self { fields, tree: Node::default(), aborted: false }
+        Self { rules, fields, tree: Node::default(), aborted: false }
     }
 
     fn take(&mut self, field: Field) -> Option<Value<'a>> {
@@ -612,6 +642,20 @@ impl<'a> Check<'a> {
         let text = self.text(field)?;
         if is_longer(&text, max) {
             self.tree.add(field.name(), format!("Too big: expected string to have <={max} characters"));
+        }
+        Some(text)
+    }
+
+    /// A string that goes into a column of `max` characters.
+    fn column(&mut self, field: Field, max: usize) -> Option<Cow<'a, str>> {
+        if self.rules.any_length { self.text(field) } else { self.string(field, max) }
+    }
+
+    /// A string that people read in lists, as [`Check::column`].
+    fn label(&mut self, field: Field, max: usize) -> Option<Cow<'a, str>> {
+        let text = self.column(field, max)?;
+        if self.rules.no_formulas && text.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+            self.tree.add(field.name(), BEGINS_AS_A_FORMULA);
         }
         Some(text)
     }
@@ -647,11 +691,14 @@ impl<'a> Check<'a> {
     /// Whole seconds, as [`schema::seconds`] reads them.
     fn timestamp(&mut self, field: Field) -> Option<i64> {
         let value = self.take(field)?;
-        schema::seconds(&value).unwrap_or_else(|refusal| {
-            self.aborted |= refusal.is_of_type;
-            self.tree.add(field.name(), refusal.error);
-            None
-        })
+        match schema::seconds(&value) {
+            Ok(seconds) => Some(seconds).filter(|seconds| *seconds != 0 || self.rules.zero_is_a_time),
+            Err(refusal) => {
+                self.aborted |= refusal.is_of_type;
+                self.tree.add(field.name(), refusal.error);
+                None
+            }
+        }
     }
 
     /// A number from 0 to `max`.
@@ -697,12 +744,22 @@ mod tests {
 
     const ID: &str = "8e9b6c5e-1f2a-4b3c-8d4e-5f6a7b8c9d0e";
 
+    /// The rules up to 3.2, which are the strictest.
+    const OLD: SchemaRules = SchemaRules {
+        any_length: false,
+        no_formulas: false,
+        zero_is_a_time: false,
+        keep_unknown_types: false,
+    };
+
     /// A payload with a website and `members` after it.
     fn payload(members: &str) -> Result<Payload<'static>, String> {
         let comma = if members.is_empty() { "" } else { "," };
         let body = format!(r#"{{"type":"event","payload":{{"website":"{ID}"{comma}{members}}}}}"#);
         let value = json::parse(body.as_bytes()).unwrap().into_owned();
-        Submission::from_value(value).map(|submission| submission.payload).map_err(|error| error.to_json())
+        Submission::from_value(value, OLD)
+            .map(|submission| submission.payload)
+            .map_err(|error| error.to_json())
     }
 
     fn accepted(members: &str) -> Payload<'static> {
@@ -710,7 +767,7 @@ mod tests {
     }
 
     fn refused(body: &str) -> String {
-        match Submission::parse(body.as_bytes()) {
+        match Submission::parse(body.as_bytes(), OLD) {
             Ok(submission) => panic!("{body} gave {submission:?}"),
             Err(error) => error.to_json(),
         }
@@ -790,6 +847,85 @@ mod tests {
             let body = format!(r#"{{"type":"identify","payload":{body}}}"#);
             let text = format!(r#""errors":[],"properties":{{"payload":{{{text}}}}}"#);
             assert_eq!(refused(&body), answer(&text), "{body}");
+        }
+    }
+
+    #[test]
+    fn texts_of_any_length_are_taken_where_they_are_cut() {
+        let newest = SchemaRules::of(Release::V3_4, false);
+        let rules = [
+            (SchemaRules::of(Release::V3_2, false), false),
+            (SchemaRules::of(Release::V3_2, true), true),
+            (SchemaRules::of(Release::V3_3, false), true),
+            (newest, true),
+            (SchemaRules::RECORDED, true),
+            (SchemaRules::UNKNOWN, true),
+        ];
+        for (field, max) in [("hostname", 100), ("language", 35), ("screen", 11), ("name", 50), ("tag", 50)] {
+            for (length, is_long) in [(max, false), (max + 1, true), (max * 100, true)] {
+                let text = "x".repeat(length);
+                let body = format!(r#"{{"type":"event","payload":{{"website":"{ID}","{field}":"{text}"}}}}"#);
+                for (rules, cuts) in rules {
+                    let taken = Submission::parse(body.as_bytes(), rules).is_ok();
+                    assert_eq!(taken, cuts || !is_long, "{field} of {length} under {rules:?}");
+                }
+            }
+        }
+        // Ours have their limits everywhere.
+        for field in ["messageId", "baseVersion"] {
+            let text = "x".repeat(101);
+            let body = format!(r#"{{"type":"event","payload":{{"website":"{ID}","{field}":"{text}"}}}}"#);
+            assert!(Submission::parse(body.as_bytes(), newest).is_err());
+        }
+    }
+
+    #[test]
+    fn names_and_tags_that_begin_as_formulas_are_refused_from_3_3_on() {
+        let value = |field: &str, text: &str| {
+            let mut json = String::new();
+            json::write_string(text, &mut json);
+            format!(r#"{{"type":"event","payload":{{"website":"{ID}","{field}":{json}}}}}"#)
+        };
+        for first in ["=", "+", "-", "@", "\t", "\r"] {
+            for field in ["name", "tag"] {
+                let body = value(field, &format!("{first}1"));
+                for release in [Release::V3_3, Release::V3_4] {
+                    let refused = Submission::parse(body.as_bytes(), SchemaRules::of(release, false));
+                    let expected = payload_answer(&format!(
+                        r#""{field}":{{"errors":["Value must not start with =, +, -, @, tab, or carriage return"]}}"#
+                    ));
+                    assert_eq!(refused.unwrap_err().to_json(), expected, "{body}");
+                }
+                assert!(Submission::parse(body.as_bytes(), SchemaRules::of(Release::V3_2, true)).is_ok());
+                assert!(Submission::parse(body.as_bytes(), SchemaRules::RECORDED).is_ok());
+            }
+            for field in ["title", "hostname", "id"] {
+                let body = value(field, &format!("{first}1"));
+                assert!(Submission::parse(body.as_bytes(), SchemaRules::of(Release::V3_4, false)).is_ok());
+            }
+        }
+        for fine in ["", "a=", " =1", "\n=1", "'=1", "_"] {
+            let body = value("name", fine);
+            assert!(
+                Submission::parse(body.as_bytes(), SchemaRules::of(Release::V3_4, false)).is_ok(),
+                "{fine:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn from_3_4_on_a_timestamp_of_0_is_a_time() {
+        for sent in ["0", "-0", "null", "\"\"", "\"0\"", "false", "[]"] {
+            let body = format!(r#"{{"type":"event","payload":{{"website":"{ID}","timestamp":{sent}}}}}"#);
+            for release in Release::ALL {
+                let rules = SchemaRules::of(release, false);
+                let payload = Submission::parse(body.as_bytes(), rules).unwrap().payload;
+                let expected = (release >= Release::V3_4).then_some(0);
+                assert_eq!(payload.timestamp, expected, "{sent} under {release}");
+                let record = format!(r#"{{"type":"event","payload":{}}}"#, written(&payload));
+                let read = Submission::parse(record.as_bytes(), SchemaRules::RECORDED).unwrap().payload;
+                assert_eq!(read.timestamp, expected, "{record}");
+            }
         }
     }
 
@@ -973,7 +1109,7 @@ mod tests {
             "name":"n","url":"/u","title":"ti","screen":"1920x1080","referrer":"https://r.example/","language":"de",
             "hostname":"a.example","baseVersion":"0","data":{{"b":[1],"1":null}},"pixel":"{ID}","duration":9,"session":"x"}}}}"#
         );
-        let submission = Submission::parse(body.as_bytes()).unwrap();
+        let submission = Submission::parse(body.as_bytes(), OLD).unwrap();
         assert_eq!(submission.kind, Kind::Performance);
         let payload = submission.payload;
         assert_eq!(payload.source.kind, SourceKind::Pixel);
@@ -1022,7 +1158,7 @@ mod tests {
             for source in [SourceKind::Website, SourceKind::Link, SourceKind::Pixel] {
                 let payload = format!(r#"{{"{}":"{ID}"}}"#, source.as_str());
                 let body = format!(r#"{{"type":"{}","payload":{payload}}}"#, kind.as_str());
-                let submission = Submission::parse(body.as_bytes()).unwrap();
+                let submission = Submission::parse(body.as_bytes(), OLD).unwrap();
                 assert_eq!(submission.kind, kind);
                 assert_eq!(submission.payload.source.kind, source);
                 assert_eq!(written(&submission.payload), payload);
@@ -1091,7 +1227,7 @@ mod tests {
         ] {
             assert_eq!(parse_uuid(text), Some(Uuid::parse_str(text).unwrap()), "{text}");
             let body = format!(r#"{{"type":"event","payload":{{"link":"{text}"}}}}"#);
-            let submission = Submission::parse(body.as_bytes()).unwrap();
+            let submission = Submission::parse(body.as_bytes(), OLD).unwrap();
             assert_eq!(submission.payload.source.text, text, "not lower-cased: it is hashed as sent");
         }
         for text in [
@@ -1158,7 +1294,7 @@ mod tests {
     fn a_batch_is_an_array_of_objects() {
         let items = parse_batch(br#"[{"type":"event"},{},{"a":1}]"#, 3).unwrap();
         assert_eq!(items.len(), 3);
-        assert!(Submission::from_value(items[0].clone()).is_err());
+        assert!(Submission::from_value(items[0].clone(), OLD).is_err());
         assert_eq!(parse_batch(b"[]", 3).unwrap(), []);
         for (body, members) in [
             ("", r#""errors":["Invalid input: expected array, received undefined"]"#),
@@ -1167,15 +1303,15 @@ mod tests {
             ("null", r#""errors":["Invalid input: expected array, received null"]"#),
             (
                 "[1]",
-                r#""errors":[],"items":[{"errors":["Invalid input: expected object, received number"]}]"#,
+                r#""errors":[],"items":[{"errors":["Invalid input: expected record, received number"]}]"#,
             ),
             (
                 r#"[{},1,{},{},null,[],"s",{}]"#,
                 concat!(
-                    r#""errors":[],"items":[null,{"errors":["Invalid input: expected object, received number"]},null,null,"#,
-                    r#"{"errors":["Invalid input: expected object, received null"]},"#,
-                    r#"{"errors":["Invalid input: expected object, received array"]},"#,
-                    r#"{"errors":["Invalid input: expected object, received string"]}]"#
+                    r#""errors":[],"items":[null,{"errors":["Invalid input: expected record, received number"]},null,null,"#,
+                    r#"{"errors":["Invalid input: expected record, received null"]},"#,
+                    r#"{"errors":["Invalid input: expected record, received array"]},"#,
+                    r#"{"errors":["Invalid input: expected record, received string"]}]"#
                 ),
             ),
         ] {
@@ -1217,12 +1353,13 @@ mod tests {
 
     #[test]
     fn an_error_names_the_fields_for_the_log() {
-        let error = Submission::parse(br#"{"type":"event","payload":{"website":"","name":1}}"#).unwrap_err();
+        let error =
+            Submission::parse(br#"{"type":"event","payload":{"website":"","name":1}}"#, OLD).unwrap_err();
         let text =
             "payload.website: Invalid UUID; payload.name: Invalid input: expected string, received number";
         assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
         let error = parse_batch(b"[{},1]", 2).unwrap_err();
-        let text = "[1]: Invalid input: expected object, received number";
+        let text = "[1]: Invalid input: expected record, received number";
         assert_eq!(error.to_string(), format!("body does not fit the schema: {text}"));
     }
 
@@ -1280,7 +1417,7 @@ mod tests {
             format!(r#"{{"website":"{ID}","data":{{"n":1e999,"l":[-1e999,{{"x":1e999}}]}}}}"#)
         );
         let body = format!(r#"{{"type":"event","payload":{}}}"#, written(&payload));
-        assert_eq!(Submission::parse(body.as_bytes()).unwrap().payload, payload);
+        assert_eq!(Submission::parse(body.as_bytes(), OLD).unwrap().payload, payload);
     }
 
     fn members() -> impl Strategy<Value = String> {
@@ -1350,7 +1487,7 @@ mod tests {
         fn what_is_written_parses_to_the_same_without_address_and_agent(members in members()) {
             if let Ok(before) = payload(&members) {
                 let body = format!(r#"{{"type":"event","payload":{}}}"#, written(&before));
-                let after = Submission::parse(body.as_bytes()).unwrap().payload;
+                let after = Submission::parse(body.as_bytes(), OLD).unwrap().payload;
                 let expected = Payload { ip: None, user_agent: None, message_id: None, ..before };
                 prop_assert_eq!(after, expected);
             }
@@ -1367,7 +1504,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused_without_a_panic(bytes in any::<Vec<u8>>()) {
-            let _ = Submission::parse(&bytes);
+            let _ = Submission::parse(&bytes, OLD);
             let _ = parse_batch(&bytes, 2);
         }
 

@@ -32,6 +32,19 @@ pub fn cut(s: Cow<'_, str>, units_max: usize) -> Cow<'_, str> {
     s
 }
 
+/// Removes U+0000, then keeps the first `chars_max` characters, as a `varchar` counts them.
+pub fn cut_chars(s: Cow<'_, str>, chars_max: usize) -> Cow<'_, str> {
+    let s = without_nul(s);
+    // One character is never less than one byte of UTF-8.
+    if s.len() <= chars_max {
+        return s;
+    }
+    match s.char_indices().nth(chars_max).map(|(at, _)| at) {
+        Some(at) => cut_at(s, at, false),
+        None => s,
+    }
+}
+
 fn without_nul(s: Cow<'_, str>) -> Cow<'_, str> {
     if s.as_bytes().contains(&0) { Cow::Owned(s.replace('\0', "")) } else { s }
 }

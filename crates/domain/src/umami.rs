@@ -1,8 +1,10 @@
 //! Versions of Umami, as far as they collect by different rules. Which one a database belongs to, its tables tell.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::ids::IdentifiedSessions;
+use crate::text;
 
 /// A version, the oldest first: each has the rules of the one before but for what its methods say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +51,15 @@ impl Release {
             Self::V3_3 => IdentifiedSessions::Linked,
             Self::V3_4 => IdentifiedSessions::PerDevice,
         }
+    }
+}
+
+impl Release {
+    /// Cuts a text to the width of its column. From `since` on Umami itself does, in UTF-16 units; before, the column
+    /// decides, in characters: what is longer Umami loses, and is cut here.
+    pub(crate) fn cut_from(self, since: Self, sent: Cow<'_, str>, width: usize) -> String {
+        let cut = if self >= since { text::cut(sent, width) } else { text::cut_chars(sent, width) };
+        cut.into_owned()
     }
 }
 

@@ -11,7 +11,8 @@ use dashi_domain::record::{Event, Record};
 use dashi_domain::rows::{
     DeadLetter, EventDataRow, EventRow, EventType, IdentifyRow, RevenueRow, SessionDataRow, SessionRow,
 };
-use dashi_domain::submission::Submission;
+use dashi_domain::submission::{SchemaRules, Submission};
+use dashi_domain::umami::Release;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -21,7 +22,13 @@ const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 const RECEIVED_MS: i64 = 1_777_636_800_123;
 
 fn rules() -> FoldRules {
-    FoldRules { zone: TimeZone::UTC, remove_trailing_slash: false, null_deletes: false }
+    FoldRules {
+        zone: TimeZone::UTC,
+        remove_trailing_slash: false,
+        release: Release::V3_1,
+        names_sessions: false,
+        null_deletes: false,
+    }
 }
 
 /// What the stores' tables hold, with the stores' rules: a session is filled, a property is the newest, and a
@@ -373,8 +380,8 @@ fn fold_request(kind: &str, mut payload: Value, location: Location) -> Changes {
         payload["website"] = WEBSITE.into();
     }
     let body = json!({ "type": kind, "payload": payload }).to_string();
-    let submission =
-        Submission::parse(body.as_bytes()).unwrap_or_else(|error| panic!("{body}: {}", error.to_json()));
+    let submission = Submission::parse(body.as_bytes(), SchemaRules::of(Release::V3_1, false))
+        .unwrap_or_else(|error| panic!("{body}: {}", error.to_json()));
     let event = Event {
         event_id: uuid(1),
         received_at_ms: RECEIVED_MS,

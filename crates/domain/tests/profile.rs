@@ -13,6 +13,7 @@ use dashi_domain::profile::{
 };
 use dashi_domain::record::Record;
 use dashi_domain::rows::DataValue;
+use dashi_domain::umami::Release;
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -25,7 +26,13 @@ const PARTITIONS: usize = 3;
 const SITE: u128 = 0x11111111_1111_4111_8111_111111111110;
 
 fn rules(null_deletes: bool) -> FoldRules {
-    FoldRules { zone: TimeZone::UTC, remove_trailing_slash: false, null_deletes }
+    FoldRules {
+        zone: TimeZone::UTC,
+        remove_trailing_slash: false,
+        release: Release::V3_1,
+        names_sessions: false,
+        null_deletes,
+    }
 }
 
 fn uuid(n: u128) -> Uuid {

@@ -38,6 +38,8 @@ use crate::sources::{Found, Sources, Website};
 pub struct CollectorSettings {
     /// How ids are computed.
     pub ids: SessionIds,
+    /// Whether texts longer than their columns are taken also where Umami refuses them.
+    pub cut_long_fields: bool,
     /// What tokens are signed with: the ids' secret.
     pub secret: Secret,
     /// Addresses that are answered 403.
@@ -160,6 +162,7 @@ impl Collector {
             rules: Rules {
                 tokens: Tokens::new(&settings.secret),
                 ids: settings.ids,
+                cut_long_fields: settings.cut_long_fields,
                 blocked: settings.blocked,
                 bots_welcome: settings.bots_welcome,
                 geo: settings.geo,

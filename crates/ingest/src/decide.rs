@@ -7,7 +7,7 @@ use dashi_domain::client_address::{BlockedAddresses, strip_port};
 use dashi_domain::ids::{IdentifiedSessions, Visitor, named_event_id};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
-use dashi_domain::submission::{SourceKind, Submission};
+use dashi_domain::submission::{SchemaRules, SourceKind, Submission};
 use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::Entry;
 use uuid::Uuid;
@@ -20,8 +20,10 @@ use crate::session_ids::SessionIds;
 
 /// What every decision of a collector rests on.
 pub struct Rules {
-    /// How ids are computed.
+    /// How ids are computed and requests checked.
     pub ids: SessionIds,
+    /// Whether texts longer than their columns are taken also where Umami refuses them.
+    pub cut_long_fields: bool,
     /// How tokens are signed.
     pub tokens: Tokens,
     /// Addresses that are answered 403.
@@ -30,6 +32,13 @@ pub struct Rules {
     pub bots_welcome: bool,
     /// Where addresses are.
     pub geo: GeoDatabase,
+}
+
+impl Rules {
+    /// How requests are checked.
+    pub fn schema(&self) -> SchemaRules {
+        self.ids.schema(self.cut_long_fields)
+    }
 }
 
 /// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
@@ -187,6 +196,7 @@ mod tests {
         Rules {
             tokens: Tokens::new(&ids.secret),
             ids: SessionIds::decided(ids),
+            cut_long_fields: false,
             blocked: BlockedAddresses::parse("198.51.100.0/24, 127.0.0.1"),
             bots_welcome: false,
             geo: GeoDatabase::default(),
@@ -218,7 +228,7 @@ mod tests {
             city in prop_oneof![Just(b"L%C3%B3ndon".to_vec()), prop::collection::vec(any::<u8>(), 0..80)],
             key in prop::collection::vec(any::<u8>(), 0..3),
         ) {
-            let submission = match Submission::parse(&body) {
+            let submission = match Submission::parse(&body, rules().schema()) {
                 Ok(submission) => submission,
                 Err(error) => {
                     let rejection = Rejection::Schema(error);
@@ -265,7 +275,7 @@ mod tests {
             idempotency_key: None,
         };
         let body = format!(r#"{{"type":"{kind}","payload":{{{members}}}}}"#);
-        let submission = Submission::parse(body.as_bytes()).expect("valid");
+        let submission = Submission::parse(body.as_bytes(), rules.schema()).expect("valid");
         let Decision::Append(entry, _) = decide(&rules, None, &client, None, submission, None, NOW_MS) else {
             panic!("{body} is turned away")
         };

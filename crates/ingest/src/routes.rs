@@ -125,6 +125,7 @@ fn decide_all(
     websites: &Websites<'_>,
 ) -> Result<Look<Vec<Decision>>, Rejection> {
     let claims = collector.claims(client, now.ms);
+    let rules = collector.rules().schema().keeping(collector.keeps());
     let mut unknown = Vec::new();
     let mut decide = |submission: Submission<'_>, index| {
         if let Some(website) = website_to_look_up(&submission, claims.as_ref()) {
@@ -149,7 +150,7 @@ fn decide_all(
         let elements = parse_batch(body, collector.batch_elements_max())?.into_iter().enumerate();
         elements
             .map(|(index, element)| {
-                let parsed = Submission::from_value_keeping(element, collector.keeps());
+                let parsed = Submission::from_value(element, rules);
                 collector.count_unknown(&parsed);
                 match parsed {
                     Ok(submission) => decide(submission, Some(index)),
@@ -163,7 +164,7 @@ fn decide_all(
             })
             .collect()
     } else {
-        let parsed = Submission::parse_keeping(body, collector.keeps());
+        let parsed = Submission::parse(body, rules);
         collector.count_unknown(&parsed);
         vec![decide(parsed.map_err(Rejection::Schema)?, None)]
     };

@@ -1,8 +1,10 @@
-//! How a collector computes ids, from when that is known.
+//! How a collector computes ids and checks requests, from when that is known.
 
 use std::sync::{Arc, OnceLock};
 
 use dashi_domain::ids::{IdRules, IdentifiedSessions};
+use dashi_domain::submission::SchemaRules;
+use dashi_domain::umami::Release;
 
 /// The id rules of a collector. What a distinct id does to a session may have to be read from the database first; until
 /// then there are no rules for visitors who have one, and so no id is ever computed by two formulas in one process.
@@ -12,13 +14,15 @@ pub struct SessionIds {
     /// Those of visitors without a distinct id, whom the decision does not concern.
     anonymous: IdRules,
     decided: Arc<OnceLock<IdRules>>,
+    /// Whose rules requests are checked by.
+    release: Arc<OnceLock<Release>>,
 }
 
 impl SessionIds {
     /// Nothing is known of identified visitors yet; what `rules` say of them is not used.
     pub fn undecided(rules: IdRules) -> Self {
         let anonymous = IdRules { identified: IdentifiedSessions::Shared, ..rules };
-        Self { anonymous, decided: Arc::default() }
+        Self { anonymous, decided: Arc::default(), release: Arc::default() }
     }
 
     /// The rules hold for all visitors.
@@ -32,6 +36,18 @@ impl SessionIds {
     /// Settles it for the rest of the process: what comes after the first decision changes nothing.
     pub fn decide(&self, identified: IdentifiedSessions) {
         self.decided.get_or_init(|| IdRules { identified, ..self.anonymous.clone() });
+    }
+
+    /// Settles by whose rules requests are checked for the rest of the process: what comes after the first changes
+    /// nothing.
+    pub fn know(&self, release: Release) {
+        self.release.get_or_init(|| release);
+    }
+
+    /// How requests are checked. As long as the version is not known, nothing is refused that one of them takes.
+    pub fn schema(&self, cut_long_fields: bool) -> SchemaRules {
+        let known = self.release.get();
+        known.map_or(SchemaRules::UNKNOWN, |release| SchemaRules::of(*release, cut_long_fields))
     }
 
     /// Whether there are rules for everybody.

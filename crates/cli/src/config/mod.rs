@@ -23,5 +23,5 @@ pub use check::check;
 pub use error::ConfigError;
 pub use layer::{FlagValue, Loaded, Sources, load};
 pub use origin::Origin;
-pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings};
+pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, UmamiRelease};
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

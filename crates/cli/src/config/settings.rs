@@ -21,6 +21,8 @@ pub struct Settings {
     pub secret: Secret<String>,
     /// IANA time zone in which months, weeks, days and hours begin.
     pub timezone: String,
+    /// By which version of Umami's rules events are taken and folded.
+    pub umami_release: UmamiRelease,
     /// The HTTP side.
     pub ingest: Ingest,
     /// The tracker script.
@@ -114,6 +116,8 @@ pub struct Ingest {
     pub salt_rotation: SaltRotation,
     /// What a distinct id does to a session.
     pub identified_sessions: IdentifiedSessions,
+    /// Whether texts longer than their columns are taken where Umami refuses them.
+    pub cut_long_fields: bool,
     /// Whether location headers of providers are left out.
     pub skip_location_headers: bool,
     /// How long a CORS preflight may be remembered; 0 is never.
@@ -166,6 +170,29 @@ pub enum SaltRotation {
     Week,
     /// From midnight.
     Day,
+}
+
+/// A version of Umami, or the one that the database shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum UmamiRelease {
+    /// What the store's tables show.
+    #[serde(rename = "auto")]
+    Auto,
+    /// 3.0.
+    #[serde(rename = "3.0")]
+    V3_0,
+    /// 3.1.
+    #[serde(rename = "3.1")]
+    V3_1,
+    /// 3.2.
+    #[serde(rename = "3.2")]
+    V3_2,
+    /// 3.3.
+    #[serde(rename = "3.3")]
+    V3_3,
+    /// 3.4 and newer.
+    #[serde(rename = "3.4")]
+    V3_4,
 }
 
 /// What a distinct id does to the session of its visitor.

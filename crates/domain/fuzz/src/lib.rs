@@ -4,7 +4,8 @@ use dashi_domain::calendar::SaltRotation;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
-use dashi_domain::submission::{BatchError, Submission, parse_batch};
+use dashi_domain::submission::{BatchError, SchemaRules, Submission, parse_batch};
+use dashi_domain::umami::Release;
 use uuid::Uuid;
 
 use whole::{MOMENTS_MS, RECEIVED_MS, assert_refusal, assert_whole, zones};
@@ -16,14 +17,16 @@ pub mod whole;
 /// # Panics
 /// If an answer is none of the documented ones, or something that is taken makes no whole event.
 pub fn check(bytes: &[u8]) {
-    match Submission::parse(bytes) {
-        Ok(submission) => check_taken(submission),
-        Err(error) => assert_refusal(&error.to_json()),
+    for release in Release::ALL {
+        match Submission::parse(bytes, SchemaRules::of(release, false)) {
+            Ok(submission) => check_taken(submission),
+            Err(error) => assert_refusal(&error.to_json()),
+        }
     }
     match parse_batch(bytes, 1_000) {
         Ok(elements) => {
             for element in elements {
-                match Submission::from_value(element) {
+                match Submission::from_value(element, SchemaRules::of(Release::V3_4, false)) {
                     Ok(submission) => check_taken(submission),
                     Err(error) => assert_refusal(&error.to_json()),
                 }

@@ -9,6 +9,7 @@ use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::{Event, Record};
 use dashi_domain::rows::{DataValue, EventRow, SessionRow};
 use dashi_domain::submission::Kind;
+use dashi_domain::umami::Release;
 use jiff::tz::TimeZone;
 
 /// When every request arrives: 2026-05-01 12:00:00.123 UTC.
@@ -38,7 +39,13 @@ pub fn assert_whole(value: &[u8]) -> Changes {
         value: value.to_vec(),
     };
     let [utc, _, west] = zones();
-    let rules = FoldRules { zone: utc, remove_trailing_slash: false, null_deletes: false };
+    let rules = FoldRules {
+        zone: utc,
+        remove_trailing_slash: false,
+        release: Release::V3_1,
+        names_sessions: false,
+        null_deletes: false,
+    };
     let changes = fold(std::slice::from_ref(&record), &HashSet::new(), &rules);
     assert_rows(&event, &changes);
     let twice = fold(&[record.clone(), record.clone()], &HashSet::new(), &rules);
@@ -47,7 +54,13 @@ pub fn assert_whole(value: &[u8]) -> Changes {
     let known = HashSet::from([event.event_id]);
     let again = fold(std::slice::from_ref(&record), &known, &rules);
     assert_eq!(Changes { outcomes: Default::default(), ..again }, Changes::default(), "applied before");
-    let other = FoldRules { zone: west, remove_trailing_slash: true, null_deletes: true };
+    let other = FoldRules {
+        zone: west,
+        remove_trailing_slash: true,
+        release: Release::V3_4,
+        names_sessions: true,
+        null_deletes: true,
+    };
     assert_rows(&event, &fold(&[record], &HashSet::new(), &other));
     changes
 }

@@ -706,8 +706,8 @@ impl PostgresStore {
             }
             Some((_, before)) if **before != read => tracing::warn!(
                 release = %release, by,
-                "Umami's tables have changed; rows are written for what they are now, and a collector that chose its \
-                 formula of session ids by itself keeps it until it is started again"
+                "Umami's tables have changed; rows are written for what they are now, and what was \
+                 decided by the version at the start, such as session ids, stays so until the next start"
             ),
             Some(_) => {}
         }

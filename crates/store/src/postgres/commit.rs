@@ -202,6 +202,9 @@ async fn write(
     if catalogue.has_session_link() {
         link_sessions(connection, &changes.session_links).await?;
     }
+    if catalogue.has_session_link() || changes.names_sessions {
+        name_sessions(connection, &changes.session_links).await?;
+    }
     for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
         insert_event_data(connection, rows).await?;
     }
@@ -679,12 +682,11 @@ fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
     [browser, os, device, screen, language, country, region, city, distinct_id]
 }
 
-/// Umami 3.3 and newer: what distinct ids were said in a session, and the last of them in the session itself.
+/// Umami 3.3 and newer: what distinct ids were said in a session.
 async fn link_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    for statement in [
+    run_with_links(
+        connection,
+        rows,
         "/* insert_session_links */
          INSERT INTO session_link (website_id, session_id, distinct_id, created_at)
          SELECT DISTINCT ON (website_id, session_id, distinct_id)
@@ -693,6 +695,15 @@ async fn link_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Res
          AS t (website_id, session_id, distinct_id, created_at, place)
          ORDER BY website_id, session_id, distinct_id, place
          ON CONFLICT DO NOTHING",
+    )
+    .await
+}
+
+/// The last of the distinct ids that were said in a session goes into the session itself.
+async fn name_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
+    run_with_links(
+        connection,
+        rows,
         "/* name_sessions */
          UPDATE session AS s SET distinct_id = t.distinct_id
          FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id
@@ -701,15 +712,25 @@ async fn link_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Res
                ORDER BY session_id, place DESC) AS t
          WHERE s.session_id = t.session_id AND s.website_id = t.website_id
              AND s.distinct_id IS DISTINCT FROM t.distinct_id",
-    ] {
-        sqlx::query(statement)
-            .bind(column!(rows, row => row.website_id))
-            .bind(column!(rows, row => row.session_id))
-            .bind(column!(rows, row => row.distinct_id.as_str()))
-            .bind(column!(rows, row => row.created_at_ms))
-            .execute(&mut *connection)
-            .await?;
+    )
+    .await
+}
+
+async fn run_with_links(
+    connection: &mut Session,
+    rows: &[SessionLinkRow],
+    statement: &'static str,
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
     }
+    sqlx::query(statement)
+        .bind(column!(rows, row => row.website_id))
+        .bind(column!(rows, row => row.session_id))
+        .bind(column!(rows, row => row.distinct_id.as_str()))
+        .bind(column!(rows, row => row.created_at_ms))
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -74,6 +74,9 @@ async fn write(
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
     }
     upsert_sessions(&mut tx, changes).await.map_err(failed)?;
+    if changes.names_sessions {
+        name_sessions(&mut tx, changes).await.map_err(failed)?;
+    }
     insert_event_data(&mut tx, changes).await.map_err(failed)?;
     upsert_session_data(&mut tx, changes).await.map_err(failed)?;
     insert_revenue(&mut tx, changes).await.map_err(failed)?;
@@ -442,6 +445,23 @@ async fn upsert_sessions(connection: &mut SqliteConnection, changes: &Changes) -
                 .execute(&mut *connection)
                 .await?;
         }
+    }
+    Ok(())
+}
+
+/// The last of the distinct ids that were said in a session goes into the session itself.
+async fn name_sessions(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
+    let last: HashMap<Uuid, _> = changes.session_links.iter().map(|row| (row.session_id, row)).collect();
+    for row in last.into_values() {
+        sqlx::query(
+            "UPDATE session SET distinct_id = ?1
+             WHERE session_id = ?2 AND website_id = ?3 AND distinct_id IS NOT ?1",
+        )
+        .bind(row.distinct_id.clone())
+        .bind(text(row.session_id))
+        .bind(text(row.website_id))
+        .execute(&mut *connection)
+        .await?;
     }
     Ok(())
 }
