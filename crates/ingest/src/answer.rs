@@ -158,16 +158,25 @@ impl Accepted {
     }
 }
 
-/// A bot that was not wanted: answered 200, and nothing is stored.
+/// A visitor who is not wanted: answered 200 without a token, and nothing is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bot;
+pub enum Ignored {
+    /// A bot.
+    Bot,
+    /// One whose address the website blocks. Answered like a bot, so that nobody notices, as Umami does
+    /// (docs/umami-contract.md §7.6).
+    BlockedByWebsite,
+}
 
-/// The whole body of the answer to a bot.
-pub const BOT_JSON: &str = r#"{"beep":"boop"}"#;
+/// The whole body of the answer to whom is ignored.
+pub const IGNORED_JSON: &str = r#"{"beep":"boop"}"#;
 
-impl Counted for Bot {
+impl Counted for Ignored {
     fn label(&self) -> &'static str {
-        "bot"
+        match self {
+            Self::Bot => "bot",
+            Self::BlockedByWebsite => "blocked_by_website",
+        }
     }
 }
 
@@ -178,8 +187,8 @@ pub enum Unstored {
     Empty,
     /// The website does not want it.
     Disabled(Disabled),
-    /// A bot's, which is not wanted.
-    Bot,
+    /// It came from somebody who is not wanted.
+    Ignored(Ignored),
 }
 
 /// The whole body of the answer to a chunk that is durable in the log.
@@ -193,7 +202,7 @@ impl Unstored {
             Self::Disabled(Disabled::Recorder) => r#"{"ok":false,"reason":"recorder_disabled"}"#,
             Self::Disabled(Disabled::Recordings) => r#"{"ok":false,"reason":"replay_disabled"}"#,
             Self::Disabled(Disabled::Heatmaps) => r#"{"ok":false,"reason":"heatmap_disabled"}"#,
-            Self::Bot => BOT_JSON,
+            Self::Ignored(_) => IGNORED_JSON,
         }
     }
 }
@@ -203,7 +212,7 @@ impl Counted for Unstored {
         match self {
             Self::Empty => "empty",
             Self::Disabled(disabled) => disabled.reason(),
-            Self::Bot => "bot",
+            Self::Ignored(ignored) => ignored.label(),
         }
     }
 }
@@ -232,7 +241,7 @@ impl Disabled {
 
 /// The answer to `/api/batch`: how many, how many failed and why, and the first token. The first 100 failures are spelled
 /// out, the others counted in `detailsOmitted`, a key that Umami does not have.
-pub fn batch_json(outcomes: &[Outcome<Accepted, Bot>]) -> String {
+pub fn batch_json(outcomes: &[Outcome<Accepted, Ignored>]) -> String {
     let rejected = outcomes.iter().enumerate().filter_map(|(index, outcome)| match outcome {
         Outcome::Refused(rejection) => Some((index, rejection)),
         _ => None,
@@ -288,14 +297,15 @@ pub fn not_found() -> Response {
 mod tests {
     use super::*;
 
-    fn event(cache: &str) -> Outcome<Accepted, Bot> {
+    fn event(cache: &str) -> Outcome<Accepted, Ignored> {
         let (session_id, visit_id) = (Uuid::from_u128(1), Uuid::from_u128(2));
         Outcome::Stored(Accepted { cache: cache.to_owned(), session_id, visit_id })
     }
 
     #[test]
     fn a_batchs_token_is_the_first_one_null_without_success_and_absent_after_bots() {
-        let (bot, unknown) = (|| Outcome::Answered(Bot), || Outcome::Refused(Rejection::UnknownWebsite));
+        let (bot, unknown) =
+            (|| Outcome::Answered(Ignored::Bot), || Outcome::Refused(Rejection::UnknownWebsite));
         assert_eq!(batch_json(&[]), r#"{"size":0,"processed":0,"errors":0,"details":[],"cache":null}"#);
         assert_eq!(
             batch_json(&[unknown(), bot(), event("a"), event("b")]),

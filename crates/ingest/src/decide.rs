@@ -12,7 +12,7 @@ use dashi_domain::token::{Claims, Tokens};
 use dashi_event_log::Entry;
 use uuid::Uuid;
 
-use crate::answer::{Accepted, Bot, Rejection};
+use crate::answer::{Accepted, Ignored, Rejection};
 use crate::client::{Client, effective, place};
 use crate::frame;
 use crate::geo::GeoDatabase;
@@ -115,18 +115,21 @@ pub fn decide(
     Decision::Append(Entry { session_id, value: event.encode() }, accepted)
 }
 
-/// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere.
+/// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere. An address that the
+/// operator blocks is refused; one that the website blocks is ignored.
 pub fn turned_away(
     rules: &Rules,
     blocked: Option<&BlockedAddresses>,
     address: &str,
     user_agent: &str,
-) -> Option<Result<Bot, Rejection>> {
+) -> Option<Result<Ignored, Rejection>> {
     if !rules.bots_welcome && Agent::of(Some(user_agent)).bot {
-        return Some(Ok(Bot));
+        return Some(Ok(Ignored::Bot));
     }
-    let is_blocked = rules.blocked.contains(address) || blocked.is_some_and(|list| list.contains(address));
-    is_blocked.then_some(Err(Rejection::Blocked))
+    if rules.blocked.contains(address) {
+        return Some(Err(Rejection::Blocked));
+    }
+    blocked.is_some_and(|list| list.contains(address)).then_some(Ok(Ignored::BlockedByWebsite))
 }
 
 /// Where the client is: by a proxy's headers, unless the payload names the address, else by the location database.
@@ -167,7 +170,7 @@ fn goes_on(claims: &Claims, session_id: Uuid, identified: IdentifiedSessions) ->
 }
 
 /// See [`decide`].
-pub type Decision = frame::Decision<Accepted, Bot>;
+pub type Decision = frame::Decision<Accepted, Ignored>;
 
 #[cfg(test)]
 mod tests {
@@ -239,7 +242,8 @@ mod tests {
             };
             let client = client(&agent, &country, &city, &key);
             match decide(&rules(), None, &client, None, submission.clone(), None, RECEIVED_MS) {
-                Decision::Answer(Bot) => {
+                Decision::Answer(ignored) => {
+                    assert_eq!(ignored, Ignored::Bot, "no website blocks anybody here");
                     let agent = effective(submission.payload.user_agent.as_deref(), client.user_agent.as_deref());
                     assert!(Agent::parse(agent.as_deref()).bot);
                 }

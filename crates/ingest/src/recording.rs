@@ -100,7 +100,7 @@ fn decide(
     let agent = client.user_agent.as_deref().unwrap_or_default();
     match turned_away(collector.rules(), Some(&website.blocked), &client.address, agent) {
         None => {}
-        Some(Ok(_)) => return answer(Unstored::Bot),
+        Some(Ok(ignored)) => return answer(Unstored::Ignored(ignored)),
         Some(Err(rejection)) => return Err(rejection),
     }
     if let Some(disabled) = disabled {
@@ -184,9 +184,8 @@ impl Refusals {
     }
 }
 
-/// `GET /api/websites/{id}/recorder`: what Umami's recorder, from 3.2 on, has to know before it begins. Umami answers an
-/// unknown website as it does one that is turned off; here the status tells them apart, and a recorder does nothing either
-/// way.
+/// `GET /api/websites/{id}/recorder`: the settings that Umami's recorder, from 3.2 on, asks for before it begins. An
+/// unknown website is answered like one that has it turned off, as by Umami; an id that is none is not found.
 pub async fn recorder(
     State(collector): State<Collector>,
     id: Result<Path<String>, PathRejection>,
@@ -198,7 +197,7 @@ pub async fn recorder(
     let asked = Instant::now();
     let mut response = match collector.sources().website(id, asked).await {
         Found::Yes(website) => json_response(StatusCode::OK, website.recorder.to_json()),
-        Found::No => off(StatusCode::NOT_FOUND),
+        Found::No => off(StatusCode::OK),
         Found::Unsure => return collector.refusal(Rejection::Unavailable),
     };
     let caching = HeaderValue::from_static("public, max-age=60, stale-while-revalidate=300");

@@ -11,7 +11,7 @@ use axum::routing::{MethodRouter, get, post};
 use dashi_domain::submission::{BATCH_ERRORS_MAX, SourceKind, Submission, parse_batch};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 
-use crate::answer::{Accepted, BOT_JSON, Bot, Rejection, batch_json, json_response, not_found};
+use crate::answer::{Accepted, IGNORED_JSON, Ignored, Rejection, batch_json, json_response, not_found};
 use crate::client::Client;
 use crate::collector::{Alias, Collector, Look, Now, Websites};
 use crate::decide::{Decision, decide, website_to_look_up};
@@ -70,7 +70,7 @@ impl Collector {
 async fn send(State(collector): State<Collector>, request: Request<Body>) -> Response {
     events(collector, request, false, |outcomes| match outcomes.into_iter().next() {
         Some(Outcome::Stored(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
-        Some(Outcome::Answered(Bot)) => Ok(json_response(StatusCode::OK, BOT_JSON.to_owned())),
+        Some(Outcome::Answered(_)) => Ok(json_response(StatusCode::OK, IGNORED_JSON.to_owned())),
         Some(Outcome::Refused(rejection)) => Err(rejection),
         None => Err(Rejection::Unavailable),
     })
@@ -92,7 +92,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
 }
 
 /// Makes the answer of what became of a request's events.
-type Respond = fn(Vec<Outcome<Accepted, Bot>>) -> Result<Response, Rejection>;
+type Respond = fn(Vec<Outcome<Accepted, Ignored>>) -> Result<Response, Rejection>;
 
 /// Takes one event, or a batch of them.
 async fn events(collector: Collector, request: Request<Body>, is_batch: bool, respond: Respond) -> Response {
