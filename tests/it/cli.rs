@@ -56,10 +56,14 @@ async fn websites_are_added_listed_and_removed(setup: Setup) {
         assert!(website["created_at_ms"].as_i64().is_some_and(|at| at > 1_700_000_000_000), "{website}");
         website.as_object_mut().unwrap().remove("created_at_ms");
     }
+    let listed = |id: &str, name: &str, domain: Option<&str>| {
+        json!({ "id": id, "name": name, "domain": domain, "recordings": false, "heatmaps": false,
+            "blocked_addresses": [] })
+    };
     let expected = [
-        json!({ "id": WEBSITE, "name": "test", "domain": null, "recordings": false }),
-        json!({ "id": OTHER, "name": "Zwei", "domain": "zwei.example", "recordings": false }),
-        json!({ "id": id, "name": "Drei", "domain": null, "recordings": false }),
+        listed(WEBSITE, "test", None),
+        listed(OTHER, "Zwei", Some("zwei.example")),
+        listed(&id, "Drei", None),
     ];
     assert_eq!(websites, expected);
     let listed = running.run(&["website", "list"]).await;
