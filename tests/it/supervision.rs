@@ -259,7 +259,16 @@ async fn the_backlog_of_a_projector_that_cannot_run_shows_and_serve_takes_over_w
     let mut ledger = Ledger::new(&deployment);
     until_metrics(&second, &["dashi_projector_up 0".to_owned()]).await;
     until_metrics(&first, &["dashi_projector_up 1".to_owned()]).await;
-    first.dashi.sigstop();
+    // It saves its position in the log now and then; stopped in the middle of that, it keeps everybody from the file.
+    eventually(SOON, "the projector stands still and holds no lock", async || {
+        first.dashi.sigstop();
+        if is_writable(deployment.log()).await {
+            return true;
+        }
+        first.dashi.sigcont();
+        false
+    })
+    .await;
     send_events(&mut ledger, &second, 50).await;
     eventually(SOON, "the backlog shows where nobody works on it", async || {
         let text = metrics(&second).await;
@@ -275,6 +284,18 @@ async fn the_backlog_of_a_projector_that_cannot_run_shows_and_serve_takes_over_w
     assert_eq!(second.dashi.terminate().await, Some(0));
     let logs = second.dashi.stderr();
     assert_eq!(lines_with(&logs, "the projector cannot run").len(), 1, "{logs}");
+}
+
+/// Whether nobody holds a lock on an embedded log.
+async fn is_writable(log: &str) -> bool {
+    use sqlx::Connection as _;
+    let path = log.strip_prefix("sqlite:").expect("an embedded log");
+    let options =
+        sqlx::sqlite::SqliteConnectOptions::new().filename(path).busy_timeout(Duration::from_millis(200));
+    let Ok(mut connection) = sqlx::sqlite::SqliteConnection::connect_with(&options).await else {
+        return false;
+    };
+    sqlx::raw_sql("BEGIN IMMEDIATE; ROLLBACK").execute(&mut connection).await.is_ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
