@@ -195,7 +195,13 @@ async fn partition_status(
     if lag_records > 0 {
         let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: Duration::from_secs(5) };
         let from = checkpoint.offset().max(extent.low);
-        let oldest = match log.reader(partition, from).await?.next(limit).await {
+        let mut reader = log.reader(partition, from).await?;
+        let mut oldest = reader.next(limit).await;
+        if let Err(LogError::Away { .. }) = oldest {
+            // A client that was just made takes one connection that did not come about for a cluster that is away.
+            oldest = reader.next(limit).await;
+        }
+        let oldest = match oldest {
             // The reason stands below the table.
             Err(LogError::Refused { .. }) => Vec::new(),
             oldest => oldest?,
