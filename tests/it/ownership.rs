@@ -113,6 +113,17 @@ async fn until(deployment: &Deployment, deadline: Duration, what: &str, wanted: 
     .await;
 }
 
+/// What `status` answers; asked again where a busy broker gives it none.
+async fn answered(deployment: &Deployment) -> Status {
+    let seen = std::cell::Cell::new(None);
+    eventually(SOON, "status answers", async || {
+        seen.set(Some(deployment.status().await?));
+        Ok::<_, String>(())
+    })
+    .await;
+    seen.take().expect("it was seen")
+}
+
 fn epochs(status: &Status) -> BTreeMap<u32, u64> {
     status.partitions.iter().map(|partition| (partition.partition, partition.epoch)).collect()
 }
@@ -138,7 +149,7 @@ async fn partitions_move_as_projectors_come_and_die() {
     })
     .await;
 
-    let before = deployment.status().await.unwrap();
+    let before = answered(&deployment).await;
     let orphans = before.owned_by(&first.dashi);
     assert!(!orphans.is_empty(), "{before:?}");
     first.dashi.kill9();
@@ -146,7 +157,7 @@ async fn partitions_move_as_projectors_come_and_die() {
         status.owned_by(&first.dashi).is_empty()
     })
     .await;
-    let after = epochs(&deployment.status().await.unwrap());
+    let after = epochs(&answered(&deployment).await);
     let before = epochs(&before);
     assert!(orphans.iter().all(|partition| after[partition] > before[partition]), "{before:?} {after:?}");
 
@@ -187,14 +198,14 @@ async fn a_frozen_projector_is_succeeded_and_harmless_when_it_wakes() {
             status.owned_by(frozen).is_empty()
         })
         .await;
-        let owned = epochs(&deployment.status().await.unwrap());
+        let owned = epochs(&answered(&deployment).await);
         frozen.sigcont();
         until(&deployment, SOON, "the one that woke takes part again", |status| {
             !status.owned_by(frozen).is_empty()
         })
         .await;
         // It came back by claiming anew, not by going on under its old claim.
-        let status = deployment.status().await.unwrap();
+        let status = answered(&deployment).await;
         let again = epochs(&status);
         assert!(
             status.owned_by(frozen).iter().all(|partition| again[partition] > owned[partition]),
@@ -260,7 +271,7 @@ async fn two_projectors_that_both_own_everything_get_on_with_it() {
             if more { Ok(()) } else { Err(format!("{:?} after {applied}", status.totals)) }
         })
         .await;
-        applied = deployment.status().await.unwrap().totals.applied;
+        applied = answered(&deployment).await.totals.applied;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     let report = ledger.stop(load).await;
