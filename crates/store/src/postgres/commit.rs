@@ -628,17 +628,7 @@ async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]) -> Result
     let mut filled: Vec<(Uuid, SessionAttributes)> = Vec::new();
     for row in &lacking {
         let session_id: Uuid = row.try_get("session_id")?;
-        let mut attributes = SessionAttributes {
-            browser: row.try_get("browser")?,
-            os: row.try_get("os")?,
-            device: row.try_get("device")?,
-            screen: row.try_get("screen")?,
-            language: row.try_get("language")?,
-            country: row.try_get("country")?,
-            region: row.try_get("region")?,
-            city: row.try_get("city")?,
-            distinct_id: row.try_get("distinct_id")?,
-        };
+        let mut attributes = crate::profile::attributes(row)?;
         let said = said.get(&session_id).copied().unwrap_or_default();
         if attributes.fill_from(said) {
             filled.push((session_id, attributes));

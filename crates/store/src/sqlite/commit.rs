@@ -433,7 +433,7 @@ async fn upsert_sessions(connection: &mut SqliteConnection, changes: &Changes) -
     )
     .await?;
     for row in known {
-        let mut attributes = attributes_of(there[&row.session_id])?;
+        let mut attributes = crate::profile::attributes(there[&row.session_id])?;
         if attributes.fill_from(row.said()) {
             let statement = sqlx::query(
                 "UPDATE session SET browser = ?, os = ?, device = ?, screen = ?, language = ?, country = ?,
@@ -464,20 +464,6 @@ async fn name_sessions(connection: &mut SqliteConnection, changes: &Changes) -> 
         .await?;
     }
     Ok(())
-}
-
-fn attributes_of(row: &SqliteRow) -> Result<SessionAttributes, sqlx::Error> {
-    Ok(SessionAttributes {
-        browser: row.try_get("browser")?,
-        os: row.try_get("os")?,
-        device: row.try_get("device")?,
-        screen: row.try_get("screen")?,
-        language: row.try_get("language")?,
-        country: row.try_get("country")?,
-        region: row.try_get("region")?,
-        city: row.try_get("city")?,
-        distinct_id: row.try_get("distinct_id")?,
-    })
 }
 
 /// In the order of the table's columns.
