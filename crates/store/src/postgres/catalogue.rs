@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::Changes;
+use dashi_domain::ids::session_data_id;
 use dashi_domain::rows::{EventType, IdentifyRow};
 use dashi_domain::umami::Release;
 
@@ -589,7 +590,9 @@ impl Catalogue {
     }
 }
 
-/// Keys of a session's properties that were different may have become equal: the newest of them stays.
+/// After texts were changed: keys of a session's properties that were different may have become equal, of which the
+/// newest stays, and an id is again that of its session and key. Else it would be the id of whichever key came last in a
+/// batch, and another one in a replay.
 pub(super) fn keep_newest_properties(changes: &mut Changes) {
     let mut newest: HashMap<_, (i64, _)> = HashMap::new();
     for row in &changes.session_data {
@@ -597,8 +600,12 @@ pub(super) fn keep_newest_properties(changes: &mut Changes) {
         let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
         *stays = (*stays).max(this);
     }
-    changes.session_data.retain(|row| {
-        newest.get(&(row.session_id, row.data_key.clone())).is_some_and(|(_, id)| *id == row.session_data_id)
+    changes.session_data.retain_mut(|row| {
+        let stays = newest
+            .get(&(row.session_id, row.data_key.clone()))
+            .is_some_and(|(_, id)| *id == row.session_data_id);
+        row.session_data_id = session_data_id(row.session_id, &row.data_key);
+        stays
     });
 }
 
@@ -906,6 +913,9 @@ mod tests {
         let keys: Vec<_> =
             fitted.session_data.iter().map(|row| (row.data_key.as_str(), row.created_at_ms)).collect();
         assert_eq!(keys, [("a", 7), ("b", 6)], "of two keys that became one the newest stays");
+        let ids: Vec<_> = fitted.session_data.iter().map(|row| row.session_data_id).collect();
+        let of_keys = ["a", "b"].map(|key| session_data_id(Uuid::from_u128(2), key));
+        assert_eq!(ids, of_keys, "an id is that of the key as it is stored");
         assert!(matches!(catalogue(true, |_, _| None).fit(&changes), Cow::Borrowed(_)));
     }
 
