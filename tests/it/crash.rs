@@ -14,7 +14,7 @@ use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_domain::record::{Event, Record};
 use dashi_domain::submission::{SchemaRules, Submission};
 use dashi_domain::umami::Release;
-use dashi_event_log::{EmbeddedLog, EmbeddedSettings, Entry, EventLog};
+use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, NewRecord};
 use dashi_store::{Claim, CommitError, PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store};
 use integration_tests::{
     Dashi, Database, Deployment, Ledger, TestDatabase, TestDirectory, eventually, free_port, kafka,
@@ -418,7 +418,7 @@ async fn a_log_that_dies_at_any_write_has_all_that_it_had_acknowledged() {
     for size in [1, 3, 1, 7, 2, 1] {
         let entries = (records..records + size).map(|number| {
             let record = record_at(number);
-            Entry { session_id: Uuid::from_u128(u128::from(number % 7)), value: record.value }
+            NewRecord { session_id: Uuid::from_u128(u128::from(number % 7)), value: record.value }
         });
         assert!(log.append(entries.collect()).await.iter().all(Result::is_ok));
         records += size;

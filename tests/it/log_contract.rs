@@ -7,8 +7,8 @@ use dashi_domain::partitioner;
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_domain::record::Record;
 use dashi_event_log::{
-    AppendError, EmbeddedLog, EmbeddedSettings, Entry, EventLog, Extent, KafkaLog, KafkaSettings, LogError,
-    Membership, Ownership, ReadLimit, Reader,
+    AppendError, EmbeddedLog, EmbeddedSettings, EventLog, Extent, KafkaLog, KafkaSettings, LogError,
+    Membership, NewRecord, Ownership, ReadLimit, Reader,
 };
 use integration_tests::{KafkaServer, TestDirectory, eventually, kafka};
 use rdkafka::ClientConfig;
@@ -160,12 +160,12 @@ fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap()
 }
 
-fn entry(session_id: Uuid, value: impl Into<Vec<u8>>) -> Entry {
-    Entry { session_id, value: value.into() }
+fn entry(session_id: Uuid, value: impl Into<Vec<u8>>) -> NewRecord {
+    NewRecord { session_id, value: value.into() }
 }
 
 /// Entries with the values `prefix0`, `prefix1` and so on, each of a session of its own.
-fn entries(prefix: &str, count: usize) -> Vec<Entry> {
+fn entries(prefix: &str, count: usize) -> Vec<NewRecord> {
     (0..count).map(|n| entry(new_session(), format!("{prefix}{n}"))).collect()
 }
 
@@ -178,7 +178,7 @@ const fn limit(records_max: usize, wait: Duration) -> ReadLimit {
     ReadLimit { records_max, bytes_max: 64 << 20, wait }
 }
 
-async fn append(log: &EventLog, entries: Vec<Entry>) -> Vec<(Partition, Offset)> {
+async fn append(log: &EventLog, entries: Vec<NewRecord>) -> Vec<(Partition, Offset)> {
     log.append(entries).await.into_iter().map(|result| result.unwrap()).collect()
 }
 
@@ -249,7 +249,7 @@ async fn records_of_one_session_lie_in_one_partition_and_increase(place: Place) 
     let sessions: Vec<Uuid> = (0..20).map(|_| new_session()).collect();
     let mut last: BTreeMap<Uuid, (Partition, Offset)> = BTreeMap::new();
     for round in 0..10 {
-        let round: Vec<Entry> = sessions
+        let round: Vec<NewRecord> = sessions
             .iter()
             .chain(&sessions)
             .enumerate()

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use dashi_domain::record::Record;
-use dashi_event_log::{EmbeddedLog, EmbeddedSettings, Entry, EventLog, KafkaLog, KafkaSettings, ReadLimit};
+use dashi_event_log::{
+    EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, NewRecord, ReadLimit,
+};
 use integration_tests::{
     Database, Deployment, Ledger, Server, TestDatabase, TestDirectory, eventually, http, kafka,
 };
@@ -323,7 +325,7 @@ async fn records(log: &EventLog) -> Vec<Record> {
 }
 
 async fn append(log: &EventLog, session_id: Uuid, value: Vec<u8>) {
-    let appended = log.append(vec![Entry { session_id, value }]).await;
+    let appended = log.append(vec![NewRecord { session_id, value }]).await;
     assert!(matches!(appended[..], [Ok(_)]), "{appended:?}");
 }
 

@@ -9,11 +9,11 @@ use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
-use dashi_domain::profile::{Link, LinkKind, Send, Stamp};
+use dashi_domain::profile::{ProfileLink, ProfileLinkKind, Stamp, TraitSend};
 use dashi_domain::record::Record;
 use dashi_domain::rows::{
-    AppliedRow, Campaign, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapKind, HeatmapRow,
-    IdentifyRow, RecordedPlace, RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow,
+    AppliedRow, Campaign, ChunkEvent, ChunkRow, DataValue, DeadLetter, EventDataRow, EventRow, EventType,
+    HeatmapKind, HeatmapRow, IdentifyRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow,
     SessionRow, Vitals,
 };
 use dashi_domain::umami::Release;
@@ -731,7 +731,7 @@ fn full_changes() -> Changes {
             })
             .collect(),
         sends: (0..values.len())
-            .map(|place| Send {
+            .map(|place| TraitSend {
                 website_id: id(WEBSITE),
                 session_id: id(11),
                 device: id(15),
@@ -743,25 +743,25 @@ fn full_changes() -> Changes {
             })
             .collect(),
         links: vec![
-            Link {
+            ProfileLink {
                 website_id: id(WEBSITE),
                 session_id: id(11),
                 distinct_id: "Łukasz %_".to_owned(),
-                kind: LinkKind::Own,
+                kind: ProfileLinkKind::Own,
                 first_ms: NOON_MS,
             },
-            Link {
+            ProfileLink {
                 website_id: id(WEBSITE),
                 session_id: id(15),
                 distinct_id: "Łukasz %_".to_owned(),
-                kind: LinkKind::Anonymous,
+                kind: ProfileLinkKind::Anonymous,
                 first_ms: -1,
             },
         ],
         // Two of one second of one visit, in the order of the log, and one of another visit.
-        recordings: [(500, 13), (501, 13), (502, 14)]
+        chunks: [(500, 13), (501, 13), (502, 14)]
             .into_iter()
-            .map(|(n, visit)| RecordingRow {
+            .map(|(n, visit)| ChunkRow {
                 replay_id: id(n),
                 website_id: id(WEBSITE),
                 session_id: id(11),
@@ -924,7 +924,7 @@ async fn every_column_is_written_as_it_is(place: Place) {
             ("created_at", Some((row.created_at_ms * 1_000).to_string())),
         ]
     };
-    let of_recording = |(place, row): (usize, &RecordingRow)| {
+    let of_recording = |(place, row): (usize, &ChunkRow)| {
         vec![
             ("replay_id", Some(row.replay_id.to_string())),
             ("website_id", Some(row.website_id.to_string())),
@@ -947,7 +947,7 @@ async fn every_column_is_written_as_it_is(place: Place) {
             ("received_at", Some(row.received_at_ms.to_string())),
         ]
     };
-    let recordings: Vec<_> = changes.recordings.iter().enumerate().map(of_recording).collect();
+    let recordings: Vec<_> = changes.chunks.iter().enumerate().map(of_recording).collect();
     assert_rows(&mut raw, "session_replay", &recordings).await;
     assert_rows(&mut raw, "website_event", &changes.events.iter().map(event_cells).collect::<Vec<_>>()).await;
     assert_rows(&mut raw, "session", &changes.sessions.iter().map(session_cells).collect::<Vec<_>>()).await;
@@ -974,7 +974,7 @@ async fn every_column_is_written_as_it_is(place: Place) {
 /// What a version's table has no column for is left out; so is all of it where there is no table.
 async fn heatmaps_are_written_in_the_columns_that_there_are(place: Place) {
     let store = place.migrated().await;
-    let chunk = |n| RecordingRow { replay_id: id(n), ..full_changes().recordings.remove(0) };
+    let chunk = |n| ChunkRow { replay_id: id(n), ..full_changes().chunks.remove(0) };
     let row = |n: u128, kind, recorded| HeatmapRow {
         heatmap_event_id: id(n),
         website_id: id(WEBSITE),
@@ -995,18 +995,17 @@ async fn heatmaps_are_written_in_the_columns_that_there_are(place: Place) {
         recorded,
         created_at_ms: NOON_MS + 1,
     };
-    let place_in = |event_index| {
-        Some(RecordedPlace { chunk_id: id(701), event_index, time_ms: Some(1_777_623_630_123) })
-    };
+    let place_in =
+        |event_index| Some(ChunkEvent { chunk_id: id(701), event_index, time_ms: Some(1_777_623_630_123) });
     let heatmap = vec![
         row(801, HeatmapKind::Click, place_in(2)),
         // Another click: one that was both recorded and posted would count once.
         HeatmapRow { x: Some(1), ..row(802, HeatmapKind::Click, None) },
         HeatmapRow { x: None, scroll_pct: Some(100), ..row(803, HeatmapKind::Scroll, None) },
     ];
-    let recordings = vec![chunk(700), chunk(701)];
+    let chunks = vec![chunk(700), chunk(701)];
     let outcomes = Outcomes { applied: 2, ..Outcomes::default() };
-    let changes = Changes { heatmap: heatmap.clone(), recordings, outcomes, ..Changes::default() };
+    let changes = Changes { heatmap: heatmap.clone(), chunks, outcomes, ..Changes::default() };
     commit(&store, &changes).await;
     let mut raw = place.raw().await;
     let columns = raw.columns("heatmap_event").await;

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
-use dashi_event_log::{AppendError, Concern, Entry, EventLog, KafkaLog, KafkaSettings, LogError, ReadLimit};
+use dashi_event_log::{
+    AppendError, Concern, EventLog, KafkaLog, KafkaSettings, LogError, NewRecord, ReadLimit,
+};
 use integration_tests::{KafkaServer, eventually, kafka};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -40,7 +42,7 @@ async fn open(brokers: &str, topic: &str) -> EventLog {
 
 async fn append(log: &EventLog, count: usize) {
     let session_id = Uuid::now_v7();
-    let entries = (0..count).map(|n| Entry { session_id, value: format!("{n}").into_bytes() }).collect();
+    let entries = (0..count).map(|n| NewRecord { session_id, value: format!("{n}").into_bytes() }).collect();
     for appended in log.append(entries).await {
         appended.unwrap();
     }
@@ -200,7 +202,7 @@ async fn a_compacted_topic_takes_and_gives_nothing_until_it_is_mended() {
         let topic = format!("{topic}-{}", policy.len());
         kafka::create_topic(&brokers, &topic, 1, &[("cleanup.policy", policy)]).await;
         let log = open(&brokers, &topic).await;
-        let refused = log.append(vec![Entry { session_id: Uuid::nil(), value: b"x".to_vec() }]).await;
+        let refused = log.append(vec![NewRecord { session_id: Uuid::nil(), value: b"x".to_vec() }]).await;
         let Err(AppendError::Refused(reason)) = &refused[0] else { panic!("{policy}: {refused:?}") };
         let command = format!(
             "kafka-configs.sh --bootstrap-server {brokers} --alter --entity-type topics --entity-name {topic} \
@@ -224,7 +226,7 @@ async fn a_compacted_topic_takes_and_gives_nothing_until_it_is_mended() {
         // Somebody sets it while the log is open.
         kafka::configure(&brokers, &topic, &[("cleanup.policy", policy)]).await;
         eventually(SOON, "the change is noticed", async || log.probe().await.is_err()).await;
-        let refused = log.append(vec![Entry { session_id: Uuid::nil(), value: b"x".to_vec() }]).await;
+        let refused = log.append(vec![NewRecord { session_id: Uuid::nil(), value: b"x".to_vec() }]).await;
         assert!(matches!(refused[0], Err(AppendError::Refused(_))), "{refused:?}");
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr as _;
 
-use dashi_load::{Acknowledged, Counts, Kind, LoadError, LoadPlan, Report, read_acknowledged};
+use dashi_load::{Acknowledged, Counts, EventKind, LoadError, LoadPlan, Report, read_acknowledged};
 use serde_json::json;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -27,7 +27,7 @@ pub struct Ledger {
     directory: TestDirectory,
     /// Events that were sent, at most, by the beginning of their marks.
     sent: BTreeMap<String, u64>,
-    acknowledged: BTreeMap<String, Kind>,
+    acknowledged: BTreeMap<String, EventKind>,
     started: u64,
     singles: u64,
     dead: u64,
@@ -103,7 +103,7 @@ impl Ledger {
         let headers = [&[agent], headers].concat();
         let answer = http::post_json(&format!("http://{authority}/api/send"), &body, &headers).await?;
         if answer.status == 200 {
-            self.acknowledged.insert(mark, Kind::PageView);
+            self.acknowledged.insert(mark, EventKind::PageView);
         }
         Ok(answer)
     }
@@ -192,12 +192,12 @@ impl Faults {
 const IDENTIFY: i64 = 0;
 
 /// The `event_type` of a kind.
-fn code(kind: Kind) -> i64 {
+fn code(kind: EventKind) -> i64 {
     match kind {
-        Kind::PageView => 1,
-        Kind::CustomEvent => 2,
-        Kind::Performance => 5,
-        Kind::Identify => IDENTIFY,
+        EventKind::PageView => 1,
+        EventKind::CustomEvent => 2,
+        EventKind::Performance => 5,
+        EventKind::Identify => IDENTIFY,
     }
 }
 

@@ -1,11 +1,12 @@
 //! What is true now: people, one of them, a journey, a session.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use dashi_domain::profile::{LinkKind, Stamp, distinct_id, session_version};
+use dashi_domain::calendar::ms_since_1970;
+use dashi_domain::profile::{ProfileLinkKind, Stamp, distinct_id, session_version};
 use dashi_domain::rows::SessionAttributes;
 use dashi_store::{JourneyEvent, PersonSession, Profile, ProfileSummary, SessionTraits};
 use http::StatusCode;
@@ -175,8 +176,8 @@ fn person_json(
 
 fn session_json(session: &PersonSession, live_since_ms: i64) -> String {
     let kind = match session.kind {
-        LinkKind::Own => "own",
-        LinkKind::Anonymous => "anonymous",
+        ProfileLinkKind::Own => "own",
+        ProfileLinkKind::Anonymous => "anonymous",
     };
     let unknown = SessionAttributes::default();
     let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id: _ } =
@@ -289,7 +290,7 @@ fn hash(text: &str) -> String {
 /// What "live" is measured by.
 #[expect(clippy::disallowed_methods, reason = "the api is an edge at which time enters")]
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    ms_since_1970(SystemTime::now())
 }
 
 #[cfg(test)]
@@ -376,7 +377,7 @@ mod tests {
         };
         let seen = |last_at_ms| PersonSession {
             session_id: SESSION,
-            kind: LinkKind::Anonymous,
+            kind: ProfileLinkKind::Anonymous,
             attributes: None,
             first_at_ms: 5,
             last_at_ms,

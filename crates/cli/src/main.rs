@@ -24,7 +24,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command, ConfigCommand};
-use crate::config::{Loaded, Sources};
+use crate::config::{Layers, Loaded};
 
 /// Requests make many small, short-lived allocations on several threads; the system's allocator took a tenth of the
 /// collector's time.
@@ -153,12 +153,7 @@ fn load(cli: &Cli) -> Result<Loaded, config::ConfigError> {
         .collect();
     let from_env = std::env::var("DASHI_CONFIG").ok().filter(|path| !path.is_empty());
     let file = cli.config.clone().or(from_env.map(Into::into));
-    config::load(Sources {
-        file: file.as_deref(),
-        env_file: cli.env_file.as_deref(),
-        env,
-        flags: cli.flags(),
-    })
+    config::load(Layers { file: file.as_deref(), env_file: cli.env_file.as_deref(), env, flags: cli.flags() })
 }
 
 /// Refuses settings that must not run together; tells of those that somebody should know about.

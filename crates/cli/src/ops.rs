@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use dashi_event_log::EventLog;
-use dashi_ingest::{SessionIds, Sources};
+use dashi_ingest::{SessionIds, SourceRegistry};
 use dashi_projector::{Progress, ProjectorState, Stuck};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
@@ -30,7 +30,7 @@ pub struct Ops {
     pub log: EventLog,
     pub store: Store,
     /// Those of a collector.
-    pub sources: Option<Sources>,
+    pub sources: Option<SourceRegistry>,
     /// Those of a collector.
     pub ids: Option<SessionIds>,
     /// Where the projector stands, if there is one here.

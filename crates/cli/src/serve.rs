@@ -1,21 +1,22 @@
 //! The serving commands: wire log, store, collector and projector together, run until told to stop, then drain.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use axum::Router;
 use axum::body::Body;
 use axum::middleware::map_request;
 use dashi_api::{Api, ApiMetrics, ApiSettings, Keys};
+use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_ingest::server::{ServerLimits, ServerMetrics, serve};
 use dashi_ingest::{
-    Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds, Sources,
-    SourcesSettings,
+    Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds,
+    SourceRegistry, SourceRegistrySettings,
 };
 use dashi_projector::{
     Progress, Projector, ProjectorError, ProjectorMetrics, ProjectorSettings, ProjectorState, measure,
@@ -192,9 +193,9 @@ impl Process {
         }
 
         let sources = roles.collects().then(|| {
-            let sources = Sources::new(
+            let sources = SourceRegistry::new(
                 store.clone(),
-                SourcesSettings {
+                SourceRegistrySettings {
                     refresh: Duration::from_millis(settings.ingest.website_refresh_ms),
                     recheck: Duration::from_millis(settings.ingest.website_recheck_ms),
                 },
@@ -658,5 +659,5 @@ const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Fi
 
 #[expect(clippy::disallowed_methods, reason = "the cli is an edge at which time enters")]
 pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    ms_since_1970(SystemTime::now())
 }

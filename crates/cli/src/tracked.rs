@@ -1,6 +1,6 @@
 //! `dashi link` and `dashi pixel`: what is visited at `/q/SLUG` and `/p/SLUG`.
 
-use dashi_store::{Link, LinkCampaign, Pixel, Store};
+use dashi_store::{LinkCampaign, Pixel, Store, TrackedLink};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -41,7 +41,7 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
             }
             let campaign = checked_campaign(campaign)?;
             let id = id.unwrap_or_else(Uuid::now_v7);
-            let link = Link { id, name, slug: checked_slug(slug)?, url, campaign };
+            let link = TrackedLink { id, name, slug: checked_slug(slug)?, url, campaign };
             store.add_link(&link, now_ms()).await?;
             print(&format!("{}  /q/{}\n", link.id, link.slug));
         }

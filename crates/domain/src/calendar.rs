@@ -1,5 +1,7 @@
 //! Calendar boundaries in the collector's time zone, and how they are printed before they are hashed.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use jiff::Timestamp;
 use jiff::civil::{DateTime, time};
 use jiff::tz::TimeZone;
@@ -7,6 +9,11 @@ use jiff::tz::TimeZone;
 const MS_PER_S: i64 = 1_000;
 const MS_PER_HOUR: i64 = 3_600 * MS_PER_S;
 const MS_PER_DAY: i64 = 24 * MS_PER_HOUR;
+
+/// Milliseconds since 1970 of a clock's time; 0 for a clock that is set before 1970.
+pub fn ms_since_1970(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
 
 /// How often anonymous visitors get new session ids (Umami's `SALT_ROTATION`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,21 +7,21 @@ use jiff::tz::TimeZone;
 use uuid::Uuid;
 
 use crate::agent::Agent;
+use crate::chunk::Chunk;
 use crate::flatten::{self, DataType, Decimal, Leaf};
 use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;
+use crate::log_record::LogRecord;
 use crate::missing::Missing;
 use crate::page_url::{UrlRules, page_url, performance_path, referrer};
-use crate::profile::{self, Link, LinkKind, Send, Stamp, parse_version};
+use crate::profile::{self, ProfileLink, ProfileLinkKind, Stamp, TraitSend, parse_version};
 use crate::record::{Event, Record};
-use crate::recorded::Recorded;
-use crate::recording::Chunk;
 use crate::rows::{
-    AppliedRow, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapRow, IdentifyRow,
-    RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
+    AppliedRow, ChunkRow, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapRow, IdentifyRow,
+    RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow, Vitals,
 };
-use crate::submission::{Kind, PROPERTIES_MAX, Payload, SourceKind};
+use crate::submission::{PROPERTIES_MAX, Payload, SourceKind, SubmissionKind};
 use crate::text::{cut, decode_uri_component};
 use crate::umami::Release;
 
@@ -63,10 +63,10 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         links: BTreeMap::new(),
     };
     for record in records {
-        match Recorded::decode(&record.value) {
+        match LogRecord::decode(&record.value) {
             // Before it is remembered: a copy of a record that is set aside is no copy of an applied one, and is set aside
             // like it, in the same batch as in a later one.
-            Ok(Recorded::Event(event)) if event.submission.has_too_many_properties() => {
+            Ok(LogRecord::Event(event)) if event.submission.has_too_many_properties() => {
                 let reason = format!("the identify has more than {PROPERTIES_MAX} properties");
                 folding.changes.set_aside(record, reason);
             }
@@ -77,9 +77,9 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
             }
             Ok(recorded) => {
                 match recorded {
-                    Recorded::Event(event) => folding.apply(&event),
-                    Recorded::Chunk(chunk) => folding.recording(chunk),
-                    Recorded::Heatmap(post) => folding.heatmap(&post),
+                    LogRecord::Event(event) => folding.apply(&event),
+                    LogRecord::Chunk(chunk) => folding.recording(chunk),
+                    LogRecord::Heatmap(post) => folding.heatmap(&post),
                 }
                 folding.changes.outcomes.applied += 1;
             }
@@ -88,7 +88,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
     }
     let links = folding.links.into_iter();
     folding.changes.links = links
-        .map(|((website_id, session_id, distinct_id, kind), first_ms)| Link {
+        .map(|((website_id, session_id, distinct_id, kind), first_ms)| ProfileLink {
             website_id,
             session_id,
             distinct_id,
@@ -117,11 +117,11 @@ pub struct Changes {
     /// At most one per session and key: the last written.
     pub session_data: Vec<SessionDataRow>,
     /// What identifies with a distinct id say about people, in the order of the log; for [`profile::merge`].
-    pub sends: Vec<Send>,
+    pub sends: Vec<TraitSend>,
     /// At most one per website, session, person and kind, in this order.
-    pub links: Vec<Link>,
+    pub links: Vec<ProfileLink>,
     /// One per chunk of a recording, in the order of the log.
-    pub recordings: Vec<RecordingRow>,
+    pub chunks: Vec<ChunkRow>,
     /// Clicks and scrolls, of recordings and of posts, in the order of the log. For stores that have a table of them.
     pub heatmap: Vec<HeatmapRow>,
     /// One per record that leaves no row by which it would be known again.
@@ -200,7 +200,7 @@ struct Folding<'r> {
     /// Places in `changes.session_data`, by row id.
     session_data: HashMap<Uuid, usize>,
     /// The earliest arrival of each link, by all that it consists of.
-    links: BTreeMap<(Uuid, Uuid, String, LinkKind), i64>,
+    links: BTreeMap<(Uuid, Uuid, String, ProfileLinkKind), i64>,
 }
 
 impl Folding<'_> {
@@ -219,14 +219,14 @@ impl Folding<'_> {
         self.session(event);
         self.link(event);
         match event.submission.kind {
-            Kind::Event => {
+            SubmissionKind::Event => {
                 let name = self.page_or_custom_event(event);
                 self.event_data(event, &name);
             }
-            Kind::Performance => self.performance(event),
-            Kind::Identify => self.identify(event),
+            SubmissionKind::Performance => self.performance(event),
+            SubmissionKind::Identify => self.identify(event),
             // Handled above.
-            Kind::Kept => {}
+            SubmissionKind::Kept => {}
         }
     }
 
@@ -253,7 +253,8 @@ impl Folding<'_> {
     fn link(&mut self, event: &Event<'_>) {
         let Some(person) = person(&event.submission.payload) else { return };
         let anonymous = event.device.filter(|device| *device != event.session_id);
-        let sessions = [(Some(event.session_id), LinkKind::Own), (anonymous, LinkKind::Anonymous)];
+        let sessions =
+            [(Some(event.session_id), ProfileLinkKind::Own), (anonymous, ProfileLinkKind::Anonymous)];
         for (session_id, kind) in sessions {
             let Some(session_id) = session_id else { continue };
             let link = (event.submission.payload.source.id, session_id, person.clone(), kind);
@@ -409,7 +410,7 @@ impl Folding<'_> {
     /// A recording makes no session row: Umami lists recordings of sessions that have events.
     fn recording(&mut self, chunk: Chunk) {
         self.changes.heatmap.extend(heatmap::of_chunk(&chunk));
-        self.changes.recordings.push(RecordingRow {
+        self.changes.chunks.push(ChunkRow {
             replay_id: chunk.chunk_id,
             website_id: chunk.website_id,
             session_id: chunk.session_id,
@@ -496,7 +497,7 @@ impl Folding<'_> {
             // No array is the text "null".
             let is_null = leaf.data_type == DataType::Array && leaf.string_value == "null";
             let (key, value) = columns(leaf.clone());
-            self.changes.sends.push(Send {
+            self.changes.sends.push(TraitSend {
                 website_id: payload.source.id,
                 session_id: event.session_id,
                 device: event.device.unwrap_or(event.session_id),

@@ -7,12 +7,12 @@ use std::io::Read as _;
 
 use uuid::Uuid;
 
+use crate::chunk::{Chunk, body_of_recorder};
 use crate::ids::dependent_id;
 use crate::json::{self, Object, Value};
 use crate::page_url::pathname;
 use crate::record::{DecodeError, Envelope};
-use crate::recording::{Chunk, body_of_recorder};
-use crate::rows::{HeatmapKind, HeatmapRow, RecordedPlace};
+use crate::rows::{ChunkEvent, HeatmapKind, HeatmapRow};
 use crate::schema::{self, Node, Refusal, TIME_MS_MAX, TIME_MS_MIN, wrong_type};
 use crate::text::cut;
 
@@ -288,7 +288,7 @@ impl Reading<'_> {
             viewport_h: self.viewport_h.and_then(whole),
             page_h: None,
             scroll_pct: None,
-            recorded: Some(RecordedPlace {
+            recorded: Some(ChunkEvent {
                 chunk_id: chunk.chunk_id,
                 event_index: i32::try_from(index).unwrap_or(i32::MAX),
                 time_ms: moment,
@@ -350,8 +350,8 @@ fn moment(ms: f64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recorded::Recorded;
-    use crate::recording::{ChunkSubmission, EVENTS_MAX, RecorderSubmission};
+    use crate::chunk::{ChunkSubmission, EVENTS_MAX, RecorderSubmission};
+    use crate::log_record::LogRecord;
 
     const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
     const RECEIVED_MS: i64 = 1_795_164_975_123;
@@ -397,7 +397,7 @@ mod tests {
         let (post_id, session_id, visit_id) = ids();
         let post = HeatmapPost { post_id, received_at_ms: RECEIVED_MS, session_id, visit_id, submission };
         let bytes = post.encode();
-        let Ok(Recorded::Heatmap(read)) = Recorded::decode(&bytes) else { panic!("{body}") };
+        let Ok(LogRecord::Heatmap(read)) = LogRecord::decode(&bytes) else { panic!("{body}") };
         let rows = of_post(&read);
         assert_eq!(rows, of_post(&post), "the log gives what was posted");
         let [row] = &rows[..] else { panic!("{rows:?}") };
@@ -473,7 +473,7 @@ mod tests {
         let silent = Chunk { derives_heatmap: false, ..chunk(events) };
         assert_eq!(of_chunk(&silent), [], "its website wants no heatmaps");
         let bytes = silent.encode();
-        assert!(matches!(Recorded::decode(&bytes), Ok(Recorded::Chunk(read)) if read == silent));
+        assert!(matches!(LogRecord::decode(&bytes), Ok(LogRecord::Chunk(read)) if read == silent));
     }
 
     #[test]

@@ -3,14 +3,15 @@
 //! Pure and synchronous: no runtime, no driver, no clock. Time arrives as an argument, so the same records
 //! give the same rows today and in a replay next year (I5).
 //!
-//! * what arrives: [`json`], [`schema`], [`submission`], [`recording`], [`heatmap`], [`client_address`], [`location`]
+//! * what arrives: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * what lies in the log: [`record`], [`recorded`], [`position`], [`partitioner`]; what does not any more: [`missing`]
+//! * what lies in the log: [`record`], [`log_record`], [`position`], [`partitioner`]; what does not any more: [`missing`]
 //! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
 //! * by whose rules: [`umami`]
 
 pub mod agent;
 pub mod calendar;
+pub mod chunk;
 pub mod client_address;
 pub mod flatten;
 pub mod fold;
@@ -19,14 +20,13 @@ pub mod ids;
 mod javascript;
 pub mod json;
 pub mod location;
+pub mod log_record;
 pub mod missing;
 pub mod page_url;
 pub mod partitioner;
 pub mod position;
 pub mod profile;
 pub mod record;
-pub mod recorded;
-pub mod recording;
 pub mod rows;
 pub mod schema;
 pub mod session;

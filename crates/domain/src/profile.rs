@@ -1,6 +1,6 @@
 //! People: traits that belong to (website, distinct id), whichever of a person's devices set them.
 //!
-//! An identify of a website with a distinct id and data *sends* values, one per key ([`Send`]). Most of them merely
+//! An identify of a website with a distinct id and data *sends* values, one per key ([`TraitSend`]). Most of them merely
 //! repeat what the device knew. So a send is compared with a *base*, and only a difference is a *write*
 //! ([`WriteRow`]); a trait is the last of its writes by [`Stamp`], so (received at, event id). This is a three-way
 //! merge: a device that repeats its old snapshot writes nothing, and what another device changed in between stays
@@ -69,7 +69,7 @@ impl Stamp {
 
 /// One key and value of one identify. An event has at most one of a key.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Send {
+pub struct TraitSend {
     /// The website.
     pub website_id: Uuid,
     /// The event's session.
@@ -91,14 +91,14 @@ pub struct Send {
 /// How a session belongs to a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(i32)]
-pub enum LinkKind {
+pub enum ProfileLinkKind {
     /// An event of the session named the person.
     Own = 0,
     /// The session that the person's device has while it is anonymous.
     Anonymous = 1,
 }
 
-impl LinkKind {
+impl ProfileLinkKind {
     /// The number in the column `kind`.
     pub const fn code(self) -> i32 {
         self as i32
@@ -112,7 +112,7 @@ impl LinkKind {
 
 /// That a session belongs to a person. One per session, person and kind; of two, the one with the smaller `first_ms`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct ProfileLink {
     /// The website.
     pub website_id: Uuid,
     /// The session.
@@ -120,7 +120,7 @@ pub struct Link {
     /// The person, as [`distinct_id`] has it.
     pub distinct_id: String,
     /// How they belong together.
-    pub kind: LinkKind,
+    pub kind: ProfileLinkKind,
     /// Arrival of the earliest event that says so, milliseconds since 1970.
     pub first_ms: i64,
 }
@@ -220,7 +220,7 @@ macro_rules! trait_key {
         }
     )*};
 }
-trait_key!(Send, WriteRow, TraitRow);
+trait_key!(TraitSend, WriteRow, TraitRow);
 
 macro_rules! base_key {
     ($($row:ty),*) => {$(
@@ -238,4 +238,4 @@ macro_rules! base_key {
         }
     )*};
 }
-base_key!(Send, BaseRow);
+base_key!(TraitSend, BaseRow);

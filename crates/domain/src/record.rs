@@ -13,7 +13,7 @@
 //! second of 1970; texts may have any length, and are cut in the fold. Whatever can be derived
 //! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
-//! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::recording::Chunk`]. One of
+//! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::chunk::Chunk`]. One of
 //! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One with `"kept":true` is of a type that
 //! its writer did not know; its payload is what the client sent, all of it but the address, the agent and `messageId`. A
 //! reader that knows the type reads it as one of its own.
@@ -26,7 +26,7 @@ use crate::json::{self, Object, Value};
 use crate::location::Location;
 use crate::position::{Offset, Partition};
 use crate::schema::SchemaError;
-use crate::submission::{Kind, SchemaRules, Submission};
+use crate::submission::{SchemaRules, Submission, SubmissionKind};
 
 /// The version this code writes and the only one it reads.
 pub const VERSION: u32 = 1;
@@ -200,7 +200,7 @@ impl<'a> Event<'a> {
 
     /// Whether this event is a row of its own in `website_event`; an identify is not, nor is what is only kept.
     pub fn is_row(&self) -> bool {
-        matches!(self.submission.kind, Kind::Event | Kind::Performance)
+        matches!(self.submission.kind, SubmissionKind::Event | SubmissionKind::Performance)
     }
 }
 

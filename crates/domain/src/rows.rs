@@ -164,7 +164,7 @@ pub struct RevenueRow {
 
 /// A row of `session_replay`: a chunk of a recording.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RecordingRow {
+pub struct ChunkRow {
     /// Primary key.
     pub replay_id: Uuid,
     /// The website.
@@ -234,15 +234,15 @@ pub struct HeatmapRow {
     /// How much of the page had come into view, 0 to 100.
     pub scroll_pct: Option<i32>,
     /// Where in a recording it comes from.
-    pub recorded: Option<RecordedPlace>,
+    pub recorded: Option<ChunkEvent>,
     /// When it happened, milliseconds since 1970.
     pub created_at_ms: i64,
 }
 
 /// The event of a recording that a row of a heatmap is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordedPlace {
-    /// The chunk: [`RecordingRow::replay_id`]. The row itself has the chunk's index, which whoever writes it gives.
+pub struct ChunkEvent {
+    /// The chunk: [`ChunkRow::replay_id`]. The row itself has the chunk's index, which whoever writes it gives.
     pub chunk_id: Uuid,
     /// The event's place in the chunk, from 0.
     pub event_index: i32,

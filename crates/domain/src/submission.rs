@@ -67,7 +67,7 @@ impl SchemaRules {
 
 /// What a submission is about: the field `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum SubmissionKind {
     /// A page view, or a custom event if it has a name.
     Event,
     /// Data about the session.
@@ -78,20 +78,22 @@ pub enum Kind {
     Kept,
 }
 
-impl Kind {
+impl SubmissionKind {
     /// The value of `type`; for a kept one see [`Kept::kind`].
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Event => "event",
-            Kind::Identify => "identify",
-            Kind::Performance => "performance",
-            Kind::Kept => "kept",
+            SubmissionKind::Event => "event",
+            SubmissionKind::Identify => "identify",
+            SubmissionKind::Performance => "performance",
+            SubmissionKind::Kept => "kept",
         }
     }
 
     /// The kind with this value of `type`; case matters.
     pub fn parse(text: &str) -> Option<Self> {
-        [Kind::Event, Kind::Identify, Kind::Performance].into_iter().find(|kind| kind.as_str() == text)
+        [SubmissionKind::Event, SubmissionKind::Identify, SubmissionKind::Performance]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 
@@ -141,10 +143,10 @@ pub const PROPERTIES_MAX: usize = 10_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Submission<'a> {
     /// The field `type`.
-    pub kind: Kind,
+    pub kind: SubmissionKind,
     /// The field `payload`; of a kept type only what identifiers are made of.
     pub payload: Payload<'a>,
-    /// What is kept, for [`Kind::Kept`].
+    /// What is kept, for [`SubmissionKind::Kept`].
     pub kept: Option<Kept<'a>>,
 }
 
@@ -185,7 +187,7 @@ impl<'a> Kept<'a> {
         for key in ["ip", "userAgent", "messageId"] {
             sent.remove(key);
         }
-        Ok(Submission { kind: Kind::Kept, payload, kept: Some(Kept { kind, payload: sent }) })
+        Ok(Submission { kind: SubmissionKind::Kept, payload, kept: Some(Kept { kind, payload: sent }) })
     }
 }
 
@@ -349,7 +351,7 @@ impl Field {
 impl<'a> Submission<'a> {
     /// Whether this is an identify with more than [`PROPERTIES_MAX`] properties.
     pub fn has_too_many_properties(&self) -> bool {
-        self.kind == Kind::Identify
+        self.kind == SubmissionKind::Identify
             && self.payload.source.kind == SourceKind::Website
             && self.payload.data.as_ref().is_some_and(|data| flatten::count(data) > PROPERTIES_MAX)
     }
@@ -376,7 +378,7 @@ impl<'a> Submission<'a> {
             other => return Err(SchemaError(Node::leaf(wrong_type("object", other.type_name())))),
         };
         let mut tree = Node::default();
-        let kind = object.get("type").and_then(Value::as_str).and_then(Kind::parse);
+        let kind = object.get("type").and_then(Value::as_str).and_then(SubmissionKind::parse);
         if kind.is_none() {
             tree.properties.push(("type", Node::leaf(BAD_KIND)));
             tree.unknown_kind = object.get("type").and_then(Value::as_str).map(unknown_kind);
@@ -1110,7 +1112,7 @@ mod tests {
             "hostname":"a.example","baseVersion":"0","data":{{"b":[1],"1":null}},"pixel":"{ID}","duration":9,"session":"x"}}}}"#
         );
         let submission = Submission::parse(body.as_bytes(), OLD).unwrap();
-        assert_eq!(submission.kind, Kind::Performance);
+        assert_eq!(submission.kind, SubmissionKind::Performance);
         let payload = submission.payload;
         assert_eq!(payload.source.kind, SourceKind::Pixel);
         assert_eq!(payload.source.text, ID);
@@ -1154,7 +1156,7 @@ mod tests {
 
     #[test]
     fn only_the_source_is_required() {
-        for kind in [Kind::Event, Kind::Identify, Kind::Performance] {
+        for kind in [SubmissionKind::Event, SubmissionKind::Identify, SubmissionKind::Performance] {
             for source in [SourceKind::Website, SourceKind::Link, SourceKind::Pixel] {
                 let payload = format!(r#"{{"{}":"{ID}"}}"#, source.as_str());
                 let body = format!(r#"{{"type":"{}","payload":{payload}}}"#, kind.as_str());
@@ -1164,7 +1166,7 @@ mod tests {
                 assert_eq!(written(&submission.payload), payload);
             }
         }
-        assert_eq!(Kind::parse("Event"), None);
+        assert_eq!(SubmissionKind::parse("Event"), None);
     }
 
     #[test]

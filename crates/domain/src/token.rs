@@ -21,7 +21,7 @@ const CACHE_TYPE: &str = "cache";
 
 /// What a token says. Each claim may be missing; those that are there are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Claims {
+pub struct TokenClaims {
     /// The website in the letters it was sent in; absent for links and pixels.
     pub website_id: Option<String>,
     /// The session of the request that was answered with this token.
@@ -89,7 +89,7 @@ impl Tokens {
 
     /// The claims of a token that this secret signed and whose `exp` and `nbf`, if any, hold at `now_s`.
     /// Whatever is wrong with a token, the answer is `None`: a bad token is no token.
-    pub fn verify(&self, token: &str, now_s: i64) -> Option<Claims> {
+    pub fn verify(&self, token: &str, now_s: i64) -> Option<TokenClaims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let signature = BASE64.decode(signature).ok()?;
@@ -126,7 +126,7 @@ impl Tokens {
         if claims.get("type").is_some() && text("type") != Some(CACHE_TYPE) {
             return None;
         }
-        Some(Claims {
+        Some(TokenClaims {
             website_id: text("websiteId").map(str::to_owned),
             session_id: text("sessionId").and_then(|id| id.parse().ok()),
             visit_id: text("visitId").and_then(|id| id.parse().ok()),
@@ -213,7 +213,7 @@ mod tests {
         let claims = tokens().verify(&token, 9).expect("authentic");
         assert_eq!(
             claims,
-            Claims {
+            TokenClaims {
                 website_id: None,
                 session_id: Some(session),
                 visit_id: Some(visit),
@@ -239,8 +239,8 @@ mod tests {
     #[test]
     fn other_hs_algorithms_and_time_bounds_are_honoured() {
         let verify = |header: &str, claims: &str| tokens().verify(&signed(header, claims), 1_000);
-        assert_eq!(verify(r#"{"alg":"HS512"}"#, "{}"), Some(Claims::default()));
-        assert_eq!(verify(r#"{"alg":"HS384","typ":"JWT"}"#, "{}"), Some(Claims::default()));
+        assert_eq!(verify(r#"{"alg":"HS512"}"#, "{}"), Some(TokenClaims::default()));
+        assert_eq!(verify(r#"{"alg":"HS384","typ":"JWT"}"#, "{}"), Some(TokenClaims::default()));
         assert!(verify(r#"{"alg":"none"}"#, "{}").is_none());
         assert!(verify(r#"{"typ":"JWT","alg":"HS256"}"#, r#"{"exp":1001}"#).is_some());
         assert!(verify(r#"{"typ":"JWT","alg":"HS256"}"#, r#"{"exp":1000}"#).is_none());

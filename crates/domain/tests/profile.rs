@@ -7,9 +7,9 @@ use dashi_domain::fold::{Changes, FoldRules, fold};
 use dashi_domain::ids::session_data_id;
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Link, LinkKind, Person, ProfileCounts, ProfileRows, ProfileState, Send, Stamp,
-    TraitKey, TraitRow, WriteRow, distinct_id, merge, parse_version, persons, session_version, settle,
-    version,
+    BaseKey, BaseRow, Person, ProfileCounts, ProfileLink, ProfileLinkKind, ProfileRows, ProfileState, Stamp,
+    TraitKey, TraitRow, TraitSend, WriteRow, distinct_id, merge, parse_version, persons, session_version,
+    settle, version,
 };
 use dashi_domain::record::Record;
 use dashi_domain::rows::DataValue;
@@ -203,7 +203,7 @@ struct Tables {
     bases: BTreeMap<BaseKey, BaseRow>,
     traits: BTreeMap<TraitKey, TraitRow>,
     writes: BTreeMap<(TraitKey, Stamp), WriteRow>,
-    links: BTreeMap<(Uuid, Uuid, String, LinkKind), i64>,
+    links: BTreeMap<(Uuid, Uuid, String, ProfileLinkKind), i64>,
 }
 
 impl Tables {
@@ -211,14 +211,14 @@ impl Tables {
         let changes = fold(records, &self.applied, &rules(null_deletes));
         assert_eq!(changes.outcomes.dead, 0, "{:?}", changes.dead_letters);
         self.applied.extend(changes.identifies.iter().map(|row| row.event_id));
-        for Link { website_id, session_id, distinct_id, kind, first_ms } in changes.links {
+        for ProfileLink { website_id, session_id, distinct_id, kind, first_ms } in changes.links {
             let first = self.links.entry((website_id, session_id, distinct_id, kind)).or_insert(first_ms);
             *first = first_ms.min(*first);
         }
         self.merge(&changes.sends)
     }
 
-    fn merge(&mut self, sends: &[Send]) -> ProfileRows {
+    fn merge(&mut self, sends: &[TraitSend]) -> ProfileRows {
         let bases = sends.iter().filter_map(|send| self.bases.get(&send.base_key())).cloned();
         let traits = sends.iter().filter_map(|send| self.traits.get(&send.trait_key())).cloned();
         let mut state = ProfileState::new(bases, traits);
@@ -371,17 +371,17 @@ impl Model {
         (now, changed)
     }
 
-    fn links(&self) -> BTreeMap<(Uuid, Uuid, String, LinkKind), i64> {
+    fn links(&self) -> BTreeMap<(Uuid, Uuid, String, ProfileLinkKind), i64> {
         let mut links = BTreeMap::new();
         for identify in &self.identifies {
-            let own = Some((identify.session_id(), LinkKind::Own));
-            let anonymous = identify.device.map(|_| (identify.device_id(), LinkKind::Anonymous));
+            let own = Some((identify.session_id(), ProfileLinkKind::Own));
+            let anonymous = identify.device.map(|_| (identify.device_id(), ProfileLinkKind::Anonymous));
             for (session, kind) in own.into_iter().chain(anonymous) {
                 let key = (identify.website(), session, identify.distinct_id(), kind);
                 let times = self.identifies.iter().filter(|other| {
                     let other_session = match kind {
-                        LinkKind::Own => Some(other.session_id()),
-                        LinkKind::Anonymous => other.device.map(|_| other.device_id()),
+                        ProfileLinkKind::Own => Some(other.session_id()),
+                        ProfileLinkKind::Anonymous => other.device.map(|_| other.device_id()),
                     };
                     (other.website(), other_session, other.distinct_id())
                         == (identify.website(), Some(session), identify.distinct_id())
@@ -539,9 +539,9 @@ proptest! {
                 let received_at_ms = stamp.received_at_ms + later_ms;
                 let stamp = Stamp { received_at_ms, event_id: uuid(7) };
                 let website_id = website[&session_id];
-                Send { website_id, session_id, device, distinct_id, key, value, stamp, base: None }
+                TraitSend { website_id, session_id, device, distinct_id, key, value, stamp, base: None }
             };
-            let sends: Vec<Send> = tables.bases.values().map(repeat).collect();
+            let sends: Vec<TraitSend> = tables.bases.values().map(repeat).collect();
             let rows = tables.merge(&sends);
             let counts = ProfileCounts { sends: sends.len() as u64, writes: 0, avoided: sends.len() as u64 };
             prop_assert_eq!(rows, ProfileRows { counts, ..ProfileRows::default() });
@@ -557,7 +557,7 @@ proptest! {
             let base = parse_version(&read.1);
             prop_assert!(base.is_some(), "{}", read.1);
             let value = settled.value;
-            tables.merge(&[Send { website_id, session_id, device, distinct_id, key, value, stamp, base }]);
+            tables.merge(&[TraitSend { website_id, session_id, device, distinct_id, key, value, stamp, base }]);
             prop_assert_eq!(tables.profile(&person), read);
         }
     }
@@ -654,9 +654,9 @@ fn data_value(text: &str) -> DataValue {
     }
 }
 
-fn send(row: &WriteRow) -> Send {
+fn send(row: &WriteRow) -> TraitSend {
     let WriteRow { website_id, distinct_id, key, stamp, session_id, device, value, base } = row.clone();
-    Send { website_id, session_id, device, distinct_id, key, value, stamp, base }
+    TraitSend { website_id, session_id, device, distinct_id, key, value, stamp, base }
 }
 
 const PHONE: u128 = 0xde01;
@@ -749,8 +749,8 @@ fn two_people_on_one_address_and_agent_never_mix() {
         .collect();
     assert_eq!(links.len(), 4);
     for (name, first) in [("ada", 0), ("bob", 1)] {
-        assert!(links.contains(&(name, "own", LinkKind::Own, first)), "{links:?}");
-        assert!(links.contains(&(name, "phone", LinkKind::Anonymous, first)), "{links:?}");
+        assert!(links.contains(&(name, "own", ProfileLinkKind::Own, first)), "{links:?}");
+        assert!(links.contains(&(name, "phone", ProfileLinkKind::Anonymous, first)), "{links:?}");
     }
 }
 
@@ -910,11 +910,11 @@ fn only_identifies_of_websites_with_a_distinct_id_and_data_send() {
     for device in [None, Some(2)] {
         let changes = changes_of("identify", payload.clone(), device);
         assert_eq!(changes.sends[0].device, uuid(2));
-        let link = Link {
+        let link = ProfileLink {
             website_id: site,
             session_id: uuid(2),
             distinct_id: "ada".to_owned(),
-            kind: LinkKind::Own,
+            kind: ProfileLinkKind::Own,
             first_ms: RECEIVED_MS,
         };
         assert_eq!(changes.links, [link]);

@@ -6,8 +6,9 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
+use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::partitioner;
 use dashi_domain::position::{LogId, Offset, Partition};
 use dashi_domain::record::Record;
@@ -21,7 +22,9 @@ use uuid::Uuid;
 
 use crate::error::Cause;
 use crate::membership::SoleMembership;
-use crate::{AppendError, Entry, Extent, LogError, Membership, OpenError, Position, ReadLimit};
+use crate::{
+    AppendError, Extent, LogError, Membership, NewRecord, OpenError, PartitionCheckpoint, ReadLimit,
+};
 
 /// Settings of an embedded log.
 #[derive(Debug, Clone)]
@@ -99,7 +102,7 @@ struct Shared {
 }
 
 struct Append {
-    entries: Vec<Entry>,
+    entries: Vec<NewRecord>,
     done: oneshot::Sender<Result<Vec<(Partition, Offset)>, AppendError>>,
 }
 
@@ -162,15 +165,18 @@ impl EmbeddedLog {
         self.0.partitions
     }
 
-    pub(crate) async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(Partition, Offset), AppendError>> {
+    pub(crate) async fn append(
+        &self,
+        entries: Vec<NewRecord>,
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
         let count = entries.len();
         match self.enqueue(entries).await {
-            Ok(positions) => positions.into_iter().map(Ok).collect(),
+            Ok(places) => places.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); count],
         }
     }
 
-    async fn enqueue(&self, entries: Vec<Entry>) -> Result<Vec<(Partition, Offset)>, AppendError> {
+    async fn enqueue(&self, entries: Vec<NewRecord>) -> Result<Vec<(Partition, Offset)>, AppendError> {
         let (done, outcome) = oneshot::channel();
         self.0.queue.try_send(Append { entries, done }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
@@ -213,12 +219,16 @@ impl EmbeddedLog {
         }
     }
 
-    pub(crate) async fn save_positions(&self, group: &str, positions: &[Position]) -> Result<(), LogError> {
-        let away = LogError::away("saving the projection's positions");
+    pub(crate) async fn save_checkpoints(
+        &self,
+        group: &str,
+        checkpoints: &[PartitionCheckpoint],
+    ) -> Result<(), LogError> {
+        let away = LogError::away("saving the projection's checkpoints");
         let mut housekeeper = self.0.housekeeper.lock().await;
         let saved = async {
             let mut tx = housekeeper.begin_with("BEGIN IMMEDIATE").await?;
-            for (partition, checkpoint) in positions {
+            for (partition, checkpoint) in checkpoints {
                 sqlx::query(
                     "INSERT INTO position (projection, partition, checkpoint) VALUES (?, ?, ?)
                      ON CONFLICT (projection, partition) DO UPDATE SET checkpoint = excluded.checkpoint",
@@ -592,7 +602,7 @@ impl EmbeddedReader {
 /// The log stamps its records itself, as a Kafka client does.
 #[expect(clippy::disallowed_methods, reason = "the log is an edge: it stamps what it takes")]
 fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    ms_since_1970(SystemTime::now())
 }
 
 #[cfg(test)]

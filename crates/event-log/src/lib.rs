@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 /// A record to append.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct NewRecord {
     /// The session; it decides the partition.
     pub session_id: Uuid,
     /// The encoded event.
@@ -97,7 +97,7 @@ impl EventLog {
     /// result per entry. `Ok` means durable: fsynced, or acknowledged by all in-sync replicas.
     ///
     /// Waits for durability as long as the backend's own limit allows (`delivery_timeout`; a disk has none).
-    pub async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(Partition, Offset), AppendError>> {
+    pub async fn append(&self, entries: Vec<NewRecord>) -> Vec<Result<(Partition, Offset), AppendError>> {
         match self {
             Self::Embedded(log) => log.append(entries).await,
             Self::Kafka(log) => log.append(entries).await,
@@ -297,4 +297,4 @@ impl Reader {
 
 /// How far a projection has come, told to the log for its retention and for the tools that show lag. The truth
 /// is the store's checkpoint; this one may trail behind.
-pub type Position = (Partition, Checkpoint);
+pub type PartitionCheckpoint = (Partition, Checkpoint);

@@ -5,7 +5,7 @@ use std::fs::File;
 use dashi_domain::position::Partition;
 
 use crate::kafka::KafkaMembership;
-use crate::{LogError, Position};
+use crate::{LogError, PartitionCheckpoint};
 
 /// A change in what this process is to project. It decides nothing about rows: a stale owner is made harmless by
 /// the store's fencing epoch, not by this.
@@ -37,14 +37,14 @@ impl Membership {
         }
     }
 
-    /// Has the log save how far the projection has come, for retention and for the tools that show lag. Returns the positions
+    /// Has the log save how far the projection has come, for retention and for the tools that show lag. Returns the checkpoints
     /// that were found saved since the last call: on Kafka those of earlier calls, for its answer is not waited for. A
     /// position that is not returned within some seconds was not saved: pass it again. Failures are logged here, once
     /// until a position is saved again.
-    pub async fn save(&mut self, positions: &[Position]) -> Vec<Position> {
+    pub async fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {
         match self {
-            Self::Sole(sole) => sole.save(positions).await,
-            Self::Group(group) => group.save(positions),
+            Self::Sole(sole) => sole.save(checkpoints).await,
+            Self::Group(group) => group.save(checkpoints),
         }
     }
 
@@ -77,16 +77,16 @@ impl SoleMembership {
         Ok(Ownership::Assigned((0..self.log.partition_count()).map(Partition::new).collect()))
     }
 
-    async fn save(&mut self, positions: &[Position]) -> Vec<Position> {
-        if positions.is_empty() {
+    async fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {
+        if checkpoints.is_empty() {
             return Vec::new();
         }
-        match self.log.save_positions(&self.group, positions).await {
+        match self.log.save_checkpoints(&self.group, checkpoints).await {
             Ok(()) => {
                 if std::mem::take(&mut self.is_failing) {
                     tracing::info!("the event log saves again how far the projection has come");
                 }
-                positions.to_vec()
+                checkpoints.to_vec()
             }
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {

@@ -3,16 +3,17 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::Body;
 use axum::response::Response;
+use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_domain::schema::SchemaError;
 use dashi_domain::submission::Submission;
-use dashi_domain::token::{Claims, Tokens};
-use dashi_event_log::{AppendError, Entry, EventLog};
+use dashi_domain::token::{TokenClaims, Tokens};
+use dashi_event_log::{AppendError, EventLog, NewRecord};
 use http::Request;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -26,12 +27,12 @@ use crate::frame::{Decision, Frame, Origin, Origins, Outcome, Pace, Places};
 use crate::geo::GeoDatabase;
 use crate::metrics::{IngestMetrics, Subject};
 use crate::outgoing::Outgoing;
-use crate::recording::Refusals;
+use crate::recorder::Refusals;
 use crate::repeated::Repeated;
 use crate::script::{Script, ScriptFile, ScriptSettings, vitals_path};
 use crate::server::Peer;
 use crate::session_ids::SessionIds;
-use crate::sources::{Found, Sources, Website};
+use crate::source_registry::{Found, SourceRegistry, Website};
 
 /// Settings of a collector.
 #[derive(Clone)]
@@ -103,7 +104,7 @@ pub struct Collector(Arc<Shared>);
 
 struct Shared {
     log: EventLog,
-    sources: Sources,
+    sources: SourceRegistry,
     rules: Rules,
     client_rules: ClientRules,
     bodies: BodyBudget,
@@ -149,7 +150,12 @@ pub(crate) enum Alias {
 
 impl Collector {
     /// A collector that appends to `log`.
-    pub fn new(log: EventLog, sources: Sources, settings: CollectorSettings, metrics: IngestMetrics) -> Self {
+    pub fn new(
+        log: EventLog,
+        sources: SourceRegistry,
+        settings: CollectorSettings,
+        metrics: IngestMetrics,
+    ) -> Self {
         let scripts = settings
             .script_paths
             .into_iter()
@@ -287,7 +293,7 @@ impl Collector {
         &self.0.paths
     }
 
-    pub(crate) fn sources(&self) -> &Sources {
+    pub(crate) fn sources(&self) -> &SourceRegistry {
         &self.0.sources
     }
 
@@ -352,7 +358,7 @@ impl Collector {
         Client::read(request.headers(), self.peer(request), &self.0.client_rules)
     }
 
-    pub(crate) fn claims(&self, client: &Client, now_ms: i64) -> Option<Claims> {
+    pub(crate) fn claims(&self, client: &Client, now_ms: i64) -> Option<TokenClaims> {
         let token = client.token.as_deref()?;
         self.0.rules.tokens.verify(token, now_ms.div_euclid(1_000))
     }
@@ -386,7 +392,7 @@ impl Collector {
     }
 
     /// Appends records; what returns `Ok` is durable.
-    async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(), Rejection>> {
+    async fn append(&self, entries: Vec<NewRecord>) -> Vec<Result<(), Rejection>> {
         if entries.is_empty() {
             return Vec::new();
         }
@@ -423,7 +429,7 @@ pub(crate) enum Look<T> {
 
 /// The websites as far as they are known: those on the list, and those that were asked for.
 pub(crate) struct Websites<'s> {
-    sources: &'s Sources,
+    sources: &'s SourceRegistry,
     asked: HashMap<Uuid, Found<Arc<Website>>>,
 }
 
@@ -445,7 +451,6 @@ pub(crate) struct Now {
 impl Now {
     #[expect(clippy::disallowed_methods, reason = "the collector is the edge at which time enters")]
     pub(crate) fn read() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self { ms: since.map_or(0, |since| since.as_millis() as i64), instant: Instant::now() }
+        Self { ms: ms_since_1970(SystemTime::now()), instant: Instant::now() }
     }
 }

@@ -8,8 +8,8 @@ use dashi_domain::ids::{IdentifiedSessions, Visitor, named_event_id};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SchemaRules, SourceKind, Submission};
-use dashi_domain::token::{Claims, Tokens};
-use dashi_event_log::Entry;
+use dashi_domain::token::{TokenClaims, Tokens};
+use dashi_event_log::NewRecord;
 use uuid::Uuid;
 
 use crate::answer::{Accepted, Ignored, Rejection};
@@ -43,7 +43,7 @@ impl Rules {
 
 /// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
 /// links and pixels are not, nor is a website that a token of ours vouches for.
-pub fn website_to_look_up(submission: &Submission<'_>, claims: Option<&Claims>) -> Option<Uuid> {
+pub fn website_to_look_up(submission: &Submission<'_>, claims: Option<&TokenClaims>) -> Option<Uuid> {
     let source = &submission.payload.source;
     (source.kind == SourceKind::Website && !claims.is_some_and(|claims| names(claims, source.id)))
         .then_some(source.id)
@@ -51,7 +51,7 @@ pub fn website_to_look_up(submission: &Submission<'_>, claims: Option<&Claims>) 
 
 /// Whether a token is about this website. One of another website is no token: Umami trusts it and files the
 /// event under a website that was never looked up.
-fn names(claims: &Claims, website: Uuid) -> bool {
+fn names(claims: &TokenClaims, website: Uuid) -> bool {
     claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
 }
 
@@ -62,7 +62,7 @@ pub fn decide(
     rules: &Rules,
     blocked: Option<&BlockedAddresses>,
     client: &Client,
-    claims: Option<&Claims>,
+    claims: Option<&TokenClaims>,
     submission: Submission<'_>,
     index: Option<usize>,
     now_ms: i64,
@@ -112,7 +112,7 @@ pub fn decide(
         user_agent,
         submission: submission.clone(),
     };
-    Decision::Append(Entry { session_id, value: event.encode() }, accepted)
+    Decision::Append(NewRecord { session_id, value: event.encode() }, accepted)
 }
 
 /// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere. An address that the
@@ -159,13 +159,13 @@ fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) 
 }
 
 /// A token without a website (Umami issues none for websites, but accepts it) is used for the claims it has.
-pub fn names_or_silent(claims: &Claims, website: Uuid) -> bool {
+pub fn names_or_silent(claims: &TokenClaims, website: Uuid) -> bool {
     claims.website_id.is_none() || names(claims, website)
 }
 
 /// Whether a token's visit goes on. When address, agent, month or distinct id have changed since, the session is
 /// another one: Umami then begins a new visit from 3.3 on, and keeps the old one before.
-fn goes_on(claims: &Claims, session_id: Uuid, identified: IdentifiedSessions) -> bool {
+fn goes_on(claims: &TokenClaims, session_id: Uuid, identified: IdentifiedSessions) -> bool {
     identified == IdentifiedSessions::Shared || claims.session_id.is_none_or(|before| before == session_id)
 }
 
@@ -177,7 +177,7 @@ mod tests {
     use dashi_domain::calendar::SaltRotation;
     use dashi_domain::client_address::BlockedAddresses;
     use dashi_domain::ids::{IdRules, Secret};
-    use dashi_domain::submission::Kind;
+    use dashi_domain::submission::SubmissionKind;
     use http::{HeaderMap, HeaderValue, StatusCode};
     use jiff::tz::TimeZone;
     use proptest::prelude::*;
@@ -254,7 +254,7 @@ mod tests {
                 Decision::Append(entry, Accepted { cache, session_id, visit_id }) => {
                     let changes = assert_whole(&entry.value);
                     assert_eq!((entry.session_id, changes.sessions[0].session_id), (session_id, session_id));
-                    assert_eq!(changes.events.len(), usize::from(submission.kind != Kind::Identify));
+                    assert_eq!(changes.events.len(), usize::from(submission.kind != SubmissionKind::Identify));
                     assert!(changes.events.iter().all(|event| event.visit_id == visit_id));
                     assert!(MOMENTS_MS.contains(&changes.sessions[0].created_at_ms), "{changes:?}");
                     let claims = rules().tokens.verify(&cache, RECEIVED_MS / 1_000).expect("our own token");

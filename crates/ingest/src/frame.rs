@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::response::Response;
-use dashi_event_log::Entry;
+use dashi_event_log::NewRecord;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -29,7 +29,7 @@ use crate::outgoing::Outgoing;
 #[derive(Debug)]
 pub enum Decision<S, A> {
     /// Append this; once that is durable, answer this.
-    Append(Entry, S),
+    Append(NewRecord, S),
     /// Answer at once; nothing is appended.
     Answer(A),
     /// Refuse it.

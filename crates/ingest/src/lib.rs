@@ -3,7 +3,7 @@
 //! and pixels.
 //!
 //! * [`server`]: connections, their limits, and draining them
-//! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recording` and `script` hold those beside `/api/send`
+//! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recorder` and `script` hold those beside `/api/send`
 //! * `frame`: what holds a request's place, gauge and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, an outcome out; no I/O
 
@@ -16,13 +16,13 @@ mod frame;
 mod geo;
 mod metrics;
 mod outgoing;
-mod recording;
+mod recorder;
 mod repeated;
 mod routes;
 mod script;
 pub mod server;
 mod session_ids;
-mod sources;
+mod source_registry;
 mod visit;
 
 // Shared with the fuzz target and with the tests on real servers.
@@ -39,4 +39,4 @@ pub use metrics::IngestMetrics;
 pub use outgoing::Outgoing;
 pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
-pub use sources::{Sources, SourcesSettings};
+pub use source_registry::{SourceRegistry, SourceRegistrySettings};

@@ -17,9 +17,9 @@ use crate::collector::{Alias, Collector, Look, Now, Websites};
 use crate::decide::{Decision, decide, website_to_look_up};
 use crate::frame::{Outcome, Plan};
 use crate::metrics::Subject;
-use crate::recording::{record, recorder};
+use crate::recorder::{record, recorder};
 use crate::script::ScriptFile;
-use crate::sources::Found;
+use crate::source_registry::Found;
 use crate::visit;
 
 impl Collector {

@@ -19,7 +19,7 @@ use crate::collector::{Collector, Now};
 use crate::decide::{Decision, decide};
 use crate::frame::{Frame, Outcome, Plan};
 use crate::metrics::{Counted, Subject};
-use crate::sources::{Found, Link};
+use crate::source_registry::{Found, LinkTarget};
 
 /// One transparent pixel.
 const GIF: [u8; 43] = [
@@ -57,7 +57,7 @@ pub async fn link(
     leads_to(&link)
 }
 
-fn leads_to(link: &Link) -> Response {
+fn leads_to(link: &LinkTarget) -> Response {
     let mut response = Response::new(Body::empty());
     match link.location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
         Some(location) => {

@@ -21,7 +21,7 @@ pub enum LoadError {
     },
     /// The file of acknowledged events could not be written. The run was ended, its record is not whole.
     #[error("cannot record acknowledged events in {}", path.display())]
-    Record {
+    Journal {
         /// The file.
         path: PathBuf,
         /// What the system says.

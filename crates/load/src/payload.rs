@@ -2,14 +2,14 @@
 
 use std::io::Write as _;
 
-use crate::plan::{Kind, LoadPlan};
+use crate::plan::{EventKind, LoadPlan};
 use crate::random::Random;
 
 /// Event `n` of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Event {
     pub(crate) n: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: EventKind,
     pub(crate) session: u64,
     variant: usize,
 }
@@ -24,9 +24,9 @@ pub(crate) struct Payloads {
 impl Payloads {
     pub(crate) fn new(plan: LoadPlan) -> Self {
         // The order of nesting is what `template` counts on.
-        let mut templates = Vec::with_capacity(PROFILES.len() * Kind::ALL.len() * VARIANTS);
+        let mut templates = Vec::with_capacity(PROFILES.len() * EventKind::ALL.len() * VARIANTS);
         for profile in &PROFILES {
-            for kind in Kind::ALL {
+            for kind in EventKind::ALL {
                 for variant in 0..VARIANTS {
                     templates.push(Template::new(&body(&plan, profile, kind, variant)));
                 }
@@ -66,7 +66,7 @@ impl Payloads {
 
     fn template(&self, event: Event) -> &Template {
         let profile = event.session as usize % PROFILES.len();
-        &self.templates[(profile * Kind::ALL.len() + event.kind as usize) * VARIANTS + event.variant]
+        &self.templates[(profile * EventKind::ALL.len() + event.kind as usize) * VARIANTS + event.variant]
     }
 }
 
@@ -181,20 +181,20 @@ const VITALS: [&str; VARIANTS] = [
     r#""lcp":2204.9,"inp":72,"cls":0.0574,"fcp":1188,"ttfb":260.7"#,
 ];
 
-fn body(plan: &LoadPlan, profile: &Profile, kind: Kind, variant: usize) -> String {
+fn body(plan: &LoadPlan, profile: &Profile, kind: EventKind, variant: usize) -> String {
     let (kind_name, path, query) = match kind {
-        Kind::PageView | Kind::CustomEvent => ("event", MARK, QUERIES[variant]),
-        Kind::Identify => ("identify", "/account", ""),
-        Kind::Performance => ("performance", MARK, ""),
+        EventKind::PageView | EventKind::CustomEvent => ("event", MARK, QUERIES[variant]),
+        EventKind::Identify => ("identify", "/account", ""),
+        EventKind::Performance => ("performance", MARK, ""),
     };
     let more = match kind {
-        Kind::PageView => String::new(),
-        Kind::CustomEvent => format!(r#","name":"{}","data":{}"#, NAMES[variant], DATA[variant]),
-        Kind::Identify if plan.record_acknowledged.is_some() => {
+        EventKind::PageView => String::new(),
+        EventKind::CustomEvent => format!(r#","name":"{}","data":{}"#, NAMES[variant], DATA[variant]),
+        EventKind::Identify if plan.record_acknowledged.is_some() => {
             format!(r#","data":{{{},"{MARK}":true}}"#, PROPERTIES[variant])
         }
-        Kind::Identify => format!(r#","data":{{{},"mark":"{MARK}"}}"#, PROPERTIES[variant]),
-        Kind::Performance => format!(",{}", VITALS[variant]),
+        EventKind::Identify => format!(r#","data":{{{},"mark":"{MARK}"}}"#, PROPERTIES[variant]),
+        EventKind::Performance => format!(",{}", VITALS[variant]),
     };
     format!(
         concat!(
@@ -251,12 +251,12 @@ mod tests {
             let mark = format!("/load/beef/{}", event.n);
             let url = payload["url"].as_str().unwrap();
             match event.kind {
-                Kind::Identify => {
+                EventKind::Identify => {
                     assert_eq!(json["type"], "identify");
                     assert_eq!(payload["data"]["mark"], mark);
                     assert_eq!(payload["data"].as_object().unwrap().len(), 3);
                 }
-                Kind::Performance => {
+                EventKind::Performance => {
                     assert_eq!(json["type"], "performance");
                     assert!(payload["lcp"].is_number() && url.ends_with(&mark), "{text}");
                 }
@@ -264,11 +264,11 @@ mod tests {
                     assert_eq!(json["type"], "event");
                     let path = url.strip_prefix("https://shop.example.com").unwrap();
                     assert_eq!(path.split('?').next(), Some(mark.as_str()));
-                    assert_eq!(payload["data"].is_object(), kind == Kind::CustomEvent);
-                    assert_eq!(payload["name"].is_string(), kind == Kind::CustomEvent);
+                    assert_eq!(payload["data"].is_object(), kind == EventKind::CustomEvent);
+                    assert_eq!(payload["name"].is_string(), kind == EventKind::CustomEvent);
                 }
             }
-            if event.kind == Kind::PageView {
+            if event.kind == EventKind::PageView {
                 assert!((350..=600).contains(&text.len()), "{} bytes: {text}", text.len());
             }
             let visitor = (payload["ip"].to_string(), payload["userAgent"].to_string());
@@ -283,7 +283,8 @@ mod tests {
     #[test]
     fn a_recorded_identify_has_a_key_of_its_own() {
         let plan = LoadPlan { record_acknowledged: Some("marks".into()), ..plan() };
-        for (event, text) in bodies(plan, 2_000).iter().filter(|(event, _)| event.kind == Kind::Identify) {
+        for (event, text) in bodies(plan, 2_000).iter().filter(|(event, _)| event.kind == EventKind::Identify)
+        {
             let json: Value = serde_json::from_str(text).unwrap();
             assert_eq!(json["payload"]["data"][format!("/load/beef/{}", event.n)], true);
         }

@@ -87,7 +87,7 @@ pub enum Mode {
 /// What an event is. The names in JSON and in the file of acknowledged events are in snake case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum EventKind {
     /// `type: event` without a name.
     PageView,
     /// `type: event` with `name` and `data`.
@@ -98,7 +98,7 @@ pub enum Kind {
     Performance,
 }
 
-impl Kind {
+impl EventKind {
     pub(crate) const ALL: [Self; 4] = [Self::PageView, Self::CustomEvent, Self::Identify, Self::Performance];
 
     /// The name in the file of acknowledged events.
@@ -138,15 +138,15 @@ impl Mix {
     }
 
     /// The kind at `ticket`, which is below `total()`.
-    pub(crate) fn kind_at(&self, ticket: u64) -> Kind {
+    pub(crate) fn kind_at(&self, ticket: u64) -> EventKind {
         let page_views = u64::from(self.page_views);
         let custom_events = page_views + u64::from(self.custom_events);
         let identifies = custom_events + u64::from(self.identifies);
         match ticket {
-            t if t < page_views => Kind::PageView,
-            t if t < custom_events => Kind::CustomEvent,
-            t if t < identifies => Kind::Identify,
-            _ => Kind::Performance,
+            t if t < page_views => EventKind::PageView,
+            t if t < custom_events => EventKind::CustomEvent,
+            t if t < identifies => EventKind::Identify,
+            _ => EventKind::Performance,
         }
     }
 }
@@ -261,7 +261,7 @@ mod tests {
     fn the_mix_deals_kinds_by_their_shares() {
         let mix = Mix { page_views: 3, custom_events: 0, identifies: 2, performance: 1 };
         let kinds: Vec<_> = (0..mix.total()).map(|ticket| mix.kind_at(ticket)).collect();
-        use Kind::{Identify, PageView, Performance};
+        use EventKind::{Identify, PageView, Performance};
         assert_eq!(kinds, [PageView, PageView, PageView, Identify, Identify, Performance]);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::plan::Kind;
+use crate::plan::EventKind;
 
 /// What a run did. `Display` is a table for people; field names carry their units for machines.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -152,13 +152,13 @@ impl Errors {
 }
 
 impl Counts {
-    pub(crate) fn acknowledge(&mut self, kind: Kind) {
+    pub(crate) fn acknowledge(&mut self, kind: EventKind) {
         self.acknowledged_events += 1;
         *match kind {
-            Kind::PageView => &mut self.acknowledged.page_views,
-            Kind::CustomEvent => &mut self.acknowledged.custom_events,
-            Kind::Identify => &mut self.acknowledged.identifies,
-            Kind::Performance => &mut self.acknowledged.performance,
+            EventKind::PageView => &mut self.acknowledged.page_views,
+            EventKind::CustomEvent => &mut self.acknowledged.custom_events,
+            EventKind::Identify => &mut self.acknowledged.identifies,
+            EventKind::Performance => &mut self.acknowledged.performance,
         } += 1;
     }
 
@@ -250,7 +250,7 @@ mod tests {
         (1..=1_000).for_each(|us| histogram.record(us).unwrap());
         let mut counts = Counts { requests: 1_000, ..Counts::default() };
         counts.statuses.extend([(200, 900), (503, 100)]);
-        counts.acknowledge(Kind::Identify);
+        counts.acknowledge(EventKind::Identify);
         Report {
             mark_prefix: "/load/1/".into(),
             elapsed_s: 2.0,

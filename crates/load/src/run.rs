@@ -17,10 +17,10 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{Answer, Connection, ConnectionError, Target};
 use crate::cpu::thread_cpu_s;
 use crate::error::LoadError;
+use crate::journal::Journal;
 use crate::payload::{Event, Payloads};
 use crate::plan::{LoadPlan, Mode, Requests};
 use crate::random::Random;
-use crate::record::Recorder;
 use crate::report::{Counts, Latency, Report, Snapshot};
 use crate::schedule::{Schedule, pace};
 
@@ -138,10 +138,10 @@ async fn steer(
     };
     progress.tell();
 
-    if let Some(recorder) = &job.recorder
-        && let Some(source) = recorder.take_failure()
+    if let Some(journal) = &job.journal
+        && let Some(source) = journal.take_failure()
     {
-        return Err(LoadError::Record { path: recorder.path().to_owned(), source });
+        return Err(LoadError::Journal { path: journal.path().to_owned(), source });
     }
     let client_cpu_s = (|| Some(cpu_s? - cpu_before_s.flatten().unwrap_or(0.0) + pacer_cpu_s?))();
     Ok(job.report(stopped_at, client_cpu_s))
@@ -189,7 +189,7 @@ struct Job {
     turns: Semaphore,
     /// The cache token each session was last given.
     tokens: Mutex<HashMap<u64, Box<str>>>,
-    recorder: Option<Recorder>,
+    journal: Option<Journal>,
     books: Mutex<Books>,
 }
 
@@ -210,10 +210,10 @@ struct Turn {
 impl Job {
     fn new(plan: LoadPlan, target: Target, stop: CancellationToken) -> Result<Self, LoadError> {
         let payloads = Payloads::new(plan.clone());
-        let recorder = match &plan.record_acknowledged {
+        let journal = match &plan.record_acknowledged {
             Some(path) => Some(
-                Recorder::create(path, payloads.mark_prefix())
-                    .map_err(|source| LoadError::Record { path: path.clone(), source })?,
+                Journal::create(path, payloads.mark_prefix())
+                    .map_err(|source| LoadError::Journal { path: path.clone(), source })?,
             ),
             None => None,
         };
@@ -246,7 +246,7 @@ impl Job {
             },
             turns: Semaphore::new(0),
             tokens: Mutex::new(HashMap::new()),
-            recorder,
+            journal,
             books: Mutex::new(Books {
                 warmup: Counts::default(),
                 counts: Counts::default(),
@@ -357,8 +357,8 @@ impl Job {
                 continue;
             }
             counts.acknowledge(event.kind);
-            if let Some(recorder) = &self.recorder
-                && !recorder.add(event.n, event.kind)
+            if let Some(journal) = &self.journal
+                && !journal.add(event.n, event.kind)
             {
                 self.stop.cancel();
             }
@@ -387,7 +387,7 @@ impl Job {
     }
 
     fn flush(&self) {
-        if self.recorder.as_ref().is_some_and(|recorder| !recorder.flush()) {
+        if self.journal.as_ref().is_some_and(|journal| !journal.flush()) {
             self.end();
         }
     }

@@ -267,7 +267,7 @@ async fn only_events_with_a_complete_answer_are_acknowledged_and_recorded() {
     assert_eq!(attempts(&report), 120);
     let all: BTreeSet<_> = server.requests().iter().map(|request| mark(&request.body)).collect();
     assert_eq!(all.len(), 120, "no event is sent twice");
-    let by_kind = recorded.iter().filter(|event| event.kind == dashi_load::Kind::Identify).count();
+    let by_kind = recorded.iter().filter(|event| event.kind == dashi_load::EventKind::Identify).count();
     assert_eq!(by_kind as u64, counts.acknowledged.identifies);
 }
 
@@ -508,7 +508,7 @@ async fn a_run_that_cannot_begin_says_why() {
 
     let server = Server::start(|_, _| Reply::Bytes(accepted())).await;
     let plan = LoadPlan { record_acknowledged: Some("/nonexistent/file".into()), ..server.plan() };
-    assert!(matches!(fails(plan).await, LoadError::Record { .. }));
+    assert!(matches!(fails(plan).await, LoadError::Journal { .. }));
     let progress = |_: &Snapshot| panic!("on purpose");
     let plan = LoadPlan { requests_max: Some(1), ..server.plan() };
     assert!(matches!(run(plan, CancellationToken::new(), progress).await, Err(LoadError::Panicked)));

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
+use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::position::{Checkpoint, Partition};
-use dashi_event_log::Position;
+use dashi_event_log::PartitionCheckpoint;
 
 /// How long a position that the log was asked to save may stay without an answer before it is asked again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
@@ -221,7 +222,7 @@ impl Progress {
     }
 
     /// The checkpoints of the partitions that were claimed.
-    pub(crate) fn checkpoints(&self) -> Vec<Position> {
+    pub(crate) fn checkpoints(&self) -> Vec<PartitionCheckpoint> {
         self.with(|board| {
             let places = board.partitions.iter();
             places.filter_map(|(partition, place)| Some((*partition, place.checkpoint?))).collect()
@@ -249,7 +250,7 @@ impl Progress {
     }
 
     /// Checkpoints that the log has not saved and that it is time to ask it for.
-    pub(crate) fn take_unsaved(&self) -> Vec<Position> {
+    pub(crate) fn take_unsaved(&self) -> Vec<PartitionCheckpoint> {
         self.with(|board| {
             let places = board.partitions.iter_mut();
             places.filter_map(|(partition, place)| Some((*partition, place.take_unsaved()?))).collect()
@@ -257,8 +258,8 @@ impl Progress {
     }
 
     /// The log has saved these.
-    pub(crate) fn saved(&self, positions: &[Position]) {
-        for (partition, checkpoint) in positions {
+    pub(crate) fn saved(&self, checkpoints: &[PartitionCheckpoint]) {
+        for (partition, checkpoint) in checkpoints {
             self.at(*partition, |place| place.saved = Some(*checkpoint));
         }
     }
@@ -341,7 +342,7 @@ impl Drop for Call<'_> {
 
 #[expect(clippy::disallowed_methods, reason = "lag in seconds and notes of errors are of the wall clock")]
 pub(crate) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    ms_since_1970(SystemTime::now())
 }
 
 #[cfg(test)]

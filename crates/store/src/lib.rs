@@ -4,6 +4,7 @@
 //! Only the projector writes rows. A checkpoint moves only in the transaction that holds its rows. An older epoch
 //! never writes.
 
+mod chunk_index;
 mod claim;
 mod compare;
 mod error;
@@ -11,7 +12,6 @@ mod missing;
 mod postgres;
 mod profile;
 mod recorder;
-mod recording;
 mod redact;
 mod source;
 mod sqlite;
@@ -27,7 +27,7 @@ pub use profile::{
 };
 pub use recorder::{Heatmaps, Recorder, RecorderRules};
 pub use redact::{REDACTED, redact_url};
-pub use source::{Link, LinkCampaign, NewWebsite, Pixel, Website};
+pub use source::{LinkCampaign, NewWebsite, Pixel, TrackedLink, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
 pub use umami::{UmamiTables, Unwritten};
 
@@ -268,7 +268,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
-    pub async fn links(&self) -> Result<Vec<Link>, StoreError> {
+    pub async fn links(&self) -> Result<Vec<TrackedLink>, StoreError> {
         either!(self, store => store.links().await)
     }
 
@@ -277,7 +277,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SlugTaken`]: choose another slug. [`StoreError::NotInThisVersion`]: its Umami keeps no campaign
     /// parameters of links. Any other: the store does not answer.
-    pub async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
+    pub async fn add_link(&self, link: &TrackedLink, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_link(link, now_ms).await)
     }
 

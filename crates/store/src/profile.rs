@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, LinkKind, Person, ProfileCounts, Send, TraitKey, TraitRow, session_version, version,
+    BaseKey, BaseRow, Person, ProfileCounts, ProfileLinkKind, TraitKey, TraitRow, TraitSend, session_version,
+    version,
 };
 use dashi_domain::rows::{SessionAttributes, SessionDataRow};
 use sqlx::{ColumnIndex, Decode, Row, Type};
@@ -29,7 +30,7 @@ pub struct PersonSession {
     /// The session.
     pub session_id: Uuid,
     /// How they belong together.
-    pub kind: LinkKind,
+    pub kind: ProfileLinkKind,
     /// `None` if no event of it was applied: the session that a device would have had while it was anonymous.
     pub attributes: Option<SessionAttributes>,
     /// Arrival of the first event that told of the session and the person together.
@@ -134,16 +135,16 @@ pub struct Committed {
 }
 
 /// The keys that sends name, each once.
-pub(crate) fn base_keys(sends: &[Send]) -> Vec<BaseKey> {
-    let mut keys: Vec<_> = sends.iter().map(Send::base_key).collect();
+pub(crate) fn base_keys(sends: &[TraitSend]) -> Vec<BaseKey> {
+    let mut keys: Vec<_> = sends.iter().map(TraitSend::base_key).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
 }
 
 /// The traits that sends name, each once.
-pub(crate) fn trait_keys(sends: &[Send]) -> Vec<TraitKey> {
-    let mut keys: Vec<_> = sends.iter().map(Send::trait_key).collect();
+pub(crate) fn trait_keys(sends: &[TraitSend]) -> Vec<TraitKey> {
+    let mut keys: Vec<_> = sends.iter().map(TraitSend::trait_key).collect();
     keys.sort_unstable();
     keys.dedup();
     keys
@@ -153,7 +154,7 @@ pub(crate) fn trait_keys(sends: &[Send]) -> Vec<TraitKey> {
 /// partition's only writer, so it can be read before the person is locked, and a person of whom nothing is left is not
 /// locked at all. Sends of one base are left out together or not at all, so those that stay find their base moved by
 /// those before them.
-pub(crate) fn differences(sends: &[Send], bases: &[BaseRow]) -> Vec<Send> {
+pub(crate) fn differences(sends: &[TraitSend], bases: &[BaseRow]) -> Vec<TraitSend> {
     let bases: HashMap<BaseKey, &BaseRow> = bases.iter().map(|row| (row.base_key(), row)).collect();
     let mut differs: HashMap<BaseKey, bool> = HashMap::new();
     for send in sends {
@@ -167,7 +168,7 @@ pub(crate) fn differences(sends: &[Send], bases: &[BaseRow]) -> Vec<Send> {
 /// Whose session it is by its links (person, kind, first arrival): the person that its events name; of an anonymous
 /// session the one person linked with it, and nobody if there are several, for it may have been any of them.
 pub(crate) fn person_of(links: Vec<(String, i32, i64)>) -> Option<String> {
-    let own = links.iter().filter(|(_, kind, _)| *kind == LinkKind::Own.code());
+    let own = links.iter().filter(|(_, kind, _)| *kind == ProfileLinkKind::Own.code());
     if let Some((person, ..)) = own.max_by_key(|(person, _, first_at)| (*first_at, person.clone())) {
         return Some(person.clone());
     }
@@ -183,8 +184,9 @@ pub(crate) fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uui
 }
 
 /// How a link's session belongs to its person, by its column.
-pub(crate) fn kind(code: i32) -> Result<LinkKind, sqlx::Error> {
-    LinkKind::from_code(code).ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))
+pub(crate) fn kind(code: i32) -> Result<ProfileLinkKind, sqlx::Error> {
+    ProfileLinkKind::from_code(code)
+        .ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))
 }
 
 /// The attributes of a session's row; texts in columns of their names.
@@ -224,8 +226,8 @@ mod tests {
         }
     }
 
-    fn send(key: &str, text: &str, at: i64) -> Send {
-        Send {
+    fn send(key: &str, text: &str, at: i64) -> TraitSend {
+        TraitSend {
             website_id: Uuid::nil(),
             session_id: Uuid::nil(),
             device: Uuid::nil(),
@@ -238,7 +240,7 @@ mod tests {
     }
 
     fn base(key: &str, text: &str) -> BaseRow {
-        let Send { session_id, device, distinct_id, key, value, stamp, .. } = send(key, text, 1);
+        let TraitSend { session_id, device, distinct_id, key, value, stamp, .. } = send(key, text, 1);
         BaseRow { session_id, device, distinct_id, key, value, stamp }
     }
 
@@ -250,9 +252,9 @@ mod tests {
             send("b", "1", 2),
             send("c", "1", 2),
             send("b", "2", 3),
-            Send { base: Some(Stamp::NEVER), ..send("a", "1", 4) },
+            TraitSend { base: Some(Stamp::NEVER), ..send("a", "1", 4) },
         ];
-        let left = |sends: &[Send]| -> Vec<(String, i64)> {
+        let left = |sends: &[TraitSend]| -> Vec<(String, i64)> {
             let left = differences(sends, &bases);
             left.into_iter().map(|send| (send.key, send.stamp.received_at_ms)).collect()
         };
@@ -264,8 +266,8 @@ mod tests {
 
     #[test]
     fn a_session_is_its_own_persons_or_its_only_ones() {
-        let link = |person: &str, kind: LinkKind, at| (person.to_owned(), kind.code(), at);
-        let (own, anonymous) = (LinkKind::Own, LinkKind::Anonymous);
+        let link = |person: &str, kind: ProfileLinkKind, at| (person.to_owned(), kind.code(), at);
+        let (own, anonymous) = (ProfileLinkKind::Own, ProfileLinkKind::Anonymous);
         assert_eq!(person_of(vec![]), None);
         assert_eq!(person_of(vec![link("a", anonymous, 1)]).as_deref(), Some("a"));
         assert_eq!(person_of(vec![link("a", anonymous, 1), link("b", anonymous, 2)]), None);

@@ -35,7 +35,7 @@ pub struct NewWebsite {
 
 /// A tracked redirect, `/q/{slug}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct TrackedLink {
     /// What its events are filed under.
     pub id: Uuid,
     /// For people; at most 100 characters.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dashi_domain::flatten::DataType;
 use dashi_domain::fold::{Changes, Outcomes};
 use dashi_domain::position::{Checkpoint, Partition};
-use dashi_domain::profile::{Link, LinkKind, Person, ProfileCounts, Send, Stamp};
+use dashi_domain::profile::{Person, ProfileCounts, ProfileLink, ProfileLinkKind, Stamp, TraitSend};
 use dashi_domain::rows::{DataValue, IdentifyRow, SessionDataRow};
 use dashi_store::{Committed, Profile, ProfileChange, Store, compare};
 use tokio::sync::Barrier;
@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::{NOON_MS, P0, P1, Place, Raw, SOON, WEBSITE, claim, event, id, property, session};
 
 /// A send of the session with this number, from a device of its own, `at` milliseconds after noon.
-fn send(session: u128, person: &str, key: &str, text: &str, at: i64) -> Send {
-    Send {
+fn send(session: u128, person: &str, key: &str, text: &str, at: i64) -> TraitSend {
+    TraitSend {
         website_id: id(WEBSITE),
         session_id: id(session),
         device: id(session + 1),
@@ -43,8 +43,8 @@ fn value(text: &str) -> DataValue {
     }
 }
 
-fn link(session: u128, person: &str, kind: LinkKind, at: i64) -> Link {
-    Link {
+fn link(session: u128, person: &str, kind: ProfileLinkKind, at: i64) -> ProfileLink {
+    ProfileLink {
         website_id: id(WEBSITE),
         session_id: id(session),
         distinct_id: person.to_owned(),
@@ -53,7 +53,7 @@ fn link(session: u128, person: &str, kind: LinkKind, at: i64) -> Link {
     }
 }
 
-fn sending(sends: impl IntoIterator<Item = Send>) -> Changes {
+fn sending(sends: impl IntoIterator<Item = TraitSend>) -> Changes {
     Changes { sends: sends.into_iter().collect(), ..Changes::default() }
 }
 
@@ -82,7 +82,7 @@ fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
 /// Asserts that a store of the other backend that takes these in one batch, by stamp, has the same rows.
 async fn assert_as_if_in_order(place: &Place, store: &Store, mut all: Changes) {
     all.sends.sort_by_key(|send| send.stamp);
-    let mut links: BTreeMap<_, Link> = BTreeMap::new();
+    let mut links: BTreeMap<_, ProfileLink> = BTreeMap::new();
     for link in all.links {
         let key = (link.website_id, link.session_id, link.distinct_id.clone(), link.kind);
         let first = links.entry(key).or_insert_with(|| link.clone());
@@ -140,7 +140,7 @@ pub(super) async fn writers_of_one_person_neither_block_each_other_nor_lose_anyt
     }
     // Every send of these is a difference, and the newest of a trait is what it is.
     assert_eq!(written, all.sends.len() as u64);
-    let mut newest: BTreeMap<(&str, &str), &Send> = BTreeMap::new();
+    let mut newest: BTreeMap<(&str, &str), &TraitSend> = BTreeMap::new();
     for send in &all.sends {
         let newest = newest.entry((&send.distinct_id, &send.key)).or_insert(send);
         if send.stamp > newest.stamp {
@@ -170,7 +170,7 @@ fn round_of(partition: u128, round: i64, people: u128) -> Changes {
         };
         // The later the round the older, for one of four, who is another one for each partition.
         let at = if person % 4 == partition { 1_000 - round } else { 1_000 + round } * 10 + partition as i64;
-        changes.links.push(link(session, &name, LinkKind::Own, at));
+        changes.links.push(link(session, &name, ProfileLinkKind::Own, at));
         if !(person + partition + round as u128).is_multiple_of(5) {
             let text = format!("{partition} in {round}");
             changes.sends.push(send(session, &name, "shared", &text, at));
@@ -227,14 +227,14 @@ pub(super) async fn a_repeated_send_touches_no_row(place: Place) {
     let nothing = touched.state().await;
     let snapshot = |at: i64| Changes {
         links: vec![
-            link(1, "ada", LinkKind::Own, at),
-            link(2, "ada", LinkKind::Anonymous, at),
-            link(11, "bob", LinkKind::Own, at),
+            link(1, "ada", ProfileLinkKind::Own, at),
+            link(2, "ada", ProfileLinkKind::Anonymous, at),
+            link(11, "bob", ProfileLinkKind::Own, at),
         ],
         ..sending([
             send(1, "ada", "name", "Ada", at),
             send(1, "ada", "colour", "red", at),
-            Send { value: None, ..send(1, "ada", "gone", "", at) },
+            TraitSend { value: None, ..send(1, "ada", "gone", "", at) },
         ])
     };
     let first = commit_to(&store, P0, &snapshot(0)).await.profiles;
@@ -263,7 +263,7 @@ pub(super) async fn a_repeated_send_touches_no_row(place: Place) {
 pub(super) async fn a_late_send_settles_where_it_belongs(place: Place) {
     let store = place.migrated().await;
     let mut all = Vec::new();
-    let mut commit = async |partition, send: Send| {
+    let mut commit = async |partition, send: TraitSend| {
         all.push(send.clone());
         commit_to(&store, partition, &sending([send])).await;
     };
@@ -288,7 +288,7 @@ pub(super) async fn a_late_send_settles_where_it_belongs(place: Place) {
 
 pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(place: Place) {
     let store = place.migrated().await;
-    let deletion = |session, at| Send { value: None, ..send(session, "ada", "name", "", at) };
+    let deletion = |session, at| TraitSend { value: None, ..send(session, "ada", "name", "", at) };
     commit_to(&store, P0, &sending([send(1, "ada", "name", "Ada", 10), send(1, "ada", "colour", "red", 10)]))
         .await;
     let whole = profile(&store, "ada").await;
@@ -313,10 +313,12 @@ pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(place
 /// A row that names a version is decided by what was true then, once all of it is there.
 pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_one_arrives(place: Place) {
     let store = place.migrated().await;
-    let naming =
-        |session, text: &str, at, base| Send { base: Some(base), ..send(session, "ada", "name", text, at) };
+    let naming = |session, text: &str, at, base| TraitSend {
+        base: Some(base),
+        ..send(session, "ada", "name", text, at)
+    };
     let mut all = Vec::new();
-    let mut commit = async |partition, send: Send, expected: &str| {
+    let mut commit = async |partition, send: TraitSend, expected: &str| {
         all.push(send.clone());
         commit_to(&store, partition, &sending([send])).await;
         assert_eq!(traits(&store, "ada").await, map(&[("name", expected)]));
@@ -331,7 +333,7 @@ pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_on
     commit(P0, naming(1, "Countess", 40, stamp(11, 20)), "Countess").await;
     commit(P1, naming(21, "Lady Ada", 50, stamp(11, 20)), "Countess").await;
     // Nor does one that had read nothing and sends nothing.
-    let empty = Send { value: None, ..naming(31, "", 60, Stamp::NEVER) };
+    let empty = TraitSend { value: None, ..naming(31, "", 60, Stamp::NEVER) };
     commit(P1, empty, "Countess").await;
     let settled = profile(&store, "ada").await.traits.remove(0).settled;
     assert!(settled.conditional);
@@ -367,7 +369,7 @@ pub(super) async fn changes_of_profiles_are_told_once_they_are_committed(place: 
     assert_eq!(told(&mut changes).await, of_person("ada"));
     assert_eq!(traits(&listening, "ada").await.len(), 2, "what is told can be read");
     // Repetitions, late sends and known links are nothing to tell: what comes next is what changes something.
-    let known = vec![link(1, "ada", LinkKind::Own, 1)];
+    let known = vec![link(1, "ada", ProfileLinkKind::Own, 1)];
     commit_to(&store, P0, &Changes { links: known.clone(), ..Changes::default() }).await;
     assert_eq!(told(&mut changes).await, of_session(1), "a session got its person");
     let again = sending([send(1, "ada", "name", "Ada", 3)]);
@@ -438,14 +440,14 @@ pub(super) async fn lists_of_people_sessions_and_events_are_read_in_pages(place:
     let people = ["Ada", "ada", "ada lovelace", "bob", "b%b", "b_b", "z\u{1F600}", "Łukasz"];
     let mut changes = Changes::default();
     for (n, person) in (0_i64..).zip(people) {
-        changes.links.push(link(200 + n as u128, person, LinkKind::Own, n));
+        changes.links.push(link(200 + n as u128, person, ProfileLinkKind::Own, n));
         changes.sends.push(send(200 + n as u128, person, "name", person, n));
     }
     // Of one moment, and of several.
     for (n, at) in [(1, 5), (2, 5), (3, 5), (4, 2), (5, 9)] {
         changes.sessions.extend([session(n * 20), session(n * 20 + 1)]);
-        changes.links.push(link(n * 20, "ada", LinkKind::Own, at));
-        changes.links.push(link(n * 20 + 1, "ada", LinkKind::Anonymous, at));
+        changes.links.push(link(n * 20, "ada", ProfileLinkKind::Own, at));
+        changes.links.push(link(n * 20 + 1, "ada", ProfileLinkKind::Anonymous, at));
         changes.events.push(event(n, n * 20));
         changes.events.push(event(n + 50, n * 20 + 1));
         changes.identifies.push(IdentifyRow {
@@ -494,7 +496,7 @@ pub(super) async fn lists_of_people_sessions_and_events_are_read_in_pages(place:
     let of = |session| whole.iter().find(|row| row.session_id == session).unwrap();
     assert_eq!(of(id(20)).last_at_ms, Some(NOON_MS + 1));
     assert_eq!(of(id(21)).last_at_ms, Some(NOON_MS + 51));
-    assert_eq!((of(id(21)).kind, of(id(20)).kind), (LinkKind::Anonymous, LinkKind::Own));
+    assert_eq!((of(id(21)).kind, of(id(20)).kind), (ProfileLinkKind::Anonymous, ProfileLinkKind::Own));
     let unseen = of(id(201));
     assert_eq!((&unseen.attributes, unseen.last_at_ms), (&None, None));
     assert_pages!(

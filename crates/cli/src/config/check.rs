@@ -384,7 +384,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::config::{FlagValue, Sources, load, schema::Schema};
+    use crate::config::{FlagValue, Layers, load, schema::Schema};
 
     const KAFKA: (&str, &str) = ("log", "kafka://h:9092/t");
     const SECRET: (&str, &str) = ("secret", "s");
@@ -394,7 +394,7 @@ mod tests {
             .iter()
             .map(|(key, value)| FlagValue { key, value: (*value).to_owned(), flag: "--test" })
             .collect();
-        load(Sources { flags, ..Sources::default() }).unwrap().settings
+        load(Layers { flags, ..Layers::default() }).unwrap().settings
     }
 
     fn refused(values: &[(&'static str, &str)]) -> Vec<ConfigError> {
@@ -441,7 +441,7 @@ mod tests {
         for key in schema.leaves().iter().filter(|(_, value)| value.is_integer()).map(|(key, _)| key.as_str())
         {
             let flag = FlagValue { key: key.to_owned().leak(), value: "0".into(), flag: "--test" };
-            let settings = load(Sources { flags: vec![flag], ..Sources::default() }).unwrap().settings;
+            let settings = load(Layers { flags: vec![flag], ..Layers::default() }).unwrap().settings;
             match check(&settings, |_| true) {
                 Ok(_) => assert!(meaningful.contains(key), "{key} = 0 was let through"),
                 Err(errors) => {

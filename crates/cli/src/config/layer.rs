@@ -22,7 +22,7 @@ const PREFIX: &str = "DASHI_";
 
 /// Where settings come from beside the defaults. Only `main` reads the environment, so it is passed in.
 #[derive(Default)]
-pub struct Sources<'a> {
+pub struct Layers<'a> {
     /// The file of `--config`.
     pub file: Option<&'a Path>,
     /// The file of `--env-file`.
@@ -85,20 +85,20 @@ pub(super) type Entries = BTreeMap<String, Entry>;
 /// # Errors
 /// The first thing that cannot be used: an unreadable file, an unknown name, a value of the wrong type. None
 /// is passed over, so a misspelt setting never goes unnoticed.
-pub fn load(sources: Sources<'_>) -> Result<Loaded, ConfigError> {
+pub fn load(layers: Layers<'_>) -> Result<Loaded, ConfigError> {
     let schema = Schema::compiled_in();
     let mut entries: Entries = schema
         .leaves()
         .iter()
         .map(|(key, value)| (key.clone(), Entry { value: value.clone(), origin: Origin::Default }))
         .collect();
-    if let Some(path) = sources.file {
+    if let Some(path) = layers.file {
         entries.extend(from_file(&schema, path)?);
     }
-    let env = Environment::read(sources.env_file, sources.env)?;
+    let env = Environment::read(layers.env_file, layers.env)?;
     entries.extend(from_umami_env(&schema, &env)?);
     entries.extend(from_env(&schema, &env)?);
-    for FlagValue { key, value, flag } in sources.flags {
+    for FlagValue { key, value, flag } in layers.flags {
         let origin = Origin::Flag(flag);
         entries.extend(with_origin(schema.parse(key, &value, &origin)?, &origin));
     }
@@ -324,12 +324,12 @@ mod tests {
     }
 
     fn with_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        load(Sources { env: env(pairs), ..Sources::default() })
+        load(Layers { env: env(pairs), ..Layers::default() })
     }
 
     fn with_file(text: &str) -> Result<Loaded, ConfigError> {
         let file = Scratch::holding(text);
-        load(Sources { file: Some(&file.0), ..Sources::default() })
+        load(Layers { file: Some(&file.0), ..Layers::default() })
     }
 
     fn origin(loaded: &Loaded, key: &str) -> String {
@@ -342,10 +342,10 @@ mod tests {
             "# Umami\nAPP_SECRET='from the file'\nDATABASE_URL=postgres://u:p@h/d\nTZ=\nREDIS_URL=redis://h\n\
              export IGNORE_IP=\"192.0.2.0/24\" # comment\n",
         );
-        let loaded = load(Sources {
+        let loaded = load(Layers {
             env_file: Some(&file.0),
             env: env(&[("APP_SECRET", "own"), ("IGNORE_IP", "")]),
-            ..Sources::default()
+            ..Layers::default()
         })
         .unwrap();
         assert_eq!(loaded.settings.secret_text(), Some("own"));
@@ -366,18 +366,17 @@ mod tests {
         ] {
             let file = Scratch::holding(text);
             let error =
-                load(Sources { env_file: Some(&file.0), ..Sources::default() }).unwrap_err().to_string();
+                load(Layers { env_file: Some(&file.0), ..Layers::default() }).unwrap_err().to_string();
             assert!(error.contains("--env-file") && error.contains(named), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let error =
-            load(Sources { env_file: Some(Path::new("/nowhere")), ..Sources::default() }).unwrap_err();
+        let error = load(Layers { env_file: Some(Path::new("/nowhere")), ..Layers::default() }).unwrap_err();
         assert!(error.to_string().contains("/nowhere"), "{error}");
     }
 
     #[test]
     fn without_sources_everything_is_the_default() {
-        let loaded = load(Sources::default()).unwrap();
+        let loaded = load(Layers::default()).unwrap();
         assert_eq!(loaded.settings.log, "sqlite:data/log.db");
         assert_eq!(loaded.settings.listen.to_string(), "127.0.0.1:8484");
         assert_eq!(loaded.settings.ingest.salt_rotation, SaltRotation::Month);
@@ -392,7 +391,7 @@ mod tests {
         let file = Scratch::holding(
             "listen = '127.0.0.1:1'\nlog = 'sqlite:file.db'\n[ingest]\nin_flight_max = 1\nretry_after_s = 1",
         );
-        let loaded = load(Sources {
+        let loaded = load(Layers {
             file: Some(&file.0),
             env_file: None,
             env: env(&[("DASHI_LISTEN", "127.0.0.1:2"), ("DASHI_INGEST_IN_FLIGHT_MAX", "2")]),
@@ -523,14 +522,14 @@ mod tests {
             assert_eq!(error, format!("env {name}: {message}"));
         }
         let flag = FlagValue { key: "listen", value: "8484".into(), flag: "--listen" };
-        let error = load(Sources { flags: vec![flag], ..Sources::default() }).unwrap_err().to_string();
+        let error = load(Layers { flags: vec![flag], ..Layers::default() }).unwrap_err().to_string();
         assert!(error.starts_with("flag --listen: listen takes"), "{error}");
     }
 
     #[test]
     fn a_file_that_cannot_be_read_or_is_no_toml_is_named() {
         let missing = Path::new("/nonexistent/dashi.toml");
-        let error = load(Sources { file: Some(missing), ..Sources::default() }).unwrap_err();
+        let error = load(Layers { file: Some(missing), ..Layers::default() }).unwrap_err();
         assert!(matches!(error, ConfigError::FileUnread { .. }));
         assert!(error.to_string().contains("/nonexistent/dashi.toml"));
 
@@ -613,9 +612,9 @@ mod tests {
     #[test]
     fn umamis_names_stand_above_the_file() {
         let file = Scratch::holding("timezone = 'Asia/Tokyo'");
-        let sources =
-            Sources { file: Some(&file.0), env: env(&[("TZ", "Europe/Berlin")]), ..Sources::default() };
-        assert_eq!(load(sources).unwrap().settings.timezone, "Europe/Berlin");
+        let layers =
+            Layers { file: Some(&file.0), env: env(&[("TZ", "Europe/Berlin")]), ..Layers::default() };
+        assert_eq!(load(layers).unwrap().settings.timezone, "Europe/Berlin");
     }
 
     #[test]
@@ -641,12 +640,12 @@ mod tests {
         assert_eq!(loaded.settings.store, "mysql://u:p@h/umami");
 
         let file = Scratch::holding("secret = 's'");
-        let sources = Sources {
+        let layers = Layers {
             file: Some(&file.0),
             env: env(&[("DATABASE_URL", "postgres://h/d")]),
-            ..Sources::default()
+            ..Layers::default()
         };
-        let loaded = load(sources).unwrap();
+        let loaded = load(layers).unwrap();
         assert_eq!(loaded.settings.secret_text(), Some("s"));
         assert_eq!(loaded.settings.store, "postgres://h/d");
     }
@@ -673,10 +672,10 @@ mod tests {
             "[kafka.properties]\n\"security.protocol\" = 'ssl'\nssl.ca.location = '/ca'\n\"socket.keepalive.enable\" = true\n\
              \"statistics.interval.ms\" = 5",
         );
-        let loaded = load(Sources {
+        let loaded = load(Layers {
             file: Some(&file.0),
             env: env(&[("DASHI_KAFKA_PROPERTIES", "security.protocol=sasl_ssl, sasl.password=a\\,b=c")]),
-            ..Sources::default()
+            ..Layers::default()
         })
         .unwrap();
         let properties = &loaded.settings.kafka.properties;

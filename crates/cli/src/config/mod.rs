@@ -4,7 +4,7 @@
 //! environment or a clock; `main` passes the environment in.
 //!
 //! ```text
-//! Sources (file, environment, flags) --load--> Loaded --check--> Settings that may be run
+//! Layers (file, environment, flags) --load--> Loaded --check--> Settings that may be run
 //! ```
 
 mod check;
@@ -21,7 +21,7 @@ mod url;
 
 pub use check::check;
 pub use error::ConfigError;
-pub use layer::{FlagValue, Loaded, Sources, load};
+pub use layer::{FlagValue, Layers, Loaded, load};
 pub use origin::Origin;
 pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, UmamiRelease};
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

@@ -72,7 +72,7 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{FlagValue, Loaded, Sources, load};
+    use crate::config::{FlagValue, Layers, Loaded, load};
 
     fn loaded() -> Loaded {
         let env = [
@@ -81,10 +81,10 @@ mod tests {
             ("DASHI_API_KEYS", "hunter2-hunter2-hunter2"),
             ("DASHI_KAFKA_PROPERTIES", "sasl.password=hunter2,security.protocol=ssl"),
         ];
-        load(Sources {
+        load(Layers {
             env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec(),
             flags: vec![FlagValue { key: "listen", value: "[::]:80".into(), flag: "--listen" }],
-            ..Sources::default()
+            ..Layers::default()
         })
         .unwrap()
     }
@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(shown["kafka"]["properties"]["security.protocol"].as_str(), Some("ssl"));
         assert_eq!(shown["ingest"]["in_flight_max"].as_integer(), Some(4096));
         // An empty secret shows that none is set.
-        assert!(load(Sources::default()).unwrap().show().contains("secret = \"\" "));
+        assert!(load(Layers::default()).unwrap().show().contains("secret = \"\" "));
     }
 
     #[test]

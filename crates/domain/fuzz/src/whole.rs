@@ -8,7 +8,7 @@ use dashi_domain::json::{self, Value};
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::{Event, Record};
 use dashi_domain::rows::{DataValue, EventRow, SessionRow};
-use dashi_domain::submission::Kind;
+use dashi_domain::submission::SubmissionKind;
 use dashi_domain::umami::Release;
 use jiff::tz::TimeZone;
 
@@ -75,7 +75,7 @@ fn assert_rows(event: &Event<'_>, changes: &Changes) {
     assert_eq!((session.session_id, session.website_id), (event.session_id, source));
     assert_eq!(session.created_at_ms, created_at_ms);
     assert_session_fits(session);
-    if event.submission.kind == Kind::Identify {
+    if event.submission.kind == SubmissionKind::Identify {
         let [identify] = &changes.identifies[..] else { panic!("one identify: {changes:?}") };
         assert_eq!((identify.event_id, identify.session_id), (event.event_id, event.session_id));
         assert_fits("distinct_id", identify.distinct_id.as_deref(), 50);

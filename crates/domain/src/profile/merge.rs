@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{BaseKey, BaseRow, Link, Person, Send, Settled, Stamp, TraitKey, TraitRow, WriteRow, settle};
+use super::{
+    BaseKey, BaseRow, Person, ProfileLink, Settled, Stamp, TraitKey, TraitRow, TraitSend, WriteRow, settle,
+};
 
 /// What the store has for the traits and bases that some sends name. What it does not have is absent here.
 #[derive(Debug, Clone, Default)]
@@ -13,7 +15,7 @@ pub struct ProfileState {
 }
 
 impl ProfileState {
-    /// The store's rows by [`Send::base_key`] and [`Send::trait_key`] of all sends. More do no harm.
+    /// The store's rows by [`TraitSend::base_key`] and [`TraitSend::trait_key`] of all sends. More do no harm.
     pub fn new(bases: impl IntoIterator<Item = BaseRow>, traits: impl IntoIterator<Item = TraitRow>) -> Self {
         Self {
             bases: bases.into_iter().map(|row| (row.base_key(), row)).collect(),
@@ -23,7 +25,7 @@ impl ProfileState {
     }
 
     /// The traits whose rows have to be added before the sends can be merged, sorted. Almost always none.
-    pub fn needs_history(&self, sends: &[Send]) -> Vec<TraitKey> {
+    pub fn needs_history(&self, sends: &[TraitSend]) -> Vec<TraitKey> {
         let mut merging = Merging::new(self);
         sends.iter().for_each(|send| merging.send(send));
         merging.settle();
@@ -74,7 +76,7 @@ pub struct ProfileCounts {
 ///
 /// # Panics
 /// If [`ProfileState::needs_history`] of these sends names a trait: without its rows the result would be wrong.
-pub fn merge(state: &ProfileState, sends: &[Send]) -> ProfileRows {
+pub fn merge(state: &ProfileState, sends: &[TraitSend]) -> ProfileRows {
     let mut merging = Merging::new(state);
     sends.iter().for_each(|send| merging.send(send));
     let (writes, traits) = merging.settle();
@@ -97,7 +99,7 @@ pub fn merge(state: &ProfileState, sends: &[Send]) -> ProfileRows {
 
 /// The people that sends and links are about, sorted, each with the earliest arrival there is of it, milliseconds since
 /// 1970.
-pub fn persons(sends: &[Send], links: &[Link]) -> Vec<(Person, i64)> {
+pub fn persons(sends: &[TraitSend], links: &[ProfileLink]) -> Vec<(Person, i64)> {
     let of_sends = sends.iter().map(|send| (send.website_id, &send.distinct_id, send.stamp.received_at_ms));
     let of_links = links.iter().map(|link| (link.website_id, &link.distinct_id, link.first_ms));
     let mut first: BTreeMap<Person, i64> = BTreeMap::new();
@@ -124,7 +126,7 @@ impl<'s> Merging<'s> {
     }
 
     /// Compares a send with its own base.
-    fn send(&mut self, send: &Send) {
+    fn send(&mut self, send: &TraitSend) {
         let (base_key, trait_key) = (send.base_key(), send.trait_key());
         let base = self.bases.get(&base_key).or_else(|| self.state.bases.get(&base_key));
         let moves = base.is_none_or(|base| base.value != send.value && base.stamp < send.stamp);
@@ -140,7 +142,7 @@ impl<'s> Merging<'s> {
     }
 
     /// Whether a send that is older than its base is merged already, or repeated what the base was at its time.
-    fn repeats(&mut self, key: &TraitKey, send: &Send) -> bool {
+    fn repeats(&mut self, key: &TraitKey, send: &TraitSend) -> bool {
         let stored = self.history(key);
         let stored = stored.into_iter().flat_map(BTreeMap::values);
         let here = self.rows.get(key).into_iter().flatten();
@@ -202,7 +204,7 @@ fn settled_at_once(kept: Option<&Settled>, rows: &[WriteRow]) -> Option<Settled>
     rows.try_fold(first, |settled, row| settled.with_newest(row))
 }
 
-fn row(send: &Send) -> WriteRow {
-    let Send { website_id, session_id, device, distinct_id, key, value, stamp, base } = send.clone();
+fn row(send: &TraitSend) -> WriteRow {
+    let TraitSend { website_id, session_id, device, distinct_id, key, value, stamp, base } = send.clone();
     WriteRow { website_id, distinct_id, key, stamp, session_id, device, value, base }
 }

@@ -9,7 +9,7 @@ use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::client::{Quiet, base_config};
 use super::{KafkaLog, MESSAGE_BYTES_MAX};
-use crate::{AppendError, Entry};
+use crate::{AppendError, NewRecord};
 
 /// Memory of all records that wait for their acknowledgement.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -22,7 +22,10 @@ pub(super) enum Slot {
 }
 
 impl KafkaLog {
-    pub(crate) async fn append(&self, entries: Vec<Entry>) -> Vec<Result<(Partition, Offset), AppendError>> {
+    pub(crate) async fn append(
+        &self,
+        entries: Vec<NewRecord>,
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
         // A topic that loses acknowledged records takes none.
         if let Some(reason) = self.0.topic.refusal() {
             return vec![Err(AppendError::Refused(reason)); entries.len()];

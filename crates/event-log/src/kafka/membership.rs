@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::KafkaLog;
 use super::client::{Quiet, base_config, note};
-use crate::{LogError, Membership, Ownership, Position};
+use crate::{LogError, Membership, Ownership, PartitionCheckpoint};
 
 impl KafkaLog {
     pub(crate) fn membership(&self, group: &str) -> Result<Membership, LogError> {
@@ -180,12 +180,12 @@ impl KafkaMembership {
 
     /// Commits in the background, and returns what earlier calls have committed. Offsets of partitions that were lost in
     /// the meantime are refused by the group, as they should be.
-    pub(crate) fn save(&mut self, positions: &[Position]) -> Vec<Position> {
+    pub(crate) fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {
         let answered =
             std::mem::take(&mut *self.changes.saves.lock().unwrap_or_else(PoisonError::into_inner));
         let mut refused = answered.refused;
         let mut offsets = TopicPartitionList::new();
-        for (partition, checkpoint) in positions {
+        for (partition, checkpoint) in checkpoints {
             let offset = rdkafka::Offset::Offset(checkpoint.offset().number() as i64);
             if let Err(error) = offsets.add_partition_offset(&self.topic, partition.number() as i32, offset) {
                 refused = Some(error);

@@ -7,8 +7,8 @@ use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
-    AppliedRow, DataValue, DeadLetter, EventDataRow, EventRow, HeatmapKind, HeatmapRow, IdentifyRow,
-    RecordingRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow,
+    AppliedRow, ChunkRow, DataValue, DeadLetter, EventDataRow, EventRow, HeatmapKind, HeatmapRow,
+    IdentifyRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -17,9 +17,9 @@ use uuid::Uuid;
 use super::catalogue::Catalogue;
 use super::pool::{Session, is_known};
 use super::{PostgresStore, checkpoint_of, profile};
+use crate::chunk_index::{SAME_CLICK_MS, placed};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
-use crate::recording::{SAME_CLICK_MS, placed};
 use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -136,7 +136,7 @@ impl PostgresStore {
         .fetch_all(&self.pool)
         .await?;
         if with_recordings {
-            let chunks: Vec<Uuid> = changes.recordings.iter().map(|row| row.replay_id).collect();
+            let chunks: Vec<Uuid> = changes.chunks.iter().map(|row| row.replay_id).collect();
             let stored: Vec<Uuid> =
                 sqlx::query_scalar("SELECT replay_id FROM session_replay WHERE replay_id = ANY($1)")
                     .bind(chunks)
@@ -184,8 +184,7 @@ async fn write(
     if !move_checkpoint(connection, claim, from, to, changes).await? {
         return Ok(Written::NothingForTheGuard);
     }
-    let recordings: &[RecordingRow] =
-        if catalogue.has_table("session_replay") { &changes.recordings } else { &[] };
+    let recordings: &[ChunkRow] = if catalogue.has_table("session_replay") { &changes.chunks } else { &[] };
     let (recorded, indexes) = insert_recordings(connection, recordings).await?;
     let inserted = insert_events(connection, &changes.events, catalogue).await?
         + insert_identifies(connection, &changes.identifies).await?
@@ -427,7 +426,7 @@ async fn insert_applied(connection: &mut Session, rows: &[AppliedRow]) -> Result
 /// Returns how many were inserted, and the index of each chunk.
 async fn insert_recordings(
     connection: &mut Session,
-    rows: &[RecordingRow],
+    rows: &[ChunkRow],
 ) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
     if rows.is_empty() {
         return Ok(Default::default());

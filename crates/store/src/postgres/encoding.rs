@@ -121,7 +121,7 @@ impl PostgresStore {
         });
         let links = &mut encoded.links;
         links.sort_by(|a, b| {
-            let key = |link: &dashi_domain::profile::Link| {
+            let key = |link: &dashi_domain::profile::ProfileLink| {
                 (link.website_id, link.session_id, link.distinct_id.clone(), link.kind, link.first_ms)
             };
             key(a).cmp(&key(b))

@@ -6,8 +6,8 @@ use std::time::Duration;
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Link, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp, TraitKey,
-    TraitRow, WriteRow, merge, persons, version,
+    BaseKey, BaseRow, Person, ProfileCounts, ProfileLink, ProfileRows, ProfileState, Settled, Stamp,
+    TraitKey, TraitRow, WriteRow, merge, persons, version,
 };
 use dashi_domain::rows::{DataValue, SessionDataRow};
 use sqlx::postgres::{PgListener, PgPoolOptions, PgRow};
@@ -80,7 +80,10 @@ pub(super) async fn write(connection: &mut Session, changes: &Changes) -> Result
 }
 
 /// Website and session of the links that are new. A link that says nothing new is not touched.
-async fn write_links(connection: &mut Session, rows: &[Link]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
+async fn write_links(
+    connection: &mut Session,
+    rows: &[ProfileLink],
+) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
     if rows.is_empty() {
         return Ok(Vec::new());
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{PostgresStore, schema};
 use crate::recorder::{Recorder, RecorderColumns};
 use crate::source::{LinkCampaign, addresses};
-use crate::{Link, NewWebsite, Pixel, StoreError, Website};
+use crate::{NewWebsite, Pixel, StoreError, TrackedLink, Website};
 
 /// Switches one of a recorder's two tasks; the recorder is on while one of them is.
 macro_rules! configure {
@@ -181,7 +181,7 @@ impl PostgresStore {
         Ok(changed.rows_affected() > 0)
     }
 
-    pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
+    pub(crate) async fn links(&self) -> Result<Vec<TrackedLink>, StoreError> {
         let doing = "listing links";
         // By way of JSON, for not every version of Umami has the columns.
         let sql = "SELECT link_id, name::text, slug::text, url::text,
@@ -190,7 +190,7 @@ impl PostgresStore {
                        to_jsonb(l) ->> 'utm_content' AS utm_content
                    FROM link AS l WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &PgRow| {
-            Ok(Link {
+            Ok(TrackedLink {
                 id: row.try_get("link_id")?,
                 name: row.try_get("name")?,
                 slug: row.try_get("slug")?,
@@ -202,7 +202,7 @@ impl PostgresStore {
         rows.and_then(|rows| rows.iter().map(link).collect()).map_err(StoreError::away(doing))
     }
 
-    pub(crate) async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
+    pub(crate) async fn add_link(&self, link: &TrackedLink, now_ms: i64) -> Result<(), StoreError> {
         let sql = if link.campaign.is_empty() {
             // Whether or not this version has the columns.
             "INSERT INTO link (link_id, name, slug, url, created_at) VALUES ($1, $2, $3, $4, dashi.at_ms($5))

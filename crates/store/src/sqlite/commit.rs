@@ -6,16 +6,16 @@ use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::{DataValue, HeatmapKind, HeatmapRow, RecordingRow, SessionAttributes};
+use dashi_domain::rows::{ChunkRow, DataValue, HeatmapKind, HeatmapRow, SessionAttributes};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::insert::{Statement, insert};
 use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
+use crate::chunk_index::{SAME_CLICK_MS, placed};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
-use crate::recording::{SAME_CLICK_MS, placed};
 use crate::{Claim, CommitError, Committed, ProfileChange};
 
 impl SqliteStore {
@@ -62,13 +62,13 @@ async fn write(
         });
     }
     let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
-    let (recordings, indexes) = insert_recordings(&mut tx, &changes.recordings).await.map_err(failed)?;
+    let (recordings, indexes) = insert_recordings(&mut tx, &changes.chunks).await.map_err(failed)?;
     let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
         + insert_identifies(&mut tx, changes).await.map_err(failed)?
         + insert_applied(&mut tx, changes).await.map_err(failed)?
         + recordings;
     let to_insert =
-        changes.events.len() + changes.identifies.len() + changes.applied.len() + changes.recordings.len();
+        changes.events.len() + changes.identifies.len() + changes.applied.len() + changes.chunks.len();
     if elsewhere || inserted < to_insert as u64 {
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
@@ -151,7 +151,7 @@ async fn applied(connection: &mut SqliteConnection, changes: &Changes) -> Result
     let ids = || event_ids(changes).chain(identify_ids(changes));
     let mut found = held(connection, "website_event", "event_id", ids()).await?;
     found.extend(held(connection, "dashi_identify", "event_id", ids()).await?);
-    let chunks = changes.recordings.iter().map(|row| row.replay_id);
+    let chunks = changes.chunks.iter().map(|row| row.replay_id);
     found.extend(held(connection, "session_replay", "replay_id", chunks).await?);
     let records = changes.applied.iter().map(|row| row.record_id);
     found.extend(held(connection, "dashi_applied", "record_id", records).await?);
@@ -284,7 +284,7 @@ async fn insert_applied(connection: &mut SqliteConnection, changes: &Changes) ->
 /// Returns how many were inserted, and the index of each chunk.
 async fn insert_recordings(
     connection: &mut SqliteConnection,
-    rows: &[RecordingRow],
+    rows: &[ChunkRow],
 ) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
     let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(Default::default()) };
     let sessions = json_list(rows.iter().map(|row| row.session_id));

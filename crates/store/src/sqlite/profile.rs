@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use dashi_domain::flatten::{DataType, Decimal};
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Link, Person, ProfileCounts, ProfileRows, ProfileState, Settled, Stamp, TraitKey,
-    TraitRow, WriteRow, merge, persons, version,
+    BaseKey, BaseRow, Person, ProfileCounts, ProfileLink, ProfileRows, ProfileState, Settled, Stamp,
+    TraitKey, TraitRow, WriteRow, merge, persons, version,
 };
 use dashi_domain::rows::{DataValue, SessionDataRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -61,7 +61,7 @@ pub(super) async fn write(
 }
 
 /// Says whether the link is new, or older than it was known to be.
-async fn write_link(connection: &mut SqliteConnection, link: &Link) -> Result<bool, sqlx::Error> {
+async fn write_link(connection: &mut SqliteConnection, link: &ProfileLink) -> Result<bool, sqlx::Error> {
     let written = sqlx::query(
         "INSERT INTO dashi_profile_link (website_id, session_id, distinct_id, kind, first_at)
          VALUES (?, ?, ?, ?, ?)

@@ -8,7 +8,7 @@ use super::insert::Statement;
 use super::{SqliteStore, text, uuid};
 use crate::recorder::{Recorder, RecorderColumns};
 use crate::source::{LinkCampaign, addresses};
-use crate::{Link, NewWebsite, Pixel, StoreError, Website};
+use crate::{NewWebsite, Pixel, StoreError, TrackedLink, Website};
 
 impl SqliteStore {
     pub(crate) async fn websites(&self) -> Result<Vec<Website>, StoreError> {
@@ -112,12 +112,12 @@ impl SqliteStore {
         Ok(changed.rows_affected() > 0)
     }
 
-    pub(crate) async fn links(&self) -> Result<Vec<Link>, StoreError> {
+    pub(crate) async fn links(&self) -> Result<Vec<TrackedLink>, StoreError> {
         let sql =
             "SELECT link_id, name, slug, url, utm_source, utm_medium, utm_campaign, utm_term, utm_content
                    FROM link WHERE deleted_at IS NULL ORDER BY slug";
         let link = |row: &SqliteRow| {
-            Ok(Link {
+            Ok(TrackedLink {
                 id: uuid(row, "link_id")?,
                 name: row.try_get("name")?,
                 slug: row.try_get("slug")?,
@@ -129,7 +129,7 @@ impl SqliteStore {
         rows.and_then(|rows| rows.iter().map(link).collect()).map_err(StoreError::away("listing links"))
     }
 
-    pub(crate) async fn add_link(&self, link: &Link, now_ms: i64) -> Result<(), StoreError> {
+    pub(crate) async fn add_link(&self, link: &TrackedLink, now_ms: i64) -> Result<(), StoreError> {
         let mut writer = self.0.writer.lock().await;
         let added = sqlx::query(
             "INSERT INTO link (link_id, name, slug, url, created_at,

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 /// How the lists are kept.
 #[derive(Debug, Clone, Copy)]
-pub struct SourcesSettings {
+pub struct SourceRegistrySettings {
     /// How often they are read again when nobody asks.
     pub refresh: Duration,
     /// How long something that was not on them is taken to be absent without reading them again.
@@ -57,7 +57,7 @@ pub struct Website {
 
 /// A link that leads somewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Link {
+pub struct LinkTarget {
     /// What its events are filed under.
     pub id: Uuid,
     /// Where it leads, as a URL parser writes it, with the campaign's parameters; `None` if that is no URL.
@@ -66,8 +66,8 @@ pub struct Link {
     pub campaign: Vec<(&'static str, String)>,
 }
 
-impl Link {
-    fn new(link: &dashi_store::Link) -> Self {
+impl LinkTarget {
+    fn new(link: &dashi_store::TrackedLink) -> Self {
         let values = LinkCampaign::NAMES.into_iter().zip(link.campaign.values());
         let campaign: Vec<_> = values.filter_map(|(name, value)| Some((name, value?.to_owned()))).collect();
         let location = serialise(&link.url).map(|url| with_parameters(&url, &campaign));
@@ -88,7 +88,7 @@ struct Lists {
     websites: HashMap<Uuid, Arc<Website>>,
     /// The same for all websites of a store.
     recorder_rules: RecorderRules,
-    links: HashMap<String, Arc<Link>>,
+    links: HashMap<String, Arc<LinkTarget>>,
     pixels: HashMap<String, Uuid>,
 }
 
@@ -101,8 +101,8 @@ impl Lists {
             let blocked = BlockedAddresses::of_website(&website.blocked_addresses);
             (website.id, Arc::new(Website { recorder: website.recorder, blocked }))
         };
-        let link = |link: dashi_store::Link| {
-            let of_link = Arc::new(Link::new(&link));
+        let link = |link: dashi_store::TrackedLink| {
+            let of_link = Arc::new(LinkTarget::new(&link));
             (link.slug, of_link)
         };
         Ok(Self {
@@ -116,11 +116,11 @@ impl Lists {
 
 /// See the module's text. Cheap to clone.
 #[derive(Clone)]
-pub struct Sources(Arc<Shared>);
+pub struct SourceRegistry(Arc<Shared>);
 
 struct Shared {
     store: Store,
-    settings: SourcesSettings,
+    settings: SourceRegistrySettings,
     lists: RwLock<Arc<Lists>>,
     absent: Mutex<HashMap<Name, Instant>>,
     wanted: Notify,
@@ -128,9 +128,9 @@ struct Shared {
     read: watch::Sender<Option<(Instant, bool)>>,
 }
 
-impl Sources {
-    /// Empty lists that [`Sources::keep`] fills.
-    pub fn new(store: Store, settings: SourcesSettings) -> Self {
+impl SourceRegistry {
+    /// Empty lists that [`SourceRegistry::keep`] fills.
+    pub fn new(store: Store, settings: SourceRegistrySettings) -> Self {
         Self(Arc::new(Shared {
             store,
             settings,
@@ -204,7 +204,7 @@ impl Sources {
     }
 
     /// The link of a slug, if it is on the list.
-    pub fn known_link(&self, slug: &str) -> Option<Arc<Link>> {
+    pub fn known_link(&self, slug: &str) -> Option<Arc<LinkTarget>> {
         self.lists().links.get(slug).cloned()
     }
 
@@ -214,7 +214,7 @@ impl Sources {
     }
 
     /// The link of a slug.
-    pub async fn link(&self, slug: &str) -> Found<Arc<Link>> {
+    pub async fn link(&self, slug: &str) -> Found<Arc<LinkTarget>> {
         if slug.chars().count() > SLUG_CHARS_MAX {
             return Found::No;
         }

@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::plan::Kind;
+use crate::plan::EventKind;
 
 /// One event the collector has acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -13,7 +13,7 @@ pub struct Acknowledged {
     /// `/load/<seed>/<n>`, used for this event only.
     pub mark: String,
     /// What the event was.
-    pub kind: Kind,
+    pub kind: EventKind,
 }
 
 /// Reads a file of acknowledged events, see [`LoadPlan::record_acknowledged`](crate::LoadPlan).
@@ -30,12 +30,12 @@ pub fn read_acknowledged(path: &Path) -> io::Result<Vec<Acknowledged>> {
 
 fn parse(line: &str) -> Option<Acknowledged> {
     let (mark, kind) = line.split_once('\t')?;
-    let kind = Kind::ALL.into_iter().find(|this| this.name() == kind)?;
+    let kind = EventKind::ALL.into_iter().find(|this| this.name() == kind)?;
     Some(Acknowledged { mark: mark.to_owned(), kind })
 }
 
 /// Writes the file. The first failure sticks and is handed out at the end.
-pub(crate) struct Recorder {
+pub(crate) struct Journal {
     path: PathBuf,
     mark_prefix: String,
     state: Mutex<State>,
@@ -46,7 +46,7 @@ struct State {
     failure: Option<io::Error>,
 }
 
-impl Recorder {
+impl Journal {
     pub(crate) fn create(path: &Path, mark_prefix: &str) -> io::Result<Self> {
         let file = BufWriter::with_capacity(64 * 1024, File::create(path)?);
         let state = Mutex::new(State { file, failure: None });
@@ -58,7 +58,7 @@ impl Recorder {
     }
 
     /// Adds event `n`; `false` once writing has failed.
-    pub(crate) fn add(&self, n: u64, kind: Kind) -> bool {
+    pub(crate) fn add(&self, n: u64, kind: EventKind) -> bool {
         self.attempt(|file| writeln!(file, "{}{n}\t{}", self.mark_prefix, kind.name()))
     }
 
@@ -91,10 +91,12 @@ mod tests {
     #[test]
     fn lines_written_are_read_back_and_a_torn_one_is_left_out() {
         let path = std::env::temp_dir().join(format!("dashi-load-record-{}", std::process::id()));
-        let recorder = Recorder::create(&path, "/load/a/").unwrap();
-        assert!(recorder.add(1, Kind::PageView) && recorder.add(2, Kind::Identify) && recorder.flush());
+        let recorder = Journal::create(&path, "/load/a/").unwrap();
+        assert!(
+            recorder.add(1, EventKind::PageView) && recorder.add(2, EventKind::Identify) && recorder.flush()
+        );
         assert!(recorder.take_failure().is_none());
-        let expected = [("/load/a/1", Kind::PageView), ("/load/a/2", Kind::Identify)]
+        let expected = [("/load/a/1", EventKind::PageView), ("/load/a/2", EventKind::Identify)]
             .map(|(mark, kind)| Acknowledged { mark: mark.to_owned(), kind });
         assert_eq!(read_acknowledged(&path).unwrap(), expected);
 

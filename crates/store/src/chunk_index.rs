@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use dashi_domain::rows::RecordingRow;
+use dashi_domain::rows::ChunkRow;
 use uuid::Uuid;
 
 /// How far the times of a click may lie apart that a recorder both recorded and posted, inclusive: it reads the clock for
@@ -16,10 +16,7 @@ pub(crate) type Place = (Uuid, Uuid, i32);
 /// Gives every row its index: the least that is not below its second and that no other chunk of its session and visit
 /// has. `taken` holds those of stored chunks, as far as they are not below the rows' seconds. Rows come in the order of
 /// the log, so the result is the same however the log is cut into batches.
-pub(crate) fn placed(
-    rows: &[RecordingRow],
-    taken: impl IntoIterator<Item = Place>,
-) -> Vec<(i32, &RecordingRow)> {
+pub(crate) fn placed(rows: &[ChunkRow], taken: impl IntoIterator<Item = Place>) -> Vec<(i32, &ChunkRow)> {
     let mut indexes: HashMap<(Uuid, Uuid), Indexes> = HashMap::new();
     for (session_id, visit_id, index) in taken {
         indexes.entry((session_id, visit_id)).or_default().take(index);
@@ -65,8 +62,8 @@ impl Indexes {
 mod tests {
     use super::*;
 
-    fn row(visit: u128, second: i32) -> RecordingRow {
-        RecordingRow {
+    fn row(visit: u128, second: i32) -> ChunkRow {
+        ChunkRow {
             replay_id: Uuid::nil(),
             website_id: Uuid::nil(),
             session_id: Uuid::nil(),
@@ -80,7 +77,7 @@ mod tests {
         }
     }
 
-    fn indexes(rows: &[RecordingRow], taken: &[Place]) -> Vec<i32> {
+    fn indexes(rows: &[ChunkRow], taken: &[Place]) -> Vec<i32> {
         placed(rows, taken.iter().copied()).into_iter().map(|(index, _)| index).collect()
     }
 

@@ -9,10 +9,10 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use dashi_domain::chunk::{Chunk, RecorderSubmission};
 use dashi_domain::heatmap::HeatmapPost;
 use dashi_domain::ids::named_event_id;
-use dashi_domain::recording::{Chunk, RecorderSubmission};
-use dashi_event_log::Entry;
+use dashi_event_log::NewRecord;
 use dashi_store::{Heatmaps, Recorder, RecorderRules};
 use http::{HeaderValue, Request, StatusCode, header};
 use uuid::Uuid;
@@ -23,7 +23,7 @@ use crate::collector::{Collector, Look, Now, Websites};
 use crate::decide::{names_or_silent, turned_away};
 use crate::frame::{self, Outcome, Plan};
 use crate::metrics::Subject;
-use crate::sources::Found;
+use crate::source_registry::Found;
 
 type Decision = frame::Decision<(), Unstored>;
 
@@ -122,7 +122,7 @@ fn decide(
                 .encode()
         }
     };
-    Ok(Look::Decided(Decision::Append(Entry { session_id, value }, ())))
+    Ok(Look::Decided(Decision::Append(NewRecord { session_id, value }, ())))
 }
 
 /// What a website has turned off that this would need.

@@ -2,15 +2,15 @@
 
 use uuid::Uuid;
 
+use crate::chunk::Chunk;
 use crate::heatmap::HeatmapPost;
 use crate::json::Value;
 use crate::record::{DecodeError, Envelope, Event};
-use crate::recording::Chunk;
 
 /// What a record is.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "almost all are events, and there is one of it at a time")]
-pub enum Recorded<'a> {
+pub enum LogRecord<'a> {
     /// An event, an identify or web vitals.
     Event(Event<'a>),
     /// A chunk of a recording.
@@ -19,7 +19,7 @@ pub enum Recorded<'a> {
     Heatmap(HeatmapPost<'a>),
 }
 
-impl<'a> Recorded<'a> {
+impl<'a> LogRecord<'a> {
     /// Reads a record's value back, whatever it is.
     ///
     /// # Errors

@@ -310,7 +310,7 @@ mod tests {
     use std::io::Read as _;
 
     use super::*;
-    use crate::recorded::Recorded;
+    use crate::log_record::LogRecord;
 
     const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 
@@ -420,8 +420,8 @@ mod tests {
         let written = chunk(events, "");
         assert_eq!(text(&written), events);
         let bytes = written.encode();
-        match Recorded::decode(&bytes) {
-            Ok(Recorded::Chunk(read)) => assert_eq!(read, written),
+        match LogRecord::decode(&bytes) {
+            Ok(LogRecord::Chunk(read)) => assert_eq!(read, written),
             other => panic!("{other:?}"),
         }
     }
@@ -435,7 +435,7 @@ mod tests {
             (good.replace("\"payload\":{", "\"payload\":7,\"_\":{"), "field `payload` is 7"),
             (good.replace("\"website\":\"", "\"website\":\"x"), "field `website`"),
         ] {
-            let error = Recorded::decode(damaged.as_bytes()).expect_err(reason).to_string();
+            let error = LogRecord::decode(damaged.as_bytes()).expect_err(reason).to_string();
             assert!(error.contains(reason), "{error}");
         }
     }
