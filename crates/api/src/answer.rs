@@ -1,7 +1,8 @@
 //! Answers: JSON with a validator, and refusals in Umami's envelope.
 
-use axum::body::Body;
 use axum::response::Response;
+use dashi_http::answer::{self, error_json};
+use dashi_http::conditional::if_none_match;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// Why a request is not answered with what it asks for.
@@ -31,11 +32,7 @@ impl Refusal {
                 (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", "service-unavailable")
             }
         };
-        let number = status.as_u16();
-        let mut response = json(
-            status,
-            format!(r#"{{"error":{{"message":"{message}","code":"{code}","status":{number}}}}}"#),
-        );
+        let mut response = json(status, error_json(status, message, code));
         let headers = response.headers_mut();
         match self {
             Self::NoKey => {
@@ -52,18 +49,15 @@ impl Refusal {
 
 /// A JSON answer. It is about people: nobody but who asked may keep it, and only to ask whether it still holds.
 pub fn json(status: StatusCode, body: String) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    let mut response = answer::json(status, body);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     response
 }
 
 /// 200 with a validator, or 304 to who has it already. `tag` is printable ASCII without quotes.
 pub fn validated(request: &HeaderMap, tag: &str, body: String) -> Response {
     let tag = format!("\"{tag}\"");
-    let mut response = if is_known(request, &tag) {
+    let mut response = if if_none_match(request, &tag) == Some(true) {
         let mut response = json(StatusCode::NOT_MODIFIED, String::new());
         response.headers_mut().remove(header::CONTENT_TYPE);
         response
@@ -74,14 +68,6 @@ pub fn validated(request: &HeaderMap, tag: &str, body: String) -> Response {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
-}
-
-/// Whether `If-None-Match` names this tag, by the weak comparison of RFC 9110, section 13.1.2.
-fn is_known(request: &HeaderMap, tag: &str) -> bool {
-    request.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-        value.trim() == "*"
-            || value.split(',').map(str::trim).any(|known| known.strip_prefix("W/").unwrap_or(known) == tag)
-    })
 }
 
 #[cfg(test)]

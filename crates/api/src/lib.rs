@@ -9,7 +9,6 @@
 
 mod answer;
 mod api;
-mod connection;
 mod cursor;
 mod fan_out;
 mod keys;
@@ -20,6 +19,5 @@ mod stream;
 mod write;
 
 pub use api::{Api, ApiSettings};
-pub use connection::{Client, Connection};
 pub use keys::Keys;
 pub use metrics::ApiMetrics;

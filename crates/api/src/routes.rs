@@ -10,7 +10,7 @@ use crate::api::Api;
 use crate::{read, stream};
 
 impl Api {
-    /// The routes. They need a [`crate::Client`] among a request's extensions. No other origin's pages may read the
+    /// The routes. They need a [`dashi_http::Outgoing`] among a request's extensions. No other origin's pages may read the
     /// answers.
     pub fn router(&self) -> Router {
         let router = Router::new()

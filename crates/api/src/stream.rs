@@ -15,6 +15,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
+use dashi_http::Outgoing;
 use http::HeaderValue;
 use http::request::Parts;
 use hyper::body::Frame;
@@ -25,7 +26,6 @@ use uuid::Uuid;
 
 use crate::answer::Refusal;
 use crate::api::Api;
-use crate::connection::{Client, Connection};
 use crate::fan_out::Subscription;
 use crate::read::{id, nothing_known, parts, traits_json};
 
@@ -64,8 +64,8 @@ fn start(
     }
     let (website, session) = parts(path)?;
     let (website_id, session_id) = (id(&website)?, id(&session)?);
-    // A server without it could not tell who reads.
-    let Client(connection) = request.extensions.get::<Client>().cloned().ok_or(Refusal::Unavailable)?;
+    // Without it, nothing would show whether the reader reads.
+    let outgoing = request.extensions.get::<Outgoing>().cloned().ok_or(Refusal::Unavailable)?;
     if api.0.draining.is_cancelled() {
         return Err(Refusal::Unavailable);
     }
@@ -78,13 +78,13 @@ fn start(
         session_id,
         subscription: api.0.fan_out.subscribe(website_id, session_id),
         sender,
-        connection: Arc::clone(&connection),
+        outgoing: outgoing.clone(),
         shown: known.map(str::to_owned),
         stale: true,
         _open: Open::new(&api.0.metrics.streams, place),
     };
     api.0.tasks.spawn(stream.run());
-    let mut response = Response::new(Body::new(Events { receiver, connection, last: None }));
+    let mut response = Response::new(Body::new(Events { receiver, outgoing, last: None }));
     for (name, value) in [
         ("content-type", "text/event-stream"),
         ("cache-control", "no-store"),
@@ -123,7 +123,7 @@ struct Stream {
     subscription: Subscription,
     /// To the answer's body. Has room whenever the last item was taken.
     sender: mpsc::Sender<Item>,
-    connection: Arc<dyn Connection>,
+    outgoing: Outgoing,
     /// The version that the reader has.
     shown: Option<String>,
     /// Whether something may have changed since what was read last.
@@ -163,7 +163,7 @@ impl Stream {
         }
         let reason = if ending == Ending::Slow { "slow" } else { "draining" };
         if !self.part(reason).await {
-            self.connection.end();
+            self.outgoing.end();
         }
     }
 
@@ -271,7 +271,7 @@ struct Item {
 /// The answer's body.
 struct Events {
     receiver: mpsc::Receiver<Item>,
-    connection: Arc<dyn Connection>,
+    outgoing: Outgoing,
     /// The receipt of the last item, which was yielded.
     last: Option<oneshot::Sender<()>>,
 }
@@ -286,14 +286,14 @@ impl HttpBody for Events {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         if let Some(receipt) = self.last.take() {
             self.receiver.close();
-            self.connection.when_taken(receipt);
+            self.outgoing.when_written(receipt);
             return Poll::Ready(None);
         }
         Poll::Ready(ready!(self.receiver.poll_recv(context)).map(|item| {
             if item.is_last {
                 self.last = Some(item.receipt);
             } else {
-                self.connection.when_taken(item.receipt);
+                self.outgoing.when_written(item.receipt);
             }
             Ok(Frame::data(item.bytes))
         }))
@@ -302,8 +302,6 @@ impl HttpBody for Events {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
 
     #[test]
@@ -313,35 +311,27 @@ mod tests {
         assert!(HEARTBEAT.starts_with(b":") && HEARTBEAT.ends_with(b"\n\n"));
     }
 
-    /// A connection that keeps the receipts it is given.
-    #[derive(Default)]
-    struct Kept(Mutex<Vec<oneshot::Sender<()>>>);
-
-    impl Connection for Kept {
-        fn when_taken(&self, receipt: oneshot::Sender<()>) {
-            self.0.lock().unwrap().push(receipt);
-        }
-
-        fn end(&self) {}
-    }
-
     #[tokio::test]
     async fn the_body_ends_behind_its_last_item_and_only_then_gives_its_receipt() {
-        let connection = Arc::new(Kept::default());
-        let kept = || connection.0.lock().unwrap().len();
         let (sender, receiver) = mpsc::channel(1);
-        let mut body = Events { receiver, connection: connection.clone(), last: None };
+        let mut body = Events { receiver, outgoing: Outgoing::default(), last: None };
         let mut poll = async || std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await;
-        let item = |is_last| Item { bytes: Bytes::from_static(b"x"), receipt: oneshot::channel().0, is_last };
-        for (is_last, receipts) in [(false, 1), (false, 2), (true, 2)] {
-            assert!(sender.try_send(item(is_last)).is_ok());
-            assert!(sender.try_send(item(false)).is_err(), "there is room for one");
+        let item = |receipt, is_last| Item { bytes: Bytes::from_static(b"x"), receipt, is_last };
+        let mut receivers = Vec::new();
+        for is_last in [false, false, true] {
+            let (receipt, written) = oneshot::channel();
+            receivers.push(written);
+            assert!(sender.try_send(item(receipt, is_last)).is_ok());
+            assert!(sender.try_send(item(oneshot::channel().0, false)).is_err(), "there is room for one");
             let frame = poll().await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), "x");
-            assert_eq!(kept(), receipts);
         }
+        // The connection holds one receipt and drops the one before it.
+        let mut is_held =
+            |number: usize| receivers[number].try_recv() == Err(oneshot::error::TryRecvError::Empty);
+        assert_eq!([is_held(0), is_held(1), is_held(2)], [false, true, true], "the body holds the last one");
         assert!(poll().await.is_none());
-        assert_eq!(kept(), 3);
+        assert_eq!([is_held(1), is_held(2)], [false, true], "the connection has it");
         assert!(sender.is_closed());
     }
 }

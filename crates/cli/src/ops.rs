@@ -4,14 +4,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use dashi_event_log::EventLog;
+use dashi_http::answer;
 use dashi_ingest::{SessionIds, SourceRegistry};
 use dashi_projector::{Progress, ProjectorState, Stuck};
 use dashi_store::Store;
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::sync::watch;
@@ -68,7 +70,10 @@ impl Ops {
     /// The routes.
     pub fn router(self) -> Router {
         Router::new()
-            .route("/health/live", get(|| async { answer(200, json!({ "live": true }).to_string()) }))
+            .route(
+                "/health/live",
+                get(|| async { answer::json(StatusCode::OK, json!({ "live": true }).to_string()) }),
+            )
             .route("/health/ready", get(ready))
             .route("/metrics", get(metrics))
             .with_state(Arc::new(self))
@@ -216,28 +221,19 @@ fn told(error: impl std::error::Error) -> String {
 
 async fn ready(State(ops): State<Arc<Ops>>) -> Response {
     let readiness = ops.check().await;
-    let status = if readiness.ready { 200 } else { 503 };
-    answer(status, readiness.json().to_string())
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    answer::json(status, readiness.json().to_string())
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
     let mut text = String::new();
     let encoded = prometheus_client::encoding::text::encode(&mut text, &ops.registry);
-    let mut response = answer(if encoded.is_ok() { 200 } else { 500 }, text);
+    let status = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let mut response = answer::json(status, text);
     response.headers_mut().insert(
         "content-type",
-        hyper::header::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
     );
-    response
-}
-
-fn answer(status: u16, body: String) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() =
-        hyper::StatusCode::from_u16(status).unwrap_or(hyper::StatusCode::INTERNAL_SERVER_ERROR);
-    response
-        .headers_mut()
-        .insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
     response
 }
 

@@ -5,24 +5,21 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use axum::Router;
-use axum::body::Body;
-use axum::middleware::map_request;
 use dashi_api::{Api, ApiMetrics, ApiSettings, Keys};
 use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
-use dashi_ingest::server::{ServerLimits, ServerMetrics, serve};
+use dashi_http::{ServerLimits, ServerMetrics, serve};
 use dashi_ingest::{
-    Collector, CollectorSettings, GeoDatabase, IngestMetrics, Outgoing, ScriptSettings, SessionIds,
-    SourceRegistry, SourceRegistrySettings,
+    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, SessionIds, SourceRegistry,
+    SourceRegistrySettings,
 };
 use dashi_projector::{
     Progress, Projector, ProjectorError, ProjectorMetrics, ProjectorSettings, ProjectorState, measure,
 };
 use dashi_store::{NewWebsite, REDACTED, Store, StoreError, redact_url};
-use hyper::Request;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -281,7 +278,7 @@ impl Process {
         };
         let mut router = collector.as_ref().map_or_else(Router::new, Collector::router).merge(ops.router());
         if let Some(api) = &api {
-            router = router.merge(api.router().layer(map_request(carried)));
+            router = router.merge(api.router());
         }
         let limits = ServerLimits {
             connections_max: open_files::connections(settings),
@@ -411,26 +408,6 @@ fn api_settings(settings: &Settings, roles: Roles, store: &Store) -> Option<ApiS
         live: Duration::from_secs(settings.profiles.live_s),
         look_again: (!is_told).then_some(LOOK_AGAIN),
     })
-}
-
-/// Tells the API of the connection that carries a request.
-async fn carried(mut request: Request<Body>) -> Request<Body> {
-    if let Some(outgoing) = request.extensions().get::<Outgoing>().cloned() {
-        request.extensions_mut().insert(dashi_api::Client(Arc::new(Carrier(outgoing))));
-    }
-    request
-}
-
-struct Carrier(Outgoing);
-
-impl dashi_api::Connection for Carrier {
-    fn when_taken(&self, receipt: tokio::sync::oneshot::Sender<()>) {
-        self.0.when_taken(receipt);
-    }
-
-    fn end(&self) {
-        self.0.end();
-    }
 }
 
 fn not_empty(text: &str) -> Option<String> {

@@ -1,10 +1,10 @@
 //! What clients read: Umami's envelopes to the letter, less its leak of exceptions.
 
-use axum::body::Body;
 use axum::response::Response;
-use dashi_domain::json;
+use dashi_domain::json::write_string;
 use dashi_domain::schema::SchemaError;
 use dashi_domain::submission::{BATCH_ERRORS_MAX, BatchError};
+use dashi_http::answer::{error_json, json};
 use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
@@ -95,8 +95,7 @@ impl Rejection {
             Self::TooSlow => ("Request timeout", "request-timeout"),
             Self::Unavailable => ("Service unavailable", "service-unavailable"),
         };
-        let status = self.status().as_u16();
-        format!(r#"{{"error":{{"message":"{message}","code":"{code}","status":{status}}}}}"#)
+        error_json(self.status(), message, code)
     }
 
     /// Under which name it is counted.
@@ -118,7 +117,7 @@ impl Rejection {
 
     /// The answer to a whole request.
     pub fn into_response(self, retry_after_s: u64) -> Response {
-        let mut response = json_response(self.status(), self.to_json());
+        let mut response = json(self.status(), self.to_json());
         if matches!(self, Self::Unavailable) {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
@@ -269,7 +268,7 @@ pub fn batch_json(outcomes: &[Outcome<Accepted, Ignored>]) -> String {
     match cache {
         Some(cache) => {
             out.push_str(",\"cache\":");
-            json::write_string(cache, &mut out);
+            write_string(cache, &mut out);
         }
         // Umami takes the first answer without an error and keeps its absent token: a bot's has none.
         None if errors < outcomes.len() => {}
@@ -279,18 +278,9 @@ pub fn batch_json(outcomes: &[Outcome<Accepted, Ignored>]) -> String {
     out
 }
 
-/// A JSON answer with `Content-Type: application/json`, without a character set, as Umami's.
-pub fn json_response(status: StatusCode, body: String) -> Response {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
-/// There is nothing at this path.
+/// The answer of a path that nothing is at.
 pub fn not_found() -> Response {
-    let body = r#"{"error":{"message":"Not found","code":"not-found","status":404}}"#;
-    json_response(StatusCode::NOT_FOUND, body.to_owned())
+    json(StatusCode::NOT_FOUND, error_json(StatusCode::NOT_FOUND, "Not found", "not-found"))
 }
 
 #[cfg(test)]

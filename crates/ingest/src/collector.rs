@@ -14,6 +14,7 @@ use dashi_domain::schema::SchemaError;
 use dashi_domain::submission::Submission;
 use dashi_domain::token::{TokenClaims, Tokens};
 use dashi_event_log::{AppendError, EventLog, NewRecord};
+use dashi_http::{Deadlines, Outgoing, Peer, Repeated};
 use http::Request;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -23,14 +24,11 @@ use crate::answer::Rejection;
 use crate::body::{BodyBudget, BudgetedBody};
 use crate::client::{Client, ClientRules};
 use crate::decide::Rules;
-use crate::frame::{Decision, Frame, Origin, Origins, Outcome, Pace, Places};
+use crate::frame::{Decision, Frame, Origin, Origins, Outcome, Places};
 use crate::geo::GeoDatabase;
 use crate::metrics::{IngestMetrics, Subject};
-use crate::outgoing::Outgoing;
 use crate::recorder::Refusals;
-use crate::repeated::Repeated;
 use crate::script::{Script, ScriptFile, ScriptSettings, vitals_path};
-use crate::server::Peer;
 use crate::session_ids::SessionIds;
 use crate::source_registry::{Found, SourceRegistry, Website};
 
@@ -115,7 +113,7 @@ struct Shared {
     large: Semaphore,
     /// The same for huge ones.
     huge: Semaphore,
-    pace: Pace,
+    deadlines: Deadlines,
     redirect_wait: Duration,
     retry_after_s: u64,
     paths: Paths,
@@ -184,10 +182,10 @@ impl Collector {
             places: Places::new(settings.in_flight_max),
             large: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             huge: Semaphore::new(1),
-            pace: Pace {
+            deadlines: Deadlines {
                 request: settings.request_timeout,
-                pause: settings.body_pause,
-                bytes_per_s_min: settings.body_rate_min_bytes_per_s,
+                body_pause: settings.body_pause,
+                body_bytes_per_s_min: settings.body_rate_min_bytes_per_s,
             },
             redirect_wait: settings.redirect_wait,
             retry_after_s: settings.retry_after_s,
@@ -281,8 +279,8 @@ impl Collector {
         rejection.into_response(self.0.retry_after_s)
     }
 
-    pub(crate) fn pace(&self) -> Pace {
-        self.0.pace
+    pub(crate) fn deadlines(&self) -> Deadlines {
+        self.0.deadlines
     }
 
     pub(crate) fn batch_elements_max(&self) -> usize {

@@ -11,10 +11,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::response::Response;
 use dashi_event_log::NewRecord;
+use dashi_http::{Outgoing, Overdue};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,6 @@ use crate::answer::Rejection;
 use crate::body::Share;
 use crate::collector::Collector;
 use crate::metrics::{Counted, IngestMetrics, Subject};
-use crate::outgoing::Outgoing;
 
 /// What becomes of one part of a request.
 #[derive(Debug)]
@@ -57,17 +57,6 @@ pub struct Plan<S, A, R> {
     pub respond: R,
 }
 
-/// The bounds of one request's time.
-#[derive(Debug, Clone, Copy)]
-pub struct Pace {
-    /// The whole request.
-    pub request: Duration,
-    /// Between two pieces of a body, and at its beginning.
-    pub pause: Duration,
-    /// Slower than this on average, a body is too slow once it has taken longer than `pause`.
-    pub bytes_per_s_min: u64,
-}
-
 /// A request that holds a place in flight. Counts its outcome; dropped before it has one, it counts that too.
 pub struct Frame {
     collector: Collector,
@@ -96,20 +85,21 @@ impl Frame {
         A: Counted + Send + 'static,
         R: FnOnce(Vec<Outcome<S, A>>) -> Result<Response, Rejection> + Send + 'static,
     {
-        let pace = self.collector.pace();
-        let deadline = self.began + pace.request;
+        let deadlines = self.collector.deadlines();
+        let outgoing = self.outgoing.as_ref();
         // The one timer of the request.
-        let timer = tokio::time::sleep_until((self.began + pace.pause.min(pace.request)).into());
+        let timer = tokio::time::sleep_until(deadlines.first_check(self.began).into());
         let mut timer = std::pin::pin!(timer);
         let mut prepare = std::pin::pin!(prepare);
         let prepared = loop {
             tokio::select! {
                 biased;
                 prepared = &mut prepare => break prepared,
-                () = self.hurried() => break Err(Rejection::Unavailable),
-                () = timer.as_mut() => match self.next_look(&pace) {
+                () = stopped_waiting(outgoing) => break Err(Rejection::Unavailable),
+                () = timer.as_mut() => match deadlines.check(self.began, outgoing) {
                     Ok(next) => timer.as_mut().reset(next.into()),
-                    Err(rejection) => break Err(rejection),
+                    Err(Overdue::Request) => break Err(Rejection::Unavailable),
+                    Err(Overdue::Body) => break Err(Rejection::TooSlow),
                 },
             }
         };
@@ -117,9 +107,9 @@ impl Frame {
             Ok(plan) => plan,
             Err(rejection) => return self.refuse(rejection),
         };
-        let collector = self.collector.clone();
+        let (collector, began) = (self.collector.clone(), self.began);
         let finishing = self.finish(plan);
-        timer.as_mut().reset(deadline.into());
+        timer.as_mut().reset(deadlines.of_request(began).into());
         let answered = tokio::select! {
             biased;
             answered = finishing => answered,
@@ -175,30 +165,13 @@ impl Frame {
         self.counted = true;
         self.collector.metrics().count(self.subject, label);
     }
+}
 
-    /// When to look again whether the request is in time, or why it is not.
-    fn next_look(&self, pace: &Pace) -> Result<Instant, Rejection> {
-        let now = Instant::now();
-        let deadline = self.began + pace.request;
-        if now >= deadline {
-            return Err(Rejection::Unavailable);
-        }
-        let Some((bytes, last)) = self.outgoing.as_ref().and_then(Outgoing::body_so_far) else {
-            return Ok(deadline);
-        };
-        let earned = Duration::from_millis(bytes.saturating_mul(1_000) / pace.bytes_per_s_min.max(1));
-        let due = (last.max(self.began) + pace.pause).min(self.began + pace.pause.saturating_add(earned));
-        if now >= due { Err(Rejection::TooSlow) } else { Ok(due.min(deadline)) }
-    }
-
-    /// Waits until the server stops and can wait no longer for what is still on its way. The connection polls its
-    /// request whenever that changes, so nothing has to wake it.
-    fn hurried(&self) -> impl Future<Output = ()> + use<> {
-        let outgoing = self.outgoing.clone();
-        std::future::poll_fn(move |_| match &outgoing {
-            Some(outgoing) if outgoing.is_hurried() => Poll::Ready(()),
-            _ => Poll::Pending,
-        })
+/// Waits until the server stops and waits no longer for the rest of the request.
+async fn stopped_waiting(outgoing: Option<&Outgoing>) {
+    match outgoing {
+        Some(outgoing) => outgoing.stopped_waiting().await,
+        None => std::future::pending().await,
     }
 }
 

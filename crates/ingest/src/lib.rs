@@ -2,7 +2,6 @@
 //! 2xx with a token only when the record is durable (I1). It knows of the store only what collects: websites, links
 //! and pixels.
 //!
-//! * [`server`]: connections, their limits, and draining them
 //! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recorder` and `script` hold those beside `/api/send`
 //! * `frame`: what holds a request's place, gauge and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, an outcome out; no I/O
@@ -15,12 +14,9 @@ mod decide;
 mod frame;
 mod geo;
 mod metrics;
-mod outgoing;
 mod recorder;
-mod repeated;
 mod routes;
 mod script;
-pub mod server;
 mod session_ids;
 mod source_registry;
 mod visit;
@@ -36,7 +32,6 @@ mod whole;
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
-pub use outgoing::Outgoing;
 pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
 pub use source_registry::{SourceRegistry, SourceRegistrySettings};

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use dashi_http::register;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,9 +28,9 @@ pub trait Counted {
 /// The collector's metrics; clones count into the same.
 #[derive(Debug, Clone)]
 pub struct IngestMetrics {
-    events: Family<Outcome, Counter<u64, AtomicU64>>,
-    chunks: Family<Outcome, Counter<u64, AtomicU64>>,
-    unknown_types: Family<UnknownType, Counter<u64, AtomicU64>>,
+    events: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    chunks: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
+    unknown_types: Family<UnknownTypeLabel, Counter<u64, AtomicU64>>,
     /// Visits of links and pixels that were answered and not recorded.
     pub unrecorded_visits: Counter<u64, AtomicU64>,
     /// How long appends took to be durable.
@@ -39,13 +40,13 @@ pub struct IngestMetrics {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
 /// `kind` is one of a few names, however many types there are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct UnknownType {
+struct UnknownTypeLabel {
     kind: &'static str,
     outcome: &'static str,
 }
@@ -54,48 +55,44 @@ impl IngestMetrics {
     /// Counts a submission of an unknown type.
     pub fn count_unknown(&self, kind: &'static str, is_kept: bool) {
         let outcome = if is_kept { "kept" } else { "refused" };
-        self.unknown_types.get_or_create(&UnknownType { kind, outcome }).inc();
+        self.unknown_types.get_or_create(&UnknownTypeLabel { kind, outcome }).inc();
     }
 
     /// Registers the metrics.
     pub fn new(registry: &mut Registry) -> Self {
         let buckets =
             [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+        let append_seconds = Histogram::new(buckets);
         let metrics = Self {
-            events: Family::default(),
-            chunks: Family::default(),
-            unknown_types: Family::default(),
-            unrecorded_visits: Counter::default(),
-            append_seconds: Histogram::new(buckets),
-            in_flight: Gauge::default(),
+            events: register(
+                registry,
+                "dashi_ingest_events",
+                "Events (requests, or elements of a batch) by outcome",
+            ),
+            chunks: register(
+                registry,
+                "dashi_ingest_recording_chunks",
+                "What recorders sent, chunks of recordings and heatmap posts, by outcome",
+            ),
+            unknown_types: register(
+                registry,
+                "dashi_ingest_unknown_types",
+                "Submissions of types that this version does not know, by type (or other), and by whether they were kept",
+            ),
+            unrecorded_visits: register(
+                registry,
+                "dashi_ingest_unrecorded_visits",
+                "Visits of links and pixels that were answered and could not be recorded",
+            ),
+            in_flight: register(registry, "dashi_ingest_in_flight", "Requests being worked on"),
+            append_seconds: append_seconds.clone(),
         };
-        registry.register(
-            "dashi_ingest_events",
-            "Events (requests, or elements of a batch) by outcome",
-            metrics.events.clone(),
-        );
-        registry.register(
-            "dashi_ingest_recording_chunks",
-            "What recorders sent, chunks of recordings and heatmap posts, by outcome",
-            metrics.chunks.clone(),
-        );
-        registry.register(
-            "dashi_ingest_unknown_types",
-            "Submissions of types that this version does not know, by type (or other), and by whether they were kept",
-            metrics.unknown_types.clone(),
-        );
-        registry.register(
-            "dashi_ingest_unrecorded_visits",
-            "Visits of links and pixels that were answered and could not be recorded",
-            metrics.unrecorded_visits.clone(),
-        );
         registry.register_with_unit(
             "dashi_ingest_append",
             "Time until appended records were durable",
             Unit::Seconds,
-            metrics.append_seconds.clone(),
+            append_seconds,
         );
-        registry.register("dashi_ingest_in_flight", "Requests being worked on", metrics.in_flight.clone());
         metrics
     }
 
@@ -105,6 +102,6 @@ impl IngestMetrics {
             Subject::Events => &self.events,
             Subject::Chunks => &self.chunks,
         };
-        family.get_or_create(&Outcome { outcome }).inc();
+        family.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }

@@ -13,11 +13,12 @@ use dashi_domain::chunk::{Chunk, RecorderSubmission};
 use dashi_domain::heatmap::HeatmapPost;
 use dashi_domain::ids::named_event_id;
 use dashi_event_log::NewRecord;
+use dashi_http::answer::json;
 use dashi_store::{Heatmaps, Recorder, RecorderRules};
 use http::{HeaderValue, Request, StatusCode, header};
 use uuid::Uuid;
 
-use crate::answer::{CHUNK_JSON, Disabled, RECORD_BYTES_MAX, Rejection, Unstored, json_response};
+use crate::answer::{CHUNK_JSON, Disabled, RECORD_BYTES_MAX, Rejection, Unstored};
 use crate::client::Client;
 use crate::collector::{Collector, Look, Now, Websites};
 use crate::decide::{names_or_silent, turned_away};
@@ -42,10 +43,8 @@ pub async fn record(State(collector): State<Collector>, request: Request<Body>) 
             let look = |websites: &Websites<'_>| decide(&collector, &client, &body.bytes, now, websites);
             let decision = collector.looking(&body, false, now, look).await?;
             let respond = |outcomes: Vec<Outcome<(), Unstored>>| match outcomes.into_iter().next() {
-                Some(Outcome::Stored(())) => Ok(json_response(StatusCode::OK, CHUNK_JSON.to_owned())),
-                Some(Outcome::Answered(unstored)) => {
-                    Ok(json_response(StatusCode::OK, unstored.to_json().to_owned()))
-                }
+                Some(Outcome::Stored(())) => Ok(json(StatusCode::OK, CHUNK_JSON.to_owned())),
+                Some(Outcome::Answered(unstored)) => Ok(json(StatusCode::OK, unstored.to_json().to_owned())),
                 Some(Outcome::Refused(rejection)) => Err(rejection),
                 None => Err(Rejection::Unavailable),
             };
@@ -190,13 +189,13 @@ pub async fn recorder(
     State(collector): State<Collector>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
-    let off = |status| json_response(status, Recorder::default().to_json());
+    let off = |status| json(status, Recorder::default().to_json());
     let Some(id) = id.ok().and_then(|Path(id)| Uuid::try_parse(&id).ok()) else {
         return off(StatusCode::NOT_FOUND);
     };
     let asked = Instant::now();
     let mut response = match collector.sources().website(id, asked).await {
-        Found::Yes(website) => json_response(StatusCode::OK, website.recorder.to_json()),
+        Found::Yes(website) => json(StatusCode::OK, website.recorder.to_json()),
         Found::No => off(StatusCode::OK),
         Found::Unsure => return collector.refusal(Rejection::Unavailable),
     };

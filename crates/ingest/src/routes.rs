@@ -1,17 +1,16 @@
 //! The collector's paths: which there are, under which names, and what answers them.
 
-use std::sync::Arc;
-
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use dashi_domain::submission::{BATCH_ERRORS_MAX, SourceKind, Submission, parse_batch};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
+use dashi_http::answer::{empty, json};
+use dashi_http::headers;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
 
-use crate::answer::{Accepted, IGNORED_JSON, Ignored, Rejection, batch_json, json_response, not_found};
+use crate::answer::{Accepted, IGNORED_JSON, Ignored, Rejection, batch_json, not_found};
 use crate::client::Client;
 use crate::collector::{Alias, Collector, Look, Now, Websites};
 use crate::decide::{Decision, decide, website_to_look_up};
@@ -23,54 +22,36 @@ use crate::source_registry::Found;
 use crate::visit;
 
 impl Collector {
-    /// The collector's routes. They need [`crate::server::Peer`] among a request's extensions, as the server puts it.
+    /// The collector's routes. They need [`dashi_http::Peer`] among a request's extensions, as the server puts it.
     pub fn router(&self) -> Router {
         let posted = |route: MethodRouter<Self>| route.options(|| preflight("OPTIONS, POST"));
         let got = |route: MethodRouter<Self>| route.options(|| preflight("GET, HEAD, OPTIONS"));
-        let cors = Arc::new(self.cross_origin());
-        let mut router = Router::new()
+        let router = Router::new()
             .route("/api/send", posted(post(send)))
             .route("/api/batch", posted(post(batch)))
             .route("/api/record", posted(post(record)))
             .route("/api/websites/{website}/recorder", got(get(recorder)))
             .route("/api/heartbeat", got(get(heartbeat)))
-            .fallback(elsewhere)
-            .layer(map_response(move |response| with_headers(response, Arc::clone(&cors))))
+            .fallback(elsewhere);
+        let mut router = headers::add_missing(router, headers::cross_origin(self.paths().cors_max_age_s))
             .route("/p/{slug}", got(get(visit::pixel)))
             .route("/q/{slug}", got(get(visit::link)))
             .route("/script.js", got(get(script)))
             .route("/script-vitals.js", got(get(script_vitals)));
         if self.paths().force_ssl {
-            let hsts = HeaderValue::from_static("max-age=63072000; includeSubDomains; preload");
-            let headers = Arc::new(HeaderMap::from_iter([(header::STRICT_TRANSPORT_SECURITY, hsts)]));
-            router = router.layer(map_response(move |response| with_headers(response, Arc::clone(&headers))));
+            router = headers::add_missing(router, headers::https_only());
         }
         if !self.paths().base.is_empty() {
             router = Router::new().nest(&self.paths().base, router);
         }
         router.with_state(self.clone())
     }
-
-    /// The headers that every answer of `/api/*` has, whatever its status. Others that have them do no harm.
-    fn cross_origin(&self) -> HeaderMap {
-        let constant = HeaderValue::from_static;
-        let pairs: [(HeaderName, HeaderValue); 6] = [
-            (header::ACCESS_CONTROL_ALLOW_ORIGIN, constant("*")),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, constant("*")),
-            (header::ACCESS_CONTROL_ALLOW_METHODS, constant("GET, DELETE, POST, PUT")),
-            (header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from(self.paths().cors_max_age_s)),
-            // Ours, not Umami's: the tracker keeps what it could not send, and comes back when it is told to.
-            (header::ACCESS_CONTROL_EXPOSE_HEADERS, constant("Retry-After")),
-            (header::CACHE_CONTROL, constant("no-cache")),
-        ];
-        HeaderMap::from_iter(pairs)
-    }
 }
 
 async fn send(State(collector): State<Collector>, request: Request<Body>) -> Response {
     events(collector, request, false, |outcomes| match outcomes.into_iter().next() {
-        Some(Outcome::Stored(accepted)) => Ok(json_response(StatusCode::OK, accepted.to_json())),
-        Some(Outcome::Answered(_)) => Ok(json_response(StatusCode::OK, IGNORED_JSON.to_owned())),
+        Some(Outcome::Stored(accepted)) => Ok(json(StatusCode::OK, accepted.to_json())),
+        Some(Outcome::Answered(_)) => Ok(json(StatusCode::OK, IGNORED_JSON.to_owned())),
         Some(Outcome::Refused(rejection)) => Err(rejection),
         None => Err(Rejection::Unavailable),
     })
@@ -86,7 +67,7 @@ async fn batch(State(collector): State<Collector>, request: Request<Body>) -> Re
         if outcomes.iter().any(is_away) && !outcomes.iter().any(is_taken) {
             return Err(Rejection::Unavailable);
         }
-        Ok(json_response(StatusCode::OK, batch_json(&outcomes)))
+        Ok(json(StatusCode::OK, batch_json(&outcomes)))
     })
     .await
 }
@@ -177,12 +158,11 @@ fn decide_all(
 }
 
 async fn heartbeat() -> Response {
-    json_response(StatusCode::OK, r#"{"ok":true}"#.to_owned())
+    json(StatusCode::OK, r#"{"ok":true}"#.to_owned())
 }
 
 async fn preflight(allow: &'static str) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::NO_CONTENT;
+    let mut response = empty(StatusCode::NO_CONTENT);
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     response
 }
@@ -210,11 +190,7 @@ async fn elsewhere(State(collector): State<Collector>, request: Request<Body>) -
                 response
             }
             (Alias::Script(_), &Method::OPTIONS) => preflight("GET, HEAD, OPTIONS").await,
-            _ => {
-                let mut response = Response::new(Body::empty());
-                *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
-                response
-            }
+            _ => empty(StatusCode::METHOD_NOT_ALLOWED),
         };
     }
     let Some(shorter) = path.strip_suffix('/').filter(|shorter| !shorter.is_empty()) else {
@@ -227,16 +203,7 @@ async fn elsewhere(State(collector): State<Collector>, request: Request<Body>) -
         location.push_str(query);
     }
     let Ok(location) = HeaderValue::try_from(location) else { return not_found() };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    let mut response = empty(StatusCode::PERMANENT_REDIRECT);
     response.headers_mut().insert(header::LOCATION, location);
-    response
-}
-
-/// Adds headers where the answer has none of the name.
-async fn with_headers(mut response: Response, headers: Arc<HeaderMap>) -> Response {
-    for (name, value) in &*headers {
-        response.headers_mut().entry(name).or_insert_with(|| value.clone());
-    }
     response
 }

@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use dashi_domain::json;
+use dashi_http::conditional::if_none_match;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -125,10 +126,9 @@ impl Script {
     /// Whether the client has this version. A tag that it names decides alone (RFC 9110 §13.1.3).
     fn is_known(&self, file: &File, request: &HeaderMap) -> bool {
         let text = |name| request.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        if let Some(tags) = text(header::IF_NONE_MATCH) {
-            let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-            let ours = file.etag.to_str().map(opaque).unwrap_or_default();
-            return tags.split(',').any(|tag| tag.trim() == "*" || opaque(tag) == ours);
+        let tag = file.etag.to_str().unwrap_or_default();
+        if let Some(is_named) = if_none_match(request, tag) {
+            return is_named;
         }
         let since = text(header::IF_MODIFIED_SINCE).and_then(|date| httpdate::parse_http_date(date).ok());
         since.is_some_and(|since| httpdate::HttpDate::from(self.modified) <= httpdate::HttpDate::from(since))

@@ -1,4 +1,4 @@
-//! Warnings that may be due many times a second: one line at once, and then one with a count now and then.
+//! Warnings that may be due many times a second: the first one is logged at once, the others as a count at intervals.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Least time between two lines.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// One kind of warning.
+/// The state of one kind of warning.
 #[derive(Debug, Default)]
 pub struct Repeated(Mutex<State>);
 
@@ -17,8 +17,8 @@ struct State {
 }
 
 impl Repeated {
-    /// Notes that the warning is due. If it is to be logged now, gives how often it was due since the last line, this
-    /// time included.
+    /// Counts that the warning is due. Returns how often it was due since it was last logged, this time included, if it
+    /// is to be logged now.
     pub fn due(&self) -> Option<u64> {
         self.due_at(Instant::now())
     }
