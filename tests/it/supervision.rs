@@ -870,7 +870,7 @@ async fn a_position_that_could_not_be_saved_is_saved_later_without_new_events() 
     sqlx::query("BEGIN IMMEDIATE").execute(&mut log).await.unwrap();
     sqlx::query("ROLLBACK").execute(&mut store).await.unwrap();
     eventually(SOON, "saving has failed", async || {
-        lines_with(&server.dashi.stderr(), "cannot save how far the projection has come").len() == 1
+        lines_with(&server.dashi.stderr(), "cannot save the projection's checkpoints").len() == 1
     })
     .await;
     sqlx::query("ROLLBACK").execute(&mut log).await.unwrap();

@@ -339,7 +339,7 @@ fn table(status: &Status) -> String {
     for TopicStatus { refused, text, remedy, .. } in &status.topic {
         out.push_str(&format!("\n{}: {text}\n", if *refused { "refused" } else { "warning" }));
         if let Some(remedy) = remedy {
-            out.push_str(&format!("  to mend it: {remedy}\n"));
+            out.push_str(&format!("  to correct it: {remedy}\n"));
         }
     }
     for p in &status.partitions {

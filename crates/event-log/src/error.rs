@@ -1,4 +1,4 @@
-//! What can go wrong with a log, by what the caller does next.
+//! Errors of a log, one variant per decision of the caller.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 /// Why a log cannot be opened. The process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The file is not there to be made or read.
+    /// The file cannot be made or read.
     #[error("cannot open the event log {path}", path = path.display())]
     File {
         /// The log's file.
         path: PathBuf,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
@@ -35,18 +35,18 @@ pub enum OpenError {
     Client {
         /// The configured brokers.
         brokers: String,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
-    /// The cluster does not answer.
+    /// No broker of the cluster answered.
     #[error("no Kafka broker at {brokers} answered within {waited_ms} ms")]
     Unreachable {
         /// The configured brokers.
         brokers: String,
         /// How long it was asked.
         waited_ms: u64,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
@@ -59,12 +59,12 @@ pub enum OpenError {
         partitions: u32,
         /// The configured brokers.
         brokers: String,
-        /// What the cluster said.
+        /// The cluster's answer.
         reason: String,
     },
 }
 
-/// Why an entry was not acknowledged. Each means: not acknowledged, try again later.
+/// Why a record was not acknowledged. Try again later, unless the variant says otherwise.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// The queue of waiting appends is full. Nothing was appended.
@@ -79,7 +79,7 @@ pub enum AppendError {
     /// The log did not confirm the record. It may or may not be in.
     #[error("the event log did not confirm the record")]
     Unconfirmed(#[source] Cause),
-    /// The log would lose the record though it acknowledged it, as it stands. Nothing was appended.
+    /// With its present settings the log would lose records that it acknowledged. Nothing was appended.
     #[error("the event log takes no records: {0}")]
     Refused(String),
     /// The log was closed. Nothing was appended.
@@ -87,19 +87,19 @@ pub enum AppendError {
     Closed,
 }
 
-/// Why the log could not be read or asked.
+/// Why the log could not be read, or did not answer a question.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LogError {
     /// The backend did not answer; try again later.
     #[error("the event log does not answer while {doing}")]
     Away {
-        /// What was asked of it.
+        /// What the log was to do, as a participle: "reading records".
         doing: &'static str,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
-    /// Retention removed `from`: someone has to accept the loss before a projection that stands there goes on.
+    /// Retention removed `from`: an operator has to accept the loss before a projection whose checkpoint it is goes on.
     #[error(
         "partition {partition} begins at offset {low}, offset {from} has been removed by retention; `dashi accept-lost` \
          goes on and notes what is lost"
@@ -107,13 +107,13 @@ pub enum LogError {
     Trimmed {
         /// The partition.
         partition: Partition,
-        /// Where the reader stands.
+        /// The reader's next offset.
         from: Offset,
         /// The oldest offset left.
         low: Offset,
     },
     /// The log ends before `from`: it lost records that the projection has applied, or is an older copy. The log needs a
-    /// repair, or someone has to accept the loss.
+    /// repair, or an operator has to accept the loss.
     #[error(
         "partition {partition} ends at offset {high}, before offset {from}, up to which it was projected; if an older \
          copy of the log was restored, `dashi accept-lost` goes on and notes what is lost"
@@ -121,13 +121,13 @@ pub enum LogError {
     Beyond {
         /// The partition.
         partition: Partition,
-        /// Where the reader stands.
+        /// The reader's next offset.
         from: Offset,
-        /// The log's end.
+        /// The high watermark.
         high: Offset,
     },
     /// The record before `from` is not the one that was projected: the log lost records that the projection has applied,
-    /// and others have taken their offsets. Someone has to accept the loss.
+    /// and others have taken their offsets. An operator has to accept the loss.
     #[error(
         "partition {partition} has another record before offset {from} than the one that was projected: an older copy \
          of the log has grown again; `dashi accept-lost` goes on and notes what is lost"
@@ -135,11 +135,11 @@ pub enum LogError {
     Rewritten {
         /// The partition.
         partition: Partition,
-        /// Up to where it was projected.
+        /// The checkpoint: the first offset that was not projected.
         from: Offset,
     },
-    /// The topic was deleted and created again: what it holds now is another log, with offsets of its own. Stop; nothing
-    /// of it was returned.
+    /// The topic was deleted and created again: it holds another log now, with offsets of its own. Stop; no record of the
+    /// new log was returned.
     #[error(
         "the topic {topic} was deleted and created again: it is the log {found} now, not {known} any more; to go on \
          with the new log, start once with --accept-new-log (rows of the old one stay)"
@@ -149,13 +149,13 @@ pub enum LogError {
         topic: String,
         /// The log that was opened.
         known: LogId,
-        /// The log that has the name now.
+        /// The log that has the topic's name now.
         found: LogId,
     },
-    /// The log's settings lose records that were acknowledged. It is looked at again by itself; call again later.
+    /// The topic's settings lose records that were acknowledged. They are checked again at an interval; call again later.
     #[error("{reason}")]
     Refused {
-        /// What is wrong, and the command that mends it.
+        /// Which setting is wrong, and the command that corrects it.
         reason: String,
     },
     /// Another process projects this log.

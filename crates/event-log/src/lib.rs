@@ -1,9 +1,29 @@
 //! The event log: ordered by partition, durable, the source of truth. Two backends, one set of promises
 //! (`tests/it/log_contract.rs` runs against both).
 //!
-//! * [`EventLog::append`] answers when the records are durable (I1).
+//! * [`EventLog::append`] returns when the records are durable (I1).
 //! * [`EventLog::reader`] reads one partition in order, from any offset.
-//! * [`EventLog::membership`] says which partitions this process is to project.
+//! * [`EventLog::membership`] tells which partitions this process is to project.
+//!
+//! One partition, with the offsets that this program names:
+//!
+//! ```text
+//!              low                  checkpoint               high watermark
+//!               |                       |                         |
+//!  removed by   v     applied by the    v     not applied yet     v     not
+//!  retention    | 4 | 5 | 7 | 8 | 9 |11 |12 |13 |14 |16 |17 | 18 |     appended
+//!  ------------>|<--------------------->|<----------- lag ------->|<----------
+//! ```
+//!
+//! * `low` is inclusive: the oldest offset that can be read.
+//! * The checkpoint is the first offset that a projection has not applied, never the last one that it has: what is
+//!   applied ends before it (exclusive), reading goes on at it (inclusive). It lies in the store.
+//! * The high watermark is exclusive: the offset that the next record gets. Nothing at or above it can be read.
+//! * Lag is the high watermark minus the checkpoint, or minus `low` where retention has passed the checkpoint. Offsets
+//!   increase strictly and may have gaps (6, 10 and 15 above; brokers leave them, the embedded log none), so the lag is an
+//!   upper bound on the records that are left.
+//! * A checkpoint below `low` is [`LogError::Trimmed`], one above the high watermark [`LogError::Beyond`]; one that equals
+//!   either is in order.
 
 mod embedded;
 mod error;
@@ -25,7 +45,7 @@ use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_domain::record::Record;
 use uuid::Uuid;
 
-/// A record to append.
+/// A record that is to be appended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRecord {
     /// The session; it decides the partition.
@@ -63,7 +83,7 @@ pub enum EventLog {
     Kafka(KafkaLog),
 }
 
-/// How long a record that is there may take to come.
+/// How long [`EventLog::reader_behind`] waits for the record before a checkpoint, which the log has.
 const PROOF: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +93,7 @@ struct NoRecord {
 }
 
 impl EventLog {
-    /// The identity of this log: another one has other offsets.
+    /// The identity of this log. Offsets mean something only together with it.
     pub fn id(&self) -> &LogId {
         match self {
             Self::Embedded(log) => log.id(),
@@ -81,7 +101,7 @@ impl EventLog {
         }
     }
 
-    /// All its partitions, in order. A Kafka topic may have grown since the last call.
+    /// All partitions, in order. A Kafka topic may have grown since the last call.
     ///
     /// # Errors
     /// The backend is away; ask again later.
@@ -93,14 +113,15 @@ impl EventLog {
         Ok((0..count).map(Partition::new).collect())
     }
 
-    /// Appends the entries in their order; those of one session get increasing offsets. The answer has one
-    /// result per entry. `Ok` means durable: fsynced, or acknowledged by all in-sync replicas.
+    /// Appends the records in their order; those of one session get increasing offsets. Returns one result per record, in
+    /// the same order: its partition and offset, or why it was not acknowledged. `Ok` means durable: fsynced, or
+    /// acknowledged by all in-sync replicas.
     ///
     /// Waits for durability as long as the backend's own limit allows (`delivery_timeout`; a disk has none).
-    pub async fn append(&self, entries: Vec<NewRecord>) -> Vec<Result<(Partition, Offset), AppendError>> {
+    pub async fn append(&self, records: Vec<NewRecord>) -> Vec<Result<(Partition, Offset), AppendError>> {
         match self {
-            Self::Embedded(log) => log.append(entries).await,
-            Self::Kafka(log) => log.append(entries).await,
+            Self::Embedded(log) => log.append(records).await,
+            Self::Kafka(log) => log.append(records).await,
         }
     }
 
@@ -115,11 +136,11 @@ impl EventLog {
         })
     }
 
-    /// A reader as [`EventLog::reader`] gives it, for a projection that stands at `from` behind a record with this
-    /// fingerprint: proves that the log still has that record.
+    /// A reader as [`EventLog::reader`] returns it, for a projection whose checkpoint is `from` and whose last record, at
+    /// the offset before `from`, has this fingerprint. Proves that the log still has that record.
     ///
     /// # Errors
-    /// [`LogError::Beyond`] and [`LogError::Rewritten`]: the log lost what was projected; someone has to accept the loss.
+    /// [`LogError::Beyond`] and [`LogError::Rewritten`]: the log lost records that were projected; an operator has to accept the loss.
     /// Any other: call again later.
     pub async fn reader_behind(
         &self,
@@ -132,7 +153,7 @@ impl EventLog {
             self.is_same().await?;
             return Err(LogError::Beyond { partition, from, high });
         }
-        // A record that retention has removed proves nothing.
+        // Retention may have removed that record; then there is nothing to compare.
         let (Some(before), Some(fingerprint)) = (from.before().filter(|before| *before >= low), fingerprint)
         else {
             return self.reader(partition, from).await;
@@ -154,7 +175,7 @@ impl EventLog {
         Ok(reader)
     }
 
-    /// What can be read of a partition now.
+    /// The part of a partition that can be read now.
     ///
     /// # Errors
     /// The backend is away; ask again later.
@@ -165,7 +186,7 @@ impl EventLog {
         }
     }
 
-    /// Joins those who project this log under the name `group`.
+    /// Joins the processes that project this log under the name `group`.
     ///
     /// # Errors
     /// Embedded: another process projects this log already. Kafka: the client cannot be made.
@@ -179,7 +200,7 @@ impl EventLog {
     /// Proves that an append would be durable now: writes (embedded), or asks for the partitions' leaders.
     ///
     /// # Errors
-    /// Says why it would not.
+    /// Why an append would not be durable.
     pub async fn probe(&self) -> Result<(), LogError> {
         match self {
             Self::Embedded(log) => log.probe().await,
@@ -187,8 +208,8 @@ impl EventLog {
         }
     }
 
-    /// What the operator is to know of the topic behind the log, as it was last looked at: when the log was opened, at an
-    /// interval since then, and whenever something went wrong. Nothing of an embedded log.
+    /// Notes for the operator about the topic behind the log, as of the last look at it. The topic is looked at when the
+    /// log is opened, at an interval since then, and whenever something went wrong. An embedded log has no notes.
     pub fn notes(&self) -> Vec<TopicNote> {
         match self {
             Self::Embedded(_) => Vec::new(),
@@ -196,10 +217,10 @@ impl EventLog {
         }
     }
 
-    /// Proves that this is still the log that was opened: what was asked of it before means this log.
+    /// Proves that this is still the log that was opened, so that answers it gave before this call are of this log.
     ///
     /// # Errors
-    /// [`LogError::Replaced`]: it is another one. Any other: the backend is away; ask again later.
+    /// [`LogError::Replaced`]: another log has its name now. Any other: the backend is away; ask again later.
     pub async fn is_same(&self) -> Result<(), LogError> {
         match self {
             Self::Embedded(_) => Ok(()),
@@ -207,9 +228,9 @@ impl EventLog {
         }
     }
 
-    /// Which parts of `gaps` are records that are missing, `gaps` being ranges of offsets of one partition at which a
-    /// reader found none, in order. The other parts never were records for a reader: they are markers of transactions
-    /// and records of aborted ones. Ranges have their start and not their end.
+    /// The parts of `gaps` whose records are missing. `gaps` are ranges of offsets of one partition at which a reader found
+    /// no record, in order; their starts are inclusive, their ends exclusive. The other parts never held a record for a
+    /// reader: they are markers of transactions and records of aborted transactions.
     ///
     /// # Errors
     /// The backend is away; ask again later. [`LogError::Replaced`]: stop.
@@ -219,18 +240,18 @@ impl EventLog {
         gaps: Vec<Range<Offset>>,
     ) -> Result<Vec<Range<Offset>>, LogError> {
         match self {
-            // Nothing but records takes offsets there.
+            // Only records take offsets there, so every gap is a loss.
             Self::Embedded(_) => Ok(gaps),
             Self::Kafka(log) if !gaps.is_empty() => log.missing(partition, gaps).await,
             Self::Kafka(_) => Ok(gaps),
         }
     }
 
-    /// Removes records appended before `before_ms` that every projection known to the log has applied. Kafka
-    /// does this itself, by the topic's own settings, so nothing is removed there. Returns how many went.
+    /// Removes records appended before `before_ms` (exclusive) that every projection known to the log has applied. Kafka
+    /// does this itself, by the topic's own settings, so nothing is removed there. Returns how many records were removed.
     ///
     /// # Errors
-    /// The backend is away; what was removed so far stays removed.
+    /// The backend is away; records that were removed before the error stay removed.
     pub async fn trim(&self, before_ms: i64) -> Result<u64, LogError> {
         match self {
             Self::Embedded(log) => log.trim(before_ms).await,
@@ -238,7 +259,7 @@ impl EventLog {
         }
     }
 
-    /// Waits until what was handed to [`EventLog::append`] has its outcome, then lets go of the backend.
+    /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend.
     pub async fn close(&self) {
         match self {
             Self::Embedded(log) => log.close().await,
@@ -256,14 +277,14 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// The next records, oldest first: at most what `limit` says, fewer at the high watermark, none if nothing
-    /// arrived in time. Offsets increase strictly; gaps are left by the broker, not by us.
+    /// The next records, oldest first: at most as many as `limit` allows, fewer at the high watermark, none if nothing
+    /// arrived in time. Offsets increase strictly; the broker may leave gaps, this program does not.
     ///
     /// Dropping the future loses no record: the next call begins where this one did.
     ///
     /// # Errors
-    /// [`LogError::Trimmed`] and [`LogError::Beyond`]: what comes next is not in the log; someone has to accept the loss.
-    /// [`LogError::Replaced`]: it is another log now; stop. Any other: call again later.
+    /// [`LogError::Trimmed`] and [`LogError::Beyond`]: the next records are not in the log; an operator has to accept the
+    /// loss. [`LogError::Replaced`]: another log has the name now; stop. Any other: call again later.
     pub async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         match self {
             Self::Embedded(reader) => reader.next(limit).await,
@@ -271,8 +292,8 @@ impl Reader {
         }
     }
 
-    /// The offset that the reader has come to: the one behind the last record that it returned, or a later one if what
-    /// follows is no record and none will be (see [`EventLog::missing`]).
+    /// The offset that the reader has reached: the one behind the last record that it returned, or a later one if the
+    /// offsets up to there hold no record and never will (see [`EventLog::missing`]).
     pub fn passed(&self) -> Offset {
         match self {
             Self::Embedded(reader) => reader.passed(),
@@ -295,6 +316,6 @@ impl Reader {
     }
 }
 
-/// How far a projection has come, told to the log for its retention and for the tools that show lag. The truth
-/// is the store's checkpoint; this one may trail behind.
+/// A partition and the checkpoint that a projection has reached there, saved in the log for retention and for tools that
+/// show lag. The checkpoint that counts is the store's; the saved one may be older.
 pub type PartitionCheckpoint = (Partition, Checkpoint);

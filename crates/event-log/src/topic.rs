@@ -1,9 +1,9 @@
-//! What an operator is to know of the topic behind a log.
+//! Notes for the operator about the topic behind a log.
 
-/// What a note is about; the label of its metric.
+/// Subject of a note; the label of its metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Concern {
-    /// The topic was deleted and created again: it is another log.
+    /// The topic was deleted and created again: it holds another log.
     Replaced,
     /// The topic is not there.
     Absent,
@@ -23,7 +23,7 @@ pub enum Concern {
     UncleanLeaderElection,
     /// There is one copy.
     ReplicationFactor,
-    /// The settings are not for this client to read.
+    /// The cluster does not let this client read the topic's settings.
     SettingsUnreadable,
     /// The number of partitions has changed under this process.
     Partitions,
@@ -64,27 +64,27 @@ impl Concern {
         }
     }
 
-    /// Whether the log takes and gives nothing while it lasts. All others are warnings.
+    /// Whether the log refuses appends and reads while this lasts. All other concerns are warnings.
     pub const fn is_refusal(self) -> bool {
         matches!(self, Self::CleanupPolicy)
     }
 }
 
-/// Something about the topic that is not as the guarantees need it.
+/// A property of the topic that weakens or breaks a guarantee.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicNote {
-    /// What it is about; there is at most one note of each.
+    /// Its subject; there is at most one note per subject.
     pub concern: Concern,
-    /// What is so and what follows from it.
+    /// The state of the topic and its consequence.
     pub text: String,
-    /// The command that mends it, if one does.
+    /// The command that corrects it, if there is one.
     pub remedy: Option<String>,
 }
 
 impl std::fmt::Display for TopicNote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.remedy {
-            Some(remedy) => write!(f, "{}; to mend it: {remedy}", self.text),
+            Some(remedy) => write!(f, "{}; to correct it: {remedy}", self.text),
             None => f.write_str(&self.text),
         }
     }

@@ -14,7 +14,7 @@ use crate::{AppendError, NewRecord};
 /// Memory of all records that wait for their acknowledgement.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Where the producer is. It is made with the first append, and again when the library calls its state fatal.
+/// The producer, once there is one. It is made with the first append, and again when the library calls its state fatal.
 pub(super) enum Slot {
     Unmade,
     Made(FutureProducer<Quiet>),
@@ -24,28 +24,28 @@ pub(super) enum Slot {
 impl KafkaLog {
     pub(crate) async fn append(
         &self,
-        entries: Vec<NewRecord>,
+        records: Vec<NewRecord>,
     ) -> Vec<Result<(Partition, Offset), AppendError>> {
         // A topic that loses acknowledged records takes none.
         if let Some(reason) = self.0.topic.refusal() {
-            return vec![Err(AppendError::Refused(reason)); entries.len()];
+            return vec![Err(AppendError::Refused(reason)); records.len()];
         }
         let producer = match self.producer() {
             Ok(producer) => producer,
-            Err(error) => return vec![Err(error); entries.len()],
+            Err(error) => return vec![Err(error); records.len()],
         };
         let topic = self.0.settings.topic.as_str();
-        // All are handed over before the first is waited for, so that they share requests.
-        let sent: Vec<_> = entries
+        // All records are handed over before the first acknowledgement is awaited, so that they share requests.
+        let sent: Vec<_> = records
             .iter()
-            .map(|entry| {
-                let key = partitioner::key(entry.session_id);
-                let record = FutureRecord::to(topic).key(&key).payload(&entry.value);
-                producer.send_result(record).map_err(|(error, _)| refusal(error, entry.value.len()))
+            .map(|record| {
+                let key = partitioner::key(record.session_id);
+                let message = FutureRecord::to(topic).key(&key).payload(&record.value);
+                producer.send_result(message).map_err(|(error, _)| refusal(error, record.value.len()))
             })
             .collect();
         let mut outcomes = Vec::with_capacity(sent.len());
-        for (sent, entry) in sent.into_iter().zip(&entries) {
+        for (sent, record) in sent.into_iter().zip(&records) {
             outcomes.push(match sent {
                 Err(refused) => Err(refused),
                 Ok(delivery) => match delivery.await {
@@ -53,13 +53,13 @@ impl KafkaLog {
                         Partition::new(delivery.partition as u32),
                         Offset::new(delivery.offset.max(0) as u64),
                     )),
-                    Ok(Err((error, _))) => Err(refusal(error, entry.value.len())),
+                    Ok(Err((error, _))) => Err(refusal(error, record.value.len())),
                     Err(_) => Err(AppendError::Closed),
                 },
             });
         }
         if outcomes.iter().any(Result::is_err) {
-            // The topic may be gone, or another one.
+            // The topic may be gone, or another one may have its name.
             self.0.topic.look_soon();
             self.replace_if_fatal(&producer);
         }
@@ -93,8 +93,8 @@ impl KafkaLog {
         Ok(producer)
     }
 
-    /// An idempotent producer whose sequence is broken refuses everything from then on; a new one starts a new
-    /// sequence. What the old one had not confirmed was answered as unconfirmed.
+    /// An idempotent producer whose sequence is broken refuses everything from then on; a new producer starts a new
+    /// sequence. Records that the old one had not confirmed were answered as unconfirmed.
     fn replace_if_fatal(&self, producer: &FutureProducer<Quiet>) {
         if let Some((code, reason)) = producer.client().fatal_error() {
             tracing::error!(code = ?code, reason, "the Kafka producer is broken, making a new one");

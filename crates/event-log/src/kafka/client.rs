@@ -1,4 +1,4 @@
-//! What all clients of the cluster share: settings, and how the library's own lines reach the logs.
+//! Settings that all clients of the cluster share, and how the library's own messages reach the logs.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use rdkafka::{ClientConfig, ClientContext};
 
 use super::KafkaSettings;
 
-/// The caller's own properties come first, so that what the guarantees rest on wins.
+/// The operator's own properties come first, so that they cannot replace the settings that the guarantees rest on.
 pub(super) fn base_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -29,11 +29,11 @@ pub(super) fn base_config(settings: &KafkaSettings) -> ClientConfig {
 pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
     let mut config = base_config(settings);
     config
-        // A group id is asked for, but a client that only assigns never joins a group.
+        // The library demands a group id, but a client that only assigns never joins the group.
         .set("group.id", "dashi-reader")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
-        // What a transaction withdrew is no event.
+        // Records of an aborted transaction are no events.
         .set("isolation.level", "read_committed")
         // A projector may wait for its database for as long as it takes.
         .set("max.poll.interval.ms", "86400000");
@@ -43,8 +43,8 @@ pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
 /// How often one kind of trouble is logged, at most. The library repeats it with every attempt.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Receives the library's own lines. They tell of single attempts and of consequences; the cause of a failure is logged
-/// where the failure is handled, so these are details for whoever looks for them.
+/// Receives the library's own messages. They report single attempts and consequences; the cause of a failure is logged
+/// where the failure is handled, so these messages are details, logged at a level that is off by default.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     logged: Mutex<Vec<(RDKafkaErrorCode, Instant)>>,
@@ -63,8 +63,8 @@ impl ClientContext for Quiet {
 impl ConsumerContext for Quiet {}
 
 impl Quiet {
-    /// Trouble with connections, which the client goes on trying to make: refused, unknown name, bad certificate or
-    /// password. Whoever sets up a cluster needs the library's words for it, once.
+    /// Warns of trouble with connections (refused, unknown name, bad certificate or password), which the client keeps
+    /// trying to make: an operator who sets up a cluster needs the library's words for it, once a minute.
     pub(super) fn trouble(&self, error: &KafkaError, reason: &str) {
         let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
         let is_of_connections = matches!(
@@ -82,11 +82,11 @@ impl Quiet {
             return note("ERROR", reason);
         }
         logged.push((code, Instant::now()));
-        tracing::warn!(detail = reason, "a connection to Kafka fails; the client goes on trying");
+        tracing::warn!(detail = reason, "a connection to Kafka fails; the client keeps trying");
     }
 }
 
-/// A line of the library, at a level that nobody sees who does not ask for it.
+/// Logs a message of the library at the debug level, which is off by default.
 pub(super) fn note(facility: &str, line: &str) {
     tracing::debug!(target: "dashi_event_log::librdkafka", facility, "note of the Kafka client: {line}");
 }

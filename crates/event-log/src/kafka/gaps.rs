@@ -1,15 +1,16 @@
-//! What lies in a gap between two offsets: records that are missing, or what never was a record for its readers.
+//! Gaps between two offsets: which hold records that are missing, and which never held a record for readers.
 //!
 //! Dashi's own producer leaves no gaps. Transactions of other producers do: each ends with a marker, which takes an
-//! offset and is shown to nobody, and the records of one that was aborted are not shown either. Compaction and deletion
-//! leave gaps that look the same. They are told apart by reading the gap again, batch by batch:
+//! offset and is shown to no reader, and the records of an aborted transaction are not shown either. Compaction and deletion
+//! leave gaps that look the same. Reading the gap again, batch by batch, distinguishes them:
 //!
-//! * a client that reads uncommitted records is shown those of aborted transactions;
-//! * a marker is shown to nobody, but it moves the client's position. A client that fetches one batch and then no more
-//!   until it is told to stands behind the marker when it was the first thing in the gap.
+//! * a client that reads uncommitted records receives those of aborted transactions;
+//! * a marker is shown to no client, but it moves the client's position. If a client fetches one batch and then no more,
+//!   and its position has moved behind an offset, that offset held a marker.
 //!
-//! What moves nothing is missing. On a cluster that has no transaction log no transaction ever was, and nothing has to be
-//! read. Its limit: a transaction whose records and marker were both compacted away counts as missing, as it should.
+//! Offsets that give no record and move no position are missing records. A cluster without a transaction log never had a
+//! transaction, so there nothing has to be read. The limit of this method: a transaction whose records and marker were both
+//! compacted away counts as missing, as it should.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -24,17 +25,17 @@ use super::read::assignment;
 use super::{ASK, KafkaLog, Shared};
 use crate::LogError;
 
-/// Kafka's own topic of transactions; it is made with the cluster's first one.
+/// Kafka's own topic of transactions; the cluster creates it with its first transaction.
 const TRANSACTIONS: &str = "__transaction_state";
 
-/// How long the first client is waited for that is to read a batch; each further one twice as long as the one before,
-/// and the last one for longer than the maximum.
+/// How long the first client has to read a batch. Each further client has twice as long as the one before; the last one
+/// has longer than the maximum.
 const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(10);
 
 impl KafkaLog {
-    /// Which parts of gaps are missing records; `gaps` in order. What is not returned are markers and records of aborted
-    /// transactions.
+    /// The parts of `gaps` whose records are missing; `gaps` are in order. The parts that are not returned are markers and
+    /// records of aborted transactions.
     pub(crate) async fn missing(
         &self,
         partition: Partition,
@@ -45,7 +46,7 @@ impl KafkaLog {
                 if had_no_transactions(shared)? { Ok(gaps) } else { look_into(shared, partition, &gaps) }
             })
             .await?;
-        // What was looked into is this topic's.
+        // The gaps that were read are of this log, not of one that took its name meanwhile.
         self.verify(None, Instant::now()).await?;
         Ok(missing)
     }
@@ -65,11 +66,11 @@ fn look_into(
     let topic = &shared.settings.topic;
     let (low, _) = shared.admin.inner().fetch_watermarks(topic, partition.number() as i32, ASK)?;
     let low = Offset::new(low.max(0) as u64);
-    let mut consumer = onlooker(shared)?;
+    let mut consumer = uncommitted_reader(shared)?;
     let mut missing = Vec::new();
     for gap in gaps {
         let mut at = gap.start;
-        // Nobody can say any more what was below.
+        // Below `low` nothing can be read any more, so all of it counts as missing.
         if at < low {
             missing.push(at..low.min(gap.end));
             at = low.min(gap.end);
@@ -82,17 +83,18 @@ fn look_into(
                 None if patience > PATIENCE_MAX => {
                     return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
                 }
-                // It may have put off its next fetch, and does so over assignments; a new one may need longer to connect.
-                None => (consumer, patience) = (onlooker(shared)?, patience * 2),
+                // The client may have postponed its next fetch, and keeps postponing it after a new assignment; so a new
+                // client is made, which may need longer to connect.
+                None => (consumer, patience) = (uncommitted_reader(shared)?, patience * 2),
             }
         }
     }
     Ok(missing)
 }
 
-/// A client that is shown records of aborted transactions, too. It fetches one batch, and then none for a minute, unless
-/// all of it was taken: nothing but the batch is in its queue.
-fn onlooker(shared: &Shared) -> KafkaResult<BaseConsumer<Quiet>> {
+/// A client that also receives records of aborted transactions. It fetches one batch, and then no other for a minute while
+/// records of the batch are in its queue: so its queue holds that batch only.
+fn uncommitted_reader(shared: &Shared) -> KafkaResult<BaseConsumer<Quiet>> {
     reader_config(&shared.settings)
         .set("isolation.level", "read_uncommitted")
         .set("fetch.message.max.bytes", "1")
@@ -102,8 +104,7 @@ fn onlooker(shared: &Shared) -> KafkaResult<BaseConsumer<Quiet>> {
         .create_with_context(Quiet::default())
 }
 
-/// Reads the batch at `at`, or the next one behind it; returns the offset that is to be looked at next, or `None` if
-/// nothing came.
+/// Reads the batch at `at`, or the next one behind it; returns the offset to look at next, or `None` if nothing came.
 fn one_batch(
     consumer: &BaseConsumer<Quiet>,
     at: Offset,
@@ -113,7 +114,7 @@ fn one_batch(
 ) -> KafkaResult<Option<Offset>> {
     let began = Instant::now();
     let mut next = at;
-    // There is something at the offset `found`: what lies before it is missing.
+    // The offset `found` holds something, so the records before it are missing.
     let mut pass = |next: &mut Offset, found: Offset| {
         let found = found.min(end);
         if *next < found {
@@ -140,7 +141,7 @@ fn one_batch(
     Ok(Some(next))
 }
 
-/// Errors of connections, which the client mends by itself.
+/// Whether it is an error of a connection, which the client makes again by itself.
 fn is_passing(error: &KafkaError) -> bool {
     matches!(
         error,

@@ -1,4 +1,4 @@
-//! The consumer group, whose client holds the seat and never fetches.
+//! The consumer group: its client holds this process's seat and never fetches.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -36,14 +36,14 @@ impl KafkaLog {
     }
 }
 
-/// How long a revocation is given to take effect inside the library before the next change of ownership.
+/// Time for a revocation to take effect inside the library before the next change of ownership.
 ///
-/// A partition that is revoked, assigned and revoked again, as they are when a topic is deleted and created at once, is
+/// A partition that is revoked, assigned and revoked again, as it happens when a topic is deleted and created at once, is
 /// stopped twice if the first stop is still under way, and librdkafka up to 2.12 then ends the process by an assertion
 /// (confluentinc/librdkafka#5574).
 const REVOCATION: Duration = Duration::from_millis(300);
 
-/// Changes of ownership, in the order in which the group told them, and the group's answers to commits of offsets.
+/// Changes of ownership, in the order in which the group made them, and the group's answers to commits of offsets.
 #[derive(Default)]
 struct Changes {
     waiting: StdMutex<VecDeque<Ownership>>,
@@ -52,12 +52,12 @@ struct Changes {
     revoked_at: StdMutex<Option<Instant>>,
 }
 
-/// Offsets that the group has answered for since they were last asked about.
+/// Answers of the group to commits of offsets, since they were last taken.
 #[derive(Default)]
 struct Saves {
-    /// The newest of each partition that is committed.
+    /// The newest committed checkpoint of each partition.
     saved: BTreeMap<Partition, Checkpoint>,
-    /// Why others are not.
+    /// Why other checkpoints are not committed.
     refused: Option<KafkaError>,
 }
 
@@ -78,7 +78,7 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    /// Runs inside a poll of the client. It waits only where one change follows a revocation at once.
+    /// Runs inside a poll of the client. It waits only where a change follows a revocation at once.
     fn pre_rebalance(&self, _: &BaseConsumer<Self>, _: &Rebalance<'_>) {
         let revoked_at = *self.changes.revoked_at.lock().unwrap_or_else(PoisonError::into_inner);
         let rest = revoked_at.map_or(Duration::ZERO, |at| REVOCATION.saturating_sub(at.elapsed()));
@@ -87,7 +87,7 @@ impl ConsumerContext for GroupContext {
         }
         let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
         match runtime {
-            // Others of the runtime's tasks go on meanwhile.
+            // Other tasks of the runtime go on meanwhile.
             Ok(tokio::runtime::RuntimeFlavor::MultiThread) => {
                 tokio::task::block_in_place(|| std::thread::sleep(rest));
             }
@@ -95,13 +95,13 @@ impl ConsumerContext for GroupContext {
         }
     }
 
-    /// Runs inside a poll of the client and must not wait: it notes the change and decides nothing. The client
-    /// itself is paused, for records come through readers.
+    /// Runs inside a poll of the client and must not wait: it queues the change and decides nothing. The client itself
+    /// is paused, because records come through readers.
     fn post_rebalance(&self, consumer: &BaseConsumer<Self>, rebalance: &Rebalance<'_>) {
         let change = match rebalance {
             Rebalance::Assign(assigned) => {
                 if let Err(error) = consumer.pause(assigned) {
-                    tracing::warn!(error = %error, "the group's client could not be paused; it fetches in vain");
+                    tracing::warn!(error = %error, "the group's client could not be paused; it fetches records that nobody reads");
                 }
                 Ownership::Assigned(partitions(assigned))
             }
@@ -128,7 +128,7 @@ impl ConsumerContext for GroupContext {
     }
 }
 
-/// Which offsets the group has committed, and the first error of those that it has not.
+/// The checkpoints that the group has committed, and the first error of those that it has not.
 fn saves(result: KafkaResult<()>, offsets: &TopicPartitionList) -> Saves {
     let mut saves = Saves { refused: result.as_ref().err().cloned(), ..Saves::default() };
     for element in offsets.elements() {
@@ -168,8 +168,8 @@ impl KafkaMembership {
             }
             tokio::select! {
                 () = self.changes.arrived.notified() => {}
-                // Polled so that the group's protocol goes on; a record that slipped in before the pause is
-                // nobody's: readers have it too.
+                // Polled so that the group's protocol goes on. A record that arrived before the pause is dropped: readers
+                // read it, too.
                 received = self.consumer.recv() => if let Err(error) = received {
                     tracing::warn!(error = %error, "the consumer group's client has an error");
                     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -178,8 +178,8 @@ impl KafkaMembership {
         }
     }
 
-    /// Commits in the background, and returns what earlier calls have committed. Offsets of partitions that were lost in
-    /// the meantime are refused by the group, as they should be.
+    /// Commits in the background, and returns the checkpoints that earlier calls have committed. The group refuses offsets
+    /// of partitions that were lost in the meantime, as it should.
     pub(crate) fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {
         let answered =
             std::mem::take(&mut *self.changes.saves.lock().unwrap_or_else(PoisonError::into_inner));
@@ -208,11 +208,11 @@ impl KafkaMembership {
             );
             if !moves && !std::mem::replace(&mut self.is_failing, true) {
                 tracing::warn!(
-                    error = %error, "the consumer group does not take offsets, which tools show lag by; trying again"
+                    error = %error, "the consumer group refuses the offsets from which tools compute lag; trying again"
                 );
             }
         } else if !answered.saved.is_empty() && std::mem::take(&mut self.is_failing) {
-            tracing::info!("the consumer group takes offsets again");
+            tracing::info!("the consumer group accepts offsets again");
         }
         answered.saved.into_iter().collect()
     }

@@ -1,8 +1,8 @@
 //! The log on Apache Kafka: an idempotent producer that waits for all in-sync replicas, a consumer group that
-//! hands out partitions, and a reader per partition that begins exactly where it is told.
+//! hands out partitions, and a reader per partition that begins at an exact offset.
 //!
-//! The group's client never fetches: it is there for ownership and for the committed offsets that tools show.
-//! Records come through readers with manual assignment, so a projector, a replay and a test read in one way.
+//! The group's client never fetches: it serves ownership and the committed offsets that tools show. Records come through
+//! readers with manual assignment, so a projector, a replay and a test read in the same way.
 
 mod append;
 mod client;
@@ -48,27 +48,31 @@ pub struct KafkaSettings {
     pub session_timeout: Duration,
     /// Records that may wait for their acknowledgement.
     pub queue_max: usize,
-    /// The largest record that may come; a topic that takes less is warned of.
+    /// Size of the largest record that may be appended; a topic that takes less gets a warning.
     pub record_bytes_max: usize,
-    /// How often the topic is looked at: whether it is still the same, and its settings.
+    /// How often the topic's identity and settings are checked.
     pub topic_check_interval: Duration,
     /// Settings of librdkafka, passed through: TLS, SASL, client id and so on.
     pub properties: BTreeMap<String, String>,
 }
 
-/// The largest record: the largest request body and its envelope.
+/// Size of the largest record: the largest request body and its envelope.
 const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
 
 /// How long one question to the cluster may take.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Least time between two looks at the topic.
+/// Least time between two checks of the topic.
 const ASKS_APART: Duration = Duration::from_millis(200);
 
 /// How long opening waits for a cluster that is still starting.
 const OPEN: Duration = Duration::from_secs(60);
 
-/// See the module's text. Cheap to clone; all clones are one log.
+/// A log on a topic of an Apache Kafka cluster. Cheap to clone; all clones are one log.
+///
+/// The producer is idempotent and waits for all in-sync replicas; a consumer group hands out partitions; each reader reads
+/// one partition from an exact offset. A topic that was deleted and created again is another log: see
+/// [`LogError::Replaced`].
 #[derive(Clone)]
 pub struct KafkaLog(Arc<Shared>);
 
@@ -110,7 +114,7 @@ impl KafkaLog {
                     let id = log_id(&topic.cluster, &settings.topic, &topic.id);
                     let producer = RwLock::new(Slot::Unmade);
                     let log = Self(Arc::new(Shared { id, settings, topic, admin, producer }));
-                    // Before anything is accepted: a topic that would lose it takes nothing.
+                    // Before any record is accepted, so that a topic that would lose records refuses them.
                     log.look().await;
                     log.watch();
                     return Ok(log);
@@ -174,7 +178,7 @@ impl KafkaLog {
     pub(crate) async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
         let extent = self.ask_extent(partition).await;
         if extent.is_err() {
-            // The client may hold what a broker that has just started said of the topic; looking at it asks again.
+            // The client may have cached the answer of a broker that had just started; a check of the topic asks again.
             self.0.topic.look_soon();
         }
         extent
@@ -206,7 +210,7 @@ impl KafkaLog {
         .await
     }
 
-    /// Proves that the topic is still the one that was opened.
+    /// See [`EventLog::is_same`](crate::EventLog::is_same).
     pub(crate) async fn is_same(&self) -> Result<(), LogError> {
         self.verify(None, Instant::now()).await
     }

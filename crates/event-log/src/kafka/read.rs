@@ -1,5 +1,5 @@
-//! Reading one partition, from exactly where it is told. What a read returns was in this log, not in one that took its
-//! name: see [`KafkaLog::verify`].
+//! Reading one partition from an exact offset. Records that a read returns were in this log, not in another one that took
+//! its name: see [`KafkaLog::verify`].
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -22,15 +22,15 @@ pub struct KafkaReader {
     partition: Partition,
     consumer: StreamConsumer<Quiet>,
     next: Offset,
-    /// What a call has taken from the consumer and not returned yet, in case its future is dropped.
+    /// Records that a call has taken from the consumer and not returned yet, in case its future is dropped.
     taken: Vec<Record>,
     /// The brokers that `taken` came from.
     brokers: BTreeSet<Option<i32>>,
-    /// An error that came behind records: the next call's. The library tells some errors once and then is silent,
-    /// so one that is let go would leave the reader waiting for ever.
+    /// An error that came behind records; the next call returns it. The library reports some errors once and then is
+    /// silent, so an error that got lost would leave the reader waiting for ever.
     failed: Option<KafkaError>,
-    /// The client has stopped at `next`, which the log does not have; the next call sets it going again, to meet
-    /// the same if nothing has changed.
+    /// The client has stopped at `next`, which the log does not have; the next call starts it again, and gets the same
+    /// error if nothing has changed.
     stopped: bool,
 }
 
@@ -73,7 +73,7 @@ impl KafkaReader {
         Ok(())
     }
 
-    /// Where the reader stands: behind the last record that it returned, and behind what follows that and is no record.
+    /// The offset behind the last record that it returned, and behind markers and aborted records that follow it.
     pub(crate) fn passed(&self) -> Offset {
         let positions = self.consumer.position().ok();
         let position = positions.and_then(|list| match list.elements().first()?.offset() {
@@ -120,7 +120,7 @@ impl KafkaReader {
         Ok(std::mem::take(&mut self.taken))
     }
 
-    /// Nothing came in time; and if the topic is another one, nothing will.
+    /// No record came in time. If the topic holds another log now, none ever will: that is an error.
     fn nothing(&self) -> Result<Vec<Record>, LogError> {
         match self.log.0.topic.replaced() {
             Some(found) => Err(self.log.is_replaced(found)),
@@ -128,8 +128,8 @@ impl KafkaReader {
         }
     }
 
-    /// Proves that what was taken is of this log. If that cannot be asked, it is let go and read again: the broker that
-    /// it came from may be gone for good.
+    /// Proves that the records taken are of this log. If the broker does not answer, they are dropped and read again: the
+    /// broker that they came from may be gone for good.
     async fn verify(&mut self) -> Result<(), LogError> {
         let after = Instant::now();
         for broker in self.brokers.clone() {
@@ -153,7 +153,7 @@ impl KafkaReader {
     }
 
     async fn failure(&mut self, error: KafkaError) -> LogError {
-        let is_of_the_place = matches!(
+        let is_of_the_offset = matches!(
             &error,
             KafkaError::MessageConsumption(
                 RDKafkaErrorCode::OffsetOutOfRange
@@ -169,11 +169,11 @@ impl KafkaReader {
                     | RDKafkaErrorCode::UnknownPartition
             )
         );
-        if !is_of_the_place && !is_of_the_topic {
+        if !is_of_the_offset && !is_of_the_topic {
             return LogError::away("reading records")(error);
         }
         let (partition, from) = (self.partition, self.next);
-        // Noted before anything is waited for: this future may be dropped, or the cluster not answer.
+        // Noted before the first await: this future may be dropped, or the cluster may not answer.
         self.stopped = true;
         // Another topic of the same name has other ends, and other partitions.
         let asked = Instant::now();
@@ -184,7 +184,7 @@ impl KafkaReader {
             return LogError::away("reading records")(error);
         }
         let extent = self.log.extent(partition).await;
-        // The ends are those of whatever has the name now.
+        // The extent is that of the log that has the name now.
         if let Err(error) = self.log.verify(None, Instant::now()).await {
             return error;
         }
@@ -192,7 +192,7 @@ impl KafkaReader {
             Err(away) => away,
             Ok(Extent { low, .. }) if from < low => LogError::Trimmed { partition, from, low },
             Ok(Extent { high, .. }) if from > high => LogError::Beyond { partition, from, high },
-            // The broker that was asked did not know of the offset yet; another leader does.
+            // The broker that was asked did not know the offset yet; another leader does.
             Ok(_) => LogError::away("reading records")(error),
         }
     }

@@ -1,22 +1,22 @@
-//! What the guarantees ask of a topic's settings: pure, from the settings in force to notes for the operator.
+//! Checks a topic's settings against the guarantees: pure, from the settings in force to notes for the operator.
 
 use std::collections::BTreeMap;
 
 use crate::topic::{Concern, TopicNote};
 
-/// What the cluster says of a topic.
+/// The cluster's description of a topic.
 #[derive(Debug, Clone)]
 pub(super) struct Described {
-    /// Settings in force, whether they are the topic's own or the broker's defaults; none if the cluster does not let
-    /// this client read them, with the reason.
+    /// Settings in force, whether they are the topic's own or the broker's defaults; the reason, if the cluster does not
+    /// let this client read them.
     pub settings: Result<BTreeMap<String, String>, String>,
-    /// Partitions, as many as there are now.
+    /// Number of partitions now.
     pub partitions: u32,
-    /// Replicas of the partition that has the fewest.
+    /// Replicas of the partition with the fewest.
     pub replicas: u32,
 }
 
-/// What the notes compare with, and name in their commands.
+/// Values that the notes compare with, and name in their commands.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Expected<'a> {
     pub brokers: &'a str,
@@ -27,7 +27,7 @@ pub(super) struct Expected<'a> {
     pub partitions: u32,
 }
 
-/// Everything that is not as the guarantees need it, in the order of [`Concern`].
+/// A note for each property of the topic that weakens or breaks a guarantee, in the order of [`Concern`].
 pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicNote> {
     let mut notes = Vec::new();
     let topic = expected.topic;
@@ -45,7 +45,7 @@ pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicN
         Err(reason) => note(
             Concern::SettingsUnreadable,
             format!(
-                "the settings of the topic {topic} cannot be read ({reason}), so nobody checks them: allow \
+                "the settings of the topic {topic} cannot be read ({reason}), so they are not checked: allow \
                  DescribeConfigs on the topic"
             ),
             Some(format!(
@@ -154,8 +154,8 @@ pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicN
         note(
             Concern::Partitions,
             format!(
-                "the topic {topic} has {became} from {before} to {now} partitions under this process: sessions that \
-                 are under way go on in other partitions, where the order of their events is not kept"
+                "the topic {topic} has {became} from {before} to {now} partitions under this process: open sessions \
+                 continue in other partitions, where the order of their events is not kept"
             ),
             None,
         );
@@ -163,7 +163,7 @@ pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicN
     notes
 }
 
-/// Milliseconds for people.
+/// Milliseconds in a unit for people.
 fn duration(ms: i64) -> String {
     match ms {
         ms if ms >= 2 * 86_400_000 => format!("{} days", ms / 86_400_000),
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn only_compaction_is_refused_and_its_command_names_topic_and_broker() {
         let notes = judge(&described(&[("cleanup.policy", "compact"), ("retention.ms", "5")]), EXPECTED);
-        // Retention is none of compaction's: it holds where segments are deleted.
+        // retention.ms has no effect on a compacted topic: it holds where segments are deleted.
         assert_eq!(notes.len(), 1);
         assert!(notes[0].concern.is_refusal());
         let remedy = notes[0].remedy.clone().expect("a command");

@@ -1,5 +1,5 @@
-//! The topic behind a log: found or created when the log is opened, and looked at again while it is open: whether it is
-//! still the same one, and whether its settings keep what is acknowledged.
+//! The topic behind a log. It is found or created when the log is opened, and checked again while the log is open: is it
+//! still the same topic, and do its settings keep acknowledged records?
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -17,10 +17,10 @@ use super::{ASK, KafkaLog, KafkaSettings, MESSAGE_BYTES_MAX, Shared, topic_id};
 use crate::topic::{Concern, TopicNote};
 use crate::{LogError, OpenError};
 
-/// When a question that was answered well began; locked while one is asked.
+/// When the last question began that had the right answer; locked while a question is asked.
 type LastCheck = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
-/// What is known of the topic.
+/// State of the topic, as it was last looked at.
 #[derive(Debug)]
 pub(super) struct TopicState {
     /// The id that the cluster gave the topic, as the log was opened.
@@ -30,9 +30,10 @@ pub(super) struct TopicState {
     /// Partitions, as the log was opened.
     pub partitions: u32,
     notes: RwLock<Vec<TopicNote>>,
-    /// Set once, for a topic never becomes again what it was.
+    /// Set once, because a topic's id is never given again.
     replaced: RwLock<Option<LogId>>,
-    /// By broker: when it was last asked for the topic's id with the right answer. One question at a time to each.
+    /// By broker: when it was last asked for the topic's id and gave the right answer. Each broker is asked one question at
+    /// a time.
     checks: Mutex<HashMap<Option<i32>, LastCheck>>,
     soon: Arc<Notify>,
     stop: CancellationToken,
@@ -56,18 +57,18 @@ impl TopicState {
         self.notes.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the log takes and gives nothing, if so.
+    /// Why the log refuses appends and reads, if it does.
     pub fn refusal(&self) -> Option<String> {
         let notes = self.notes.read().unwrap_or_else(PoisonError::into_inner);
         notes.iter().find(|note| note.concern.is_refusal()).map(ToString::to_string)
     }
 
-    /// The log that the topic is now, if it is another one.
+    /// The log that the topic holds now, if it is another one.
     pub fn replaced(&self) -> Option<LogId> {
         self.replaced.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the topic looked at without waiting for the interval's end.
+    /// Has the topic checked without waiting for the interval's end.
     pub fn look_soon(&self) {
         self.soon.notify_one();
     }
@@ -76,7 +77,7 @@ impl TopicState {
         self.stop.cancel();
     }
 
-    /// Takes new notes; logs those that are new, have changed or are gone.
+    /// Replaces the notes; logs those that are new, have changed or are gone.
     fn note(&self, topic: &str, new: Vec<TopicNote>) {
         let mut notes = self.notes.write().unwrap_or_else(PoisonError::into_inner);
         for note in new.iter().filter(|note| !notes.contains(note)) {
@@ -88,24 +89,28 @@ impl TopicState {
             }
         }
         for gone in notes.iter().filter(|old| !new.iter().any(|note| note.concern == old.concern)) {
-            tracing::info!(topic, concern = gone.concern.name(), "mended: this is no longer so of the topic");
+            tracing::info!(
+                topic,
+                concern = gone.concern.name(),
+                "corrected: this concern about the topic is over"
+            );
         }
         *notes = new;
     }
 }
 
 impl KafkaLog {
-    /// What the operator is to know of the topic, as it was last looked at.
+    /// See [`EventLog::notes`](crate::EventLog::notes).
     pub(crate) fn notes(&self) -> Vec<TopicNote> {
         self.0.topic.notes()
     }
 
-    /// Proves that what was read before `after` is of this log, by asking the broker that it was read from. Whoever
-    /// waits for the same question shares its answer.
+    /// Proves that records read before `after` are of this log, by asking the broker that they were read from. All callers
+    /// that wait for the same question share its answer.
     ///
-    /// This is sound because a topic's id is never given again: if the broker says after the fetch that the topic is
-    /// still this one, it was so when it served the fetch. A broker sees changes of topics in one order, and serves
-    /// no topic that it has not seen.
+    /// This is sound because a topic's id is never given again: if the broker answers after the fetch that the topic still
+    /// has this id, it had it when the broker served the fetch. A broker sees changes of topics in one order, and serves no
+    /// topic that it has not seen.
     pub(super) async fn verify(&self, broker: Option<i32>, after: Instant) -> Result<(), LogError> {
         let topic = &self.0.topic;
         if let Some(found) = topic.replaced() {
@@ -144,7 +149,7 @@ impl KafkaLog {
         }
     }
 
-    /// Notes that the topic is another one now; returns the log that it is.
+    /// Notes that the topic holds another log now; returns that log.
     fn replace(&self, id: &str) -> LogId {
         let topic = &self.0.topic;
         let found = log_id(&topic.cluster, &self.0.settings.topic, id);
@@ -166,19 +171,20 @@ impl KafkaLog {
         LogError::away("looking for its topic")(TopicAbsent { topic: self.0.settings.topic.clone() })
     }
 
-    /// Looks at the topic now: whether it is still the same one, how many partitions and replicas it has, and its
-    /// settings. What cannot be asked stays as it was.
+    /// Checks the topic now: its identity, its partitions and replicas, and its settings. Notes stay as they were where the
+    /// cluster does not answer.
     pub(crate) async fn look(&self) {
         let (shared, topic) = (&self.0, &self.0.topic);
         let mut notes = Vec::new();
         match self.ask_id(None).await {
             Err(error) => {
-                tracing::debug!(error = %error, "the topic cannot be looked at");
+                tracing::debug!(error = %error, "the topic cannot be checked");
                 return;
             }
             Ok(Found::Absent) => {
                 let name = &shared.settings.topic;
-                let text = format!("the topic {name} is not there: deleted, or not this client's to see");
+                let text =
+                    format!("the topic {name} is not there: it was deleted, or this client may not see it");
                 notes.push(TopicNote { concern: Concern::Absent, text, remedy: None });
                 return topic.note(name, notes);
             }
@@ -207,7 +213,7 @@ impl KafkaLog {
         topic.note(&shared.settings.topic, notes);
     }
 
-    /// Partitions, and replicas of the one that has the fewest.
+    /// Number of partitions, and of replicas of the partition with the fewest.
     async fn count(&self) -> Result<(u32, u32), LogError> {
         self.ask("counting the topic's partitions", |shared| {
             let metadata = shared.admin.inner().fetch_metadata(Some(&shared.settings.topic), ASK)?;
@@ -220,8 +226,8 @@ impl KafkaLog {
         .await
     }
 
-    /// The settings in force. `Err` has the reason why this client may not read them; `None` if the cluster does not
-    /// answer now.
+    /// The settings in force. The inner `Err` is the reason why this client may not read them; `None` if the cluster does
+    /// not answer now.
     async fn read_settings(&self) -> Option<Result<BTreeMap<String, String>, String>> {
         let resource = [ResourceSpecifier::Topic(&self.0.settings.topic)];
         let options = AdminOptions::new().request_timeout(Some(ASK));
@@ -231,7 +237,7 @@ impl KafkaLog {
                 let entries = resource.entries.into_iter();
                 let settings: BTreeMap<_, _> =
                     entries.filter_map(|entry| Some((entry.name, entry.value?))).collect();
-                // The library makes nothing at all of a topic whose settings are not this client's to read.
+                // The library returns an empty list for a topic whose settings this client may not read.
                 let is_shown = settings.contains_key("cleanup.policy");
                 return Some(if is_shown { Ok(settings) } else { Err("none are shown".to_owned()) });
             }
@@ -251,7 +257,7 @@ impl KafkaLog {
         is_refused.then(|| Err(code.to_string()))
     }
 
-    /// Looks at the topic at the interval, and sooner when something went wrong with it, for as long as the log is open.
+    /// Checks the topic at the interval, and sooner when something went wrong with it, for as long as the log is open.
     pub(super) fn watch(&self) {
         let log: Weak<Shared> = Arc::downgrade(&self.0);
         let interval = self.0.settings.topic_check_interval;
@@ -269,7 +275,7 @@ impl KafkaLog {
                     () = log.look() => {}
                 }
                 drop(log);
-                // Whatever asks for looks asks for few.
+                // A bound on how often the topic is checked, however many callers ask for it.
                 tokio::time::sleep(super::ASKS_APART).await;
             }
         });
@@ -287,12 +293,12 @@ struct TopicAbsent {
     topic: String,
 }
 
-/// How a log on Kafka is named: the cluster, the topic, and the id that the cluster gave the topic.
+/// Identity of a log on Kafka: the cluster, the topic, and the id that the cluster gave the topic.
 pub(super) fn log_id(cluster: &str, topic: &str, id: &str) -> LogId {
     LogId::new(format!("kafka:{cluster}/{topic}/{id}"))
 }
 
-/// A topic as it is found when a log is opened.
+/// Result of looking for the topic when a log is opened.
 pub(super) enum Topic {
     There(TopicState),
     Unready(String),
@@ -352,8 +358,8 @@ pub(super) async fn create_topic(
         reason,
     };
     let bytes_max = MESSAGE_BYTES_MAX.to_string();
-    // The log is the source of truth: nothing is removed from it unless the operator says so. Written out, for a
-    // broker's defaults may say otherwise.
+    // The log is the source of truth: nothing is removed from it unless the operator configures it so. The settings are
+    // written out because the broker's defaults may differ.
     let topic = NewTopic::new(
         &settings.topic,
         settings.partitions as i32,

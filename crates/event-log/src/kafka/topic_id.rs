@@ -1,5 +1,5 @@
 //! The id that Kafka gave a topic when it was created (KIP-516). The safe wrapper does not offer it, so this
-//! module calls the C library; it is the only one that may.
+//! module calls the C library; no other module may.
 #![expect(unsafe_code, reason = "librdkafka's DescribeTopics has no safe binding")]
 
 use std::ffi::{CStr, CString};
@@ -11,18 +11,18 @@ use rdkafka::client::{Client, ClientContext};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::BorrowedMessage;
 
-/// Why there is no id.
+/// Why a topic's id cannot be returned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The cluster has no such topic, or does not show it.
     #[error("there is no such topic")]
     Absent,
-    /// What the cluster or the library answered.
+    /// Any other answer of the cluster or the library.
     #[error("{0}")]
     Other(String),
 }
 
-/// The broker that a message was fetched from, if it is known.
+/// The broker that a message was fetched from, if the library knows it.
 pub fn broker_of(message: &BorrowedMessage<'_>) -> Option<i32> {
     // SAFETY: the pointer is the message's own, which lives as long as `message`.
     let broker = unsafe { c::rd_kafka_message_broker_id(message.ptr()) };

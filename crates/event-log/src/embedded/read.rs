@@ -1,0 +1,112 @@
+//! Reading one partition from an offset on.
+
+use std::time::Duration;
+
+use dashi_domain::position::{Offset, Partition};
+use dashi_domain::record::Record;
+use futures::TryStreamExt as _;
+use sqlx::Row as _;
+use tokio::sync::watch;
+
+use super::EmbeddedLog;
+use super::file::OFFSETS_PER_PARTITION;
+use crate::{Extent, LogError, ReadLimit};
+
+/// How long a read waits before it looks for records of another process.
+const POLL: Duration = Duration::from_millis(100);
+
+impl EmbeddedLog {
+    pub(crate) fn reader(&self, partition: Partition, from: Offset) -> EmbeddedReader {
+        EmbeddedReader { log: self.clone(), partition, next: from, commits: self.0.commits.clone() }
+    }
+}
+
+/// See [`crate::Reader`].
+pub struct EmbeddedReader {
+    log: EmbeddedLog,
+    partition: Partition,
+    next: Offset,
+    commits: watch::Receiver<u64>,
+}
+
+impl EmbeddedReader {
+    pub(crate) fn seek(&mut self, offset: Offset) {
+        self.next = offset;
+    }
+
+    pub(crate) fn passed(&self) -> Offset {
+        self.next
+    }
+
+    pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
+        let deadline = tokio::time::Instant::now() + limit.wait;
+        loop {
+            self.commits.mark_unchanged();
+            let records = self.read(limit).await?;
+            if let Some(first) = records.first() {
+                // Offsets are missing before the first record only where retention removed records: appends leave no gaps.
+                if first.offset > self.next {
+                    self.refuse_outside().await?;
+                }
+                if let Some(last) = records.last() {
+                    self.next = last.offset.next();
+                }
+                return Ok(records);
+            }
+            self.refuse_outside().await?;
+            let now = tokio::time::Instant::now();
+            if now >= deadline {
+                return Ok(Vec::new());
+            }
+            // This process's appends wake the reader; those of another process it finds by looking again. Once the
+            // writer is gone the channel returns an error at once, for ever: then only the time counts.
+            let wait = tokio::time::sleep(POLL.min(deadline - now));
+            tokio::select! {
+                Ok(()) = self.commits.changed() => {}
+                () = wait => {}
+            }
+        }
+    }
+
+    async fn read(&self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
+        let base = i64::from(self.partition.number()) * OFFSETS_PER_PARTITION;
+        let mut rows = sqlx::query(
+            "SELECT id, appended_at_ms, value FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+        )
+        .bind(base + self.next.number() as i64)
+        .bind(base + OFFSETS_PER_PARTITION)
+        .bind(limit.records_max.max(1) as i64)
+        .fetch(&self.log.0.readers);
+        let away = |error| LogError::away("reading records")(error);
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        while let Some(row) = rows.try_next().await.map_err(away)? {
+            let id: i64 = row.try_get(0).map_err(away)?;
+            let value: Vec<u8> = row.try_get(2).map_err(away)?;
+            bytes += value.len();
+            records.push(Record {
+                partition: self.partition,
+                offset: Offset::new((id - base) as u64),
+                appended_at_ms: row.try_get(1).map_err(away)?,
+                value,
+            });
+            if bytes >= limit.bytes_max {
+                break;
+            }
+        }
+        Ok(records)
+    }
+
+    /// An error if the reader stands outside of the partition's readable part.
+    async fn refuse_outside(&self) -> Result<(), LogError> {
+        let Extent { low, high } = self.log.extent(self.partition).await?;
+        let (partition, from) = (self.partition, self.next);
+        if from < low {
+            return Err(LogError::Trimmed { partition, from, low });
+        }
+        if from > high {
+            return Err(LogError::Beyond { partition, from, high });
+        }
+        Ok(())
+    }
+}
