@@ -8,8 +8,8 @@ use dashi_store::{Claim, ClaimError, CommitError, PartitionState, Store};
 use serde::Serialize;
 
 use crate::args::AcceptLostArgs;
-use crate::config::Loaded;
 use crate::{Exit, open, print};
+use dashi_config::Loaded;
 
 /// Claims of a partition, at most: a projector that runs claims it, too, when it tries again.
 const CLAIMS_MAX: u32 = 5;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use uuid::Uuid;
 
-use crate::config::FlagValue;
+use dashi_config::FlagValue;
 
 /// An event-sourced collector for web analytics that speaks Umami's protocol.
 ///

@@ -8,9 +8,9 @@ use dashi_load::{LoadPlan, Mix, Mode, Snapshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::BenchArgs;
-use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::{Exit, Misuse, open, print};
+use dashi_config::Loaded;
 
 /// Runs the plan and reports; exit code 1 if not one event was acknowledged.
 pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {

@@ -1,8 +1,8 @@
 //! `dashi compare`: whether two stores hold the same rows.
 
 use crate::args::CompareArgs;
-use crate::config::Loaded;
 use crate::{Exit, open, print};
+use dashi_config::Loaded;
 
 /// Exit code 3 if they do not.
 pub async fn run(loaded: &Loaded, args: &CompareArgs) -> anyhow::Result<Exit> {

@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use tracing_subscriber::EnvFilter;
 
 use crate::Misuse;
-use crate::config::{LogFormat, Logs};
+use dashi_config::{LogFormat, Logs};
 
 /// Starts logging as the settings say.
 ///

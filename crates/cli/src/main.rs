@@ -4,7 +4,6 @@ mod accept_lost;
 mod args;
 mod bench;
 mod compare;
-mod config;
 mod health;
 mod logging;
 mod open;
@@ -24,7 +23,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command, ConfigCommand};
-use crate::config::{Layers, Loaded};
+use dashi_config::{ConfigError, Layers, Loaded, Settings};
 
 /// Requests make many small, short-lived allocations on several threads; the system's allocator took a tenth of the
 /// collector's time.
@@ -53,11 +52,7 @@ fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(error) => {
             eprintln!("dashi: {error:#}");
-            if error.is::<config::ConfigError>() || error.is::<Misuse>() {
-                Exit::Misused
-            } else {
-                Exit::Failed
-            }
+            if error.is::<ConfigError>() || error.is::<Misuse>() { Exit::Misused } else { Exit::Failed }
         }
     };
     ExitCode::from(exit as u8)
@@ -119,7 +114,7 @@ const STORE_WAIT: Duration = Duration::from_secs(3);
 
 /// By which version's rules a process with these settings would run, and which formula of session ids a collector would
 /// use, each with the reason. A database that is away does not hold up an answer about settings.
-async fn in_force(settings: &config::Settings) -> [(&'static str, String); 2] {
+async fn in_force(settings: &Settings) -> [(&'static str, String); 2] {
     let asked = async {
         if let Some(set) = open::release_by_settings(settings, &settings.store)? {
             return anyhow::Ok(set);
@@ -146,20 +141,25 @@ async fn in_force(settings: &config::Settings) -> [(&'static str, String); 2] {
 
 /// The only place that reads the environment.
 #[expect(clippy::disallowed_methods, reason = "main is the edge at which the environment enters")]
-fn load(cli: &Cli) -> Result<Loaded, config::ConfigError> {
+fn load(cli: &Cli) -> Result<Loaded, ConfigError> {
     // Variables that are not UTF-8 cannot be settings of ours.
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let from_env = std::env::var("DASHI_CONFIG").ok().filter(|path| !path.is_empty());
     let file = cli.config.clone().or(from_env.map(Into::into));
-    config::load(Layers { file: file.as_deref(), env_file: cli.env_file.as_deref(), env, flags: cli.flags() })
+    dashi_config::load(Layers {
+        file: file.as_deref(),
+        env_file: cli.env_file.as_deref(),
+        env,
+        flags: cli.flags(),
+    })
 }
 
 /// Refuses settings that must not run together; tells of those that somebody should know about.
 pub fn checked(loaded: &Loaded) -> anyhow::Result<()> {
     let known_timezone = |name: &str| jiff::tz::TimeZone::get(name).is_ok();
-    match config::check(&loaded.settings, known_timezone) {
+    match dashi_config::check(&loaded.settings, known_timezone, dashi_ingest::vitals_path) {
         Ok(warnings) => {
             for warning in warnings {
                 eprintln!("dashi: note: {warning}");

@@ -15,7 +15,7 @@ use dashi_store::{
 };
 use jiff::tz::TimeZone;
 
-use crate::config::{self, LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
+use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 
 /// Whether a file that is not there may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +95,9 @@ pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
     Ok(IdRules {
         secret: Secret::from_text(&secret_text(settings)?),
         rotation: match settings.ingest.salt_rotation {
-            config::SaltRotation::Month => SaltRotation::Month,
-            config::SaltRotation::Week => SaltRotation::Week,
-            config::SaltRotation::Day => SaltRotation::Day,
+            dashi_config::SaltRotation::Month => SaltRotation::Month,
+            dashi_config::SaltRotation::Week => SaltRotation::Week,
+            dashi_config::SaltRotation::Day => SaltRotation::Day,
         },
         zone: zone(settings)?,
         identified: IdentifiedSessions::Shared,
@@ -159,13 +159,15 @@ pub fn release_by_settings(settings: &Settings, url: &str) -> anyhow::Result<Opt
     let because = |release, because: &str| Some(InForce { release, because: because.to_owned() });
     let set = |release| because(release, "it is set");
     Ok(match (settings.umami_release, parse_store_url(url)?) {
-        (config::UmamiRelease::V3_0, _) => set(Release::V3_0),
-        (config::UmamiRelease::V3_1, _) => set(Release::V3_1),
-        (config::UmamiRelease::V3_2, _) => set(Release::V3_2),
-        (config::UmamiRelease::V3_3, _) => set(Release::V3_3),
-        (config::UmamiRelease::V3_4, _) => set(Release::V3_4),
-        (config::UmamiRelease::Auto, StoreUrl::Sqlite(_)) => because(Release::OURS, "the store is a file"),
-        (config::UmamiRelease::Auto, StoreUrl::Postgres(_)) => None,
+        (dashi_config::UmamiRelease::V3_0, _) => set(Release::V3_0),
+        (dashi_config::UmamiRelease::V3_1, _) => set(Release::V3_1),
+        (dashi_config::UmamiRelease::V3_2, _) => set(Release::V3_2),
+        (dashi_config::UmamiRelease::V3_3, _) => set(Release::V3_3),
+        (dashi_config::UmamiRelease::V3_4, _) => set(Release::V3_4),
+        (dashi_config::UmamiRelease::Auto, StoreUrl::Sqlite(_)) => {
+            because(Release::OURS, "the store is a file")
+        }
+        (dashi_config::UmamiRelease::Auto, StoreUrl::Postgres(_)) => None,
     })
 }
 
@@ -185,10 +187,10 @@ pub async fn release_by_store(store: &Store) -> Result<InForce, StoreError> {
 /// What a distinct id does to a session, if it is set.
 pub fn formula_by_settings(settings: &Settings) -> Option<Formula> {
     let identified = match settings.ingest.identified_sessions {
-        config::IdentifiedSessions::Auto => return None,
-        config::IdentifiedSessions::Shared => IdentifiedSessions::Shared,
-        config::IdentifiedSessions::Linked => IdentifiedSessions::Linked,
-        config::IdentifiedSessions::PerDevice => IdentifiedSessions::PerDevice,
+        dashi_config::IdentifiedSessions::Auto => return None,
+        dashi_config::IdentifiedSessions::Shared => IdentifiedSessions::Shared,
+        dashi_config::IdentifiedSessions::Linked => IdentifiedSessions::Linked,
+        dashi_config::IdentifiedSessions::PerDevice => IdentifiedSessions::PerDevice,
     };
     Some(Formula { identified, because: "it is set".to_owned() })
 }
@@ -203,7 +205,7 @@ pub fn formula_by_release(in_force: &InForce) -> Formula {
 /// # Errors
 /// The time zone is not known.
 pub fn fold_rules(settings: &Settings, release: Release) -> anyhow::Result<FoldRules> {
-    let is_linked = settings.ingest.identified_sessions == config::IdentifiedSessions::Linked;
+    let is_linked = settings.ingest.identified_sessions == dashi_config::IdentifiedSessions::Linked;
     let rules = FoldRules {
         zone: zone(settings)?,
         remove_trailing_slash: settings.fold.remove_trailing_slash,

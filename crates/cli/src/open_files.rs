@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::config::Settings;
+use dashi_config::Settings;
 
 /// What a process has open beside connections: its own files and sockets, and room for what opens them for a moment.
 const OWN: u64 = 64;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashi_store::Store;
 
-use crate::config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 use crate::{Misuse, open};
+use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 
 /// How long either may take.
 const BOUND: Duration = Duration::from_secs(10);

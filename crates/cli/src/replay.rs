@@ -10,8 +10,8 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ReplayArgs;
-use crate::config::Loaded;
 use crate::{Exit, Misuse, logging, open, print};
+use dashi_config::Loaded;
 
 /// How often a line tells of the progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);

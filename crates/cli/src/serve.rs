@@ -28,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::args::ServeArgs;
-use crate::config::{Loaded, Origin, Settings};
 use crate::open::{Formula, InForce};
 use crate::ops::{Ops, ProjectorReadiness};
 use crate::topic::TopicMetrics;
 use crate::{Exit, Misuse, checked, logging, open, open_files, print};
+use dashi_config::{Loaded, Origin, Settings};
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

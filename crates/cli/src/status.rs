@@ -9,9 +9,9 @@ use dashi_store::{MissingRange, PartitionState, Store, StoreError};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
-use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::{Exit, open, print};
+use dashi_config::Loaded;
 
 #[derive(Debug, Serialize)]
 struct Status {

@@ -5,10 +5,10 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::args::{CampaignArgs, LinkCommand, PixelCommand};
-use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::website::{NAME_CHARS_MAX, fits};
 use crate::{Exit, Misuse, open, print};
+use dashi_config::Loaded;
 
 /// The columns' widths in Umami's tables.
 const SLUG_CHARS_MAX: usize = 100;

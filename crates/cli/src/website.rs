@@ -6,9 +6,9 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::args::{Switch, WebsiteCommand};
-use crate::config::Loaded;
 use crate::serve::now_ms;
 use crate::{Exit, Misuse, open, print};
+use dashi_config::Loaded;
 
 /// The columns' widths in Umami's table.
 pub const NAME_CHARS_MAX: usize = 100;

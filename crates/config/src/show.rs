@@ -72,7 +72,7 @@ impl Loaded {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::{FlagValue, Layers, Loaded, load};
+    use crate::{FlagValue, Layers, Loaded, load};
 
     fn loaded() -> Loaded {
         let env = [

@@ -3,7 +3,6 @@
 use std::fmt;
 
 use dashi_domain::client_address::TrustedProxies;
-use dashi_ingest::vitals_path;
 
 use super::{
     error::ConfigError,
@@ -41,13 +40,15 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Checks that the settings may run together. `known_timezone` says whether a name is a time zone.
+/// Checks that the settings may run together. `known_timezone` returns whether a name is a time zone; `vitals_path` the
+/// path that the collector serves beside a tracker script's path.
 ///
 /// # Errors
 /// Everything that has to be changed first, not only the first of it.
 pub fn check(
     settings: &Settings,
     known_timezone: impl Fn(&str) -> bool,
+    vitals_path: impl Fn(&str) -> String,
 ) -> Result<Vec<Warning>, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let log = parse_log_url(&settings.log).map_err(|error| errors.push(error)).ok();
@@ -71,7 +72,7 @@ pub fn check(
             remedy: "give each a file of its own",
         });
     }
-    errors.extend(paths(settings));
+    errors.extend(paths(settings, vitals_path));
     errors.extend(api(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
@@ -128,7 +129,7 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
 }
 
 /// Paths that no request could have, and addresses that no header could hold.
-fn paths(settings: &Settings) -> Vec<ConfigError> {
+fn paths(settings: &Settings, vitals_path: impl Fn(&str) -> String) -> Vec<ConfigError> {
     let (ingest, script) = (&settings.ingest, &settings.script);
     let mut errors = Vec::new();
     let mut refuse = |key, got: &str, reason, remedy| {
@@ -380,209 +381,4 @@ fn warnings(settings: &Settings, on_kafka: bool) -> Vec<Warning> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-    use crate::config::{FlagValue, Layers, load, schema::Schema};
-
-    const KAFKA: (&str, &str) = ("log", "kafka://h:9092/t");
-    const SECRET: (&str, &str) = ("secret", "s");
-
-    fn settings(values: &[(&'static str, &str)]) -> Settings {
-        let flags = values
-            .iter()
-            .map(|(key, value)| FlagValue { key, value: (*value).to_owned(), flag: "--test" })
-            .collect();
-        load(Layers { flags, ..Layers::default() }).unwrap().settings
-    }
-
-    fn refused(values: &[(&'static str, &str)]) -> Vec<ConfigError> {
-        check(&settings(values), |_| true).unwrap_err()
-    }
-
-    fn refusal(values: &[(&'static str, &str)]) -> String {
-        let errors = refused(values);
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        errors[0].to_string()
-    }
-
-    #[test]
-    fn the_defaults_may_run_without_a_warning_on_either_log() {
-        assert_eq!(check(&settings(&[]), |zone| zone == "UTC").unwrap(), []);
-        assert_eq!(check(&settings(&[KAFKA, SECRET]), |_| true).unwrap(), []);
-    }
-
-    #[test]
-    fn on_kafka_a_request_outlasts_the_delivery_of_its_record() {
-        for (key, value) in [("ingest.request_timeout_ms", "20000"), ("shutdown.grace_ms", "19999")] {
-            let error = refusal(&[KAFKA, SECRET, (key, value)]);
-            assert!(error.contains(&format!("{key} = {value}")), "{error}");
-            assert!(
-                error.contains("kafka.delivery_timeout_ms = 20000") && error.contains("second event"),
-                "{error}"
-            );
-            // The embedded log has no delivery timeout.
-            assert!(check(&settings(&[(key, value)]), |_| true).is_ok());
-        }
-        let error = refusal(&[KAFKA, SECRET, ("kafka.linger_ms", "20000")]);
-        assert!(error.contains("kafka.linger_ms = 20000 with kafka.delivery_timeout_ms = 20000"), "{error}");
-    }
-
-    #[test]
-    fn a_limit_of_zero_is_refused_unless_it_means_something() {
-        let meaningful = BTreeSet::from([
-            "event_log.retention_h",
-            "kafka.linger_ms",
-            "ingest.cors_max_age_s",
-            "projector.batch_interval_ms",
-        ]);
-        let schema = Schema::compiled_in();
-        for key in schema.leaves().iter().filter(|(_, value)| value.is_integer()).map(|(key, _)| key.as_str())
-        {
-            let flag = FlagValue { key: key.to_owned().leak(), value: "0".into(), flag: "--test" };
-            let settings = load(Layers { flags: vec![flag], ..Layers::default() }).unwrap().settings;
-            match check(&settings, |_| true) {
-                Ok(_) => assert!(meaningful.contains(key), "{key} = 0 was let through"),
-                Err(errors) => {
-                    assert!(errors[0].to_string().starts_with(&format!("{key} = 0")), "{errors:?}")
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn values_out_of_range_are_refused() {
-        for (key, value) in [
-            ("event_log.partitions", "4097"),
-            ("kafka.session_timeout_ms", "5999"),
-            ("kafka.session_timeout_ms", "300001"),
-            ("kafka.replication_factor", "-2"),
-            ("kafka.replication_factor", "40000"),
-            ("ingest.request_timeout_ms", "9223372036854775807"),
-            ("projector.retry_wait_ms_max", "2147483648"),
-            ("api.streams_max", "1000001"),
-            ("api.reads_max", "1000001"),
-        ] {
-            let error = refusal(&[(key, value)]);
-            assert!(error.starts_with(&format!("{key} = {value}: ")), "{error}");
-        }
-        assert!(refusal(&[("kafka.group", "")]).contains("kafka.group"));
-        assert!(check(&settings(&[("event_log.partitions", "4096")]), |_| true).is_ok());
-    }
-
-    #[test]
-    fn an_unknown_time_zone_is_refused() {
-        let errors = check(&settings(&[("timezone", "Mars/Olympus")]), |_| false).unwrap_err();
-        assert!(errors[0].to_string().starts_with("timezone = \"Mars/Olympus\": "), "{errors:?}");
-    }
-
-    #[test]
-    fn a_networked_log_or_store_needs_a_secret() {
-        let error = refusal(&[KAFKA]);
-        assert!(
-            error.starts_with("log = kafka://h:9092/t without a secret") && error.contains("APP_SECRET"),
-            "{error}"
-        );
-        let error = refusal(&[("store", "postgres://u:hunter2@h/d")]);
-        assert!(error.starts_with("store = postgres://u:redacted@h/d without a secret"), "{error}");
-        assert!(check(&settings(&[SECRET, ("store", "postgres://h/d")]), |_| true).is_ok());
-    }
-
-    #[test]
-    fn a_bad_url_is_refused_together_with_everything_else() {
-        let errors = refused(&[("log", "nats://h"), ("store", "mysql://h"), ("ingest.in_flight_max", "0")]);
-        assert!(matches!(errors[0], ConfigError::Url { what: "log", .. }));
-        assert!(matches!(errors[1], ConfigError::Url { what: "store", .. }));
-        assert!(matches!(errors[2], ConfigError::OutOfRange { key: "ingest.in_flight_max", .. }));
-    }
-
-    #[test]
-    fn log_and_store_are_not_one_file() {
-        let error = refusal(&[("log", "sqlite:a.db"), ("store", "sqlite://a.db")]);
-        assert!(error.contains("log = sqlite:a.db with store = sqlite://a.db"), "{error}");
-    }
-
-    #[test]
-    fn properties_that_guarantees_rest_on_are_refused_with_the_reason() {
-        for (names, reason) in RESERVED {
-            for name in *names {
-                let error = refusal(&[("kafka.properties", &format!("{name}=x"))]);
-                assert_eq!(error, format!("kafka.properties.{name} cannot be passed through: {reason}"));
-            }
-        }
-        let free = ("kafka.properties", "security.protocol=sasl_ssl,client.id=a");
-        assert!(check(&settings(&[free]), |_| true).is_ok());
-    }
-
-    #[test]
-    fn paths_and_addresses_are_ones_that_a_request_can_have() {
-        for (key, value) in [
-            ("ingest.base_path", "umami"),
-            ("ingest.base_path", "/"),
-            ("ingest.send_path", "/a b"),
-            ("ingest.send_path", "/{x}"),
-            ("ingest.send_path", "//h.example/x"),
-            ("script.names", "a.js,b?c"),
-            ("ingest.send_path", "/api/batch"),
-            ("ingest.send_path", "/q/x"),
-            ("ingest.send_path", "/script.js"),
-            ("script.names", "metrics"),
-            ("script.names", "/api/send"),
-            ("script.names", "script-vitals.js"),
-            ("script.names", "stats.js, stats-vitals.js"),
-            ("ingest.send_path", "/script-vitals.js"),
-            ("script.url", "javascript:alert(1)"),
-            ("script.collect_host", "https://a\u{e9}.example"),
-        ] {
-            let error = refusal(&[(key, value)]);
-            assert!(error.starts_with(&format!("{key} = \"")), "{error}");
-        }
-        let good = [
-            ("ingest.base_path", "/umami"),
-            ("ingest.send_path", "/api/collect"),
-            ("script.names", " stats.js, /x/y ,"),
-            ("script.url", "https://cdn.example/x.js?v=1"),
-            ("script.collect_host", "https://c.example"),
-        ];
-        assert!(check(&settings(&good), |_| true).is_ok());
-        assert_eq!(settings(&good).script_paths(), ["/stats.js", "/x/y"]);
-    }
-
-    #[test]
-    fn api_keys_cannot_be_guessed_and_are_not_repeated() {
-        for (keys, place) in [
-            ("hunter2", 1),
-            ("a-key-of-16-chars,hunter2", 2),
-            ("a key with spaces in it", 1),
-            ("ключ-ключ-ключ-ключ", 1),
-        ] {
-            let error = refusal(&[("api.keys", keys)]);
-            assert!(error.starts_with(&format!("api.keys = (key {place} of the list): ")), "{error}");
-            assert!(!error.contains("hunter2"), "{error}");
-        }
-        for keys in ["", "a-key-of-16-char", "a-key-of-16-char, b-key-of-16-char,"] {
-            assert!(check(&settings(&[("api.keys", keys)]), |_| true).is_ok(), "{keys:?}");
-        }
-    }
-
-    #[test]
-    fn warnings_name_the_setting() {
-        let warned = |values: &[(&'static str, &str)]| {
-            let warnings = check(&settings(values), |_| true).unwrap();
-            assert_eq!(warnings.len(), 1, "{warnings:?}");
-            warnings[0].to_string()
-        };
-        assert!(warned(&[("listen", "0.0.0.0:80")]).starts_with("listen = 0.0.0.0:80: "));
-        assert!(
-            warned(&[KAFKA, SECRET, ("event_log.retention_h", "1")])
-                .starts_with("event_log.retention_h = 1: ")
-        );
-        assert!(
-            warned(&[KAFKA, SECRET, ("kafka.replication_factor", "1")])
-                .starts_with("kafka.replication_factor")
-        );
-        let named = [("listen", "[::]:80"), ("ingest.trusted_proxies", "10.0.0.0/8")];
-        assert_eq!(check(&settings(&named), |_| true).unwrap(), []);
-    }
-}
+mod tests;

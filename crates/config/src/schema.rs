@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::{error::ConfigError, origin::Origin, secret::printable, settings::Settings};
 
 /// The compiled-in defaults, with their documentation.
-pub const DEFAULT_TOML: &str = include_str!("../../../../config/default.toml");
+pub const DEFAULT_TOML: &str = include_str!("../../../config/default.toml");
 
 /// Least likeness of a name that is worth suggesting, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.6;
@@ -25,12 +25,13 @@ pub(super) struct Schema {
     open: BTreeSet<String>,
 }
 
-/// What a key stands for.
-pub(super) enum Place {
+/// The part that a key plays in a settings file.
+pub(super) enum KeyRole {
     Setting,
     Section,
-    /// A table with free keys.
-    Open,
+    /// A section that takes any name.
+    OpenSection,
+    /// There is no such key.
     Unknown,
 }
 
@@ -71,15 +72,15 @@ impl Schema {
         &self.leaves
     }
 
-    pub(super) fn place(&self, key: &str) -> Place {
+    pub(super) fn role(&self, key: &str) -> KeyRole {
         if self.leaves.contains_key(key) {
-            Place::Setting
+            KeyRole::Setting
         } else if self.open.contains(key) {
-            Place::Open
+            KeyRole::OpenSection
         } else if self.sections.contains(key) {
-            Place::Section
+            KeyRole::Section
         } else {
-            Place::Unknown
+            KeyRole::Unknown
         }
     }
 
@@ -104,8 +105,8 @@ impl Schema {
         text: &str,
         origin: &Origin,
     ) -> Result<Vec<(String, Value)>, ConfigError> {
-        let typed = match (self.place(key), self.leaves.get(key)) {
-            (Place::Open, _) => {
+        let typed = match (self.role(key), self.leaves.get(key)) {
+            (KeyRole::OpenSection, _) => {
                 let pairs = split_pairs(text)
                     .ok_or_else(|| self.wrong_type(key, &Value::String(text.to_owned()), origin, ""))?;
                 let entries =
@@ -174,8 +175,10 @@ impl Schema {
             Some(Value::Boolean(_)) => "true or false".to_owned(),
             Some(default) if default.as_str() == Some("") => "a text in quotes".to_owned(),
             Some(default) => format!("a text, such as {default}"),
-            None if matches!(self.place(key), Place::Open) => "pairs `name=value,name=value`".to_owned(),
-            None if matches!(self.place(key), Place::Section) => {
+            None if matches!(self.role(key), KeyRole::OpenSection) => {
+                "pairs `name=value,name=value`".to_owned()
+            }
+            None if matches!(self.role(key), KeyRole::Section) => {
                 format!("a section [{key}] with settings in it")
             }
             None => "a text".to_owned(),

@@ -1,10 +1,10 @@
 //! Settings: read from four layers, printed with their origins, checked before anything starts.
 //!
 //! `config/default.toml` is the schema and the documentation of every setting. Nothing here reads the
-//! environment or a clock; `main` passes the environment in.
+//! environment or a clock: the caller passes the environment in.
 //!
 //! ```text
-//! Layers (file, environment, flags) --load--> Loaded --check--> Settings that may be run
+//! Layers (file, environment, flags) --load--> Loaded --check--> Settings that may run
 //! ```
 
 mod check;
