@@ -13,6 +13,7 @@ mod crash;
 mod dashboard;
 mod geography;
 mod harness;
+mod heal;
 mod hostile;
 mod invariants;
 mod log_contract;

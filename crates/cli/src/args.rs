@@ -1,6 +1,7 @@
 //! What can be typed.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -15,7 +16,7 @@ use dashi_config::FlagValue;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare), \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal), \
     4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), or, where there is one, by a flag; the later one wins. `dashi config \
     show` tells all of them and where each comes from."
@@ -84,6 +85,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Say whether two stores hold the same rows (exit code 3 if not)
     Compare(CompareArgs),
+    /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)
+    Heal(HealArgs),
     /// Measure a running collector with generated traffic
     Bench(BenchArgs),
     /// Say whether a running Dashi is ready (exit code 1 if not)
@@ -251,6 +254,41 @@ pub struct AcceptLostArgs {
     /// Only this partition
     #[arg(long, value_name = "N")]
     pub partition: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Without --apply it changes nothing. Sessions that have events and no row get one, of properties that are \
+    there twice the newest stays, and events whose revenue was not written get it. Umami and Dashi may run meanwhile. \
+    Running it again changes nothing more.\n\n\
+    dashi heal --store postgres://umami:…@localhost/umami            report\n\
+    dashi heal --store postgres://… --apply --undo-file undo.ndjson  repair\n\
+    dashi heal --store postgres://… --undo undo.ndjson               take the repair back"
+)]
+pub struct HealArgs {
+    /// Repair what is found
+    #[arg(long)]
+    pub apply: bool,
+
+    /// Where the repairs are written before they are committed; by default dashi-heal-TIME.ndjson in this directory
+    #[arg(long, value_name = "FILE", requires = "apply")]
+    pub undo_file: Option<PathBuf>,
+
+    /// Take back the repairs of this undo file; rows that were changed since stay
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["apply", "website"])]
+    pub undo: Option<PathBuf>,
+
+    /// Only this website
+    #[arg(long, value_name = "UUID")]
+    pub website: Option<Uuid>,
+
+    /// Rows in one transaction, at most
+    #[arg(long, value_name = "N", default_value = "1000")]
+    pub batch: NonZeroUsize,
+
     /// As JSON
     #[arg(long)]
     pub json: bool,

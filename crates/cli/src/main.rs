@@ -4,6 +4,7 @@ mod accept_lost;
 mod args;
 mod bench;
 mod compare;
+mod heal;
 mod health;
 mod logging;
 mod open;
@@ -100,6 +101,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::AcceptLost(args) => runtime()?.block_on(accept_lost::run(&loaded, &args)),
         Command::Replay(args) => runtime()?.block_on(replay::run(&loaded, args)),
         Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
+        Command::Heal(args) => runtime()?.block_on(heal::run(&loaded, &args)),
         Command::Bench(args) => runtime()?.block_on(bench::run(&loaded, args)),
         Command::Health(_) => Ok(Exit::Done),
     }

@@ -92,16 +92,19 @@ pub fn zone(settings: &Settings) -> anyhow::Result<TimeZone> {
 
 /// How ids are computed, but for what a distinct id does: see [`Formula`].
 pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
-    Ok(IdRules {
-        secret: Secret::from_text(&secret_text(settings)?),
-        rotation: match settings.ingest.salt_rotation {
-            dashi_config::SaltRotation::Month => SaltRotation::Month,
-            dashi_config::SaltRotation::Week => SaltRotation::Week,
-            dashi_config::SaltRotation::Day => SaltRotation::Day,
-        },
-        zone: zone(settings)?,
-        identified: IdentifiedSessions::Shared,
-    })
+    let (rotation, zone) = salt_period(settings)?;
+    let secret = Secret::from_text(&secret_text(settings)?);
+    Ok(IdRules { secret, rotation, zone, identified: IdentifiedSessions::Shared })
+}
+
+/// How often anonymous visitors get new session ids, and in which time zone a period begins.
+pub fn salt_period(settings: &Settings) -> anyhow::Result<(SaltRotation, TimeZone)> {
+    let rotation = match settings.ingest.salt_rotation {
+        dashi_config::SaltRotation::Month => SaltRotation::Month,
+        dashi_config::SaltRotation::Week => SaltRotation::Week,
+        dashi_config::SaltRotation::Day => SaltRotation::Day,
+    };
+    Ok((rotation, zone(settings)?))
 }
 
 /// Reads all that `serve` reads of the settings beyond their form, without opening or making anything.

@@ -8,6 +8,7 @@ mod chunk_index;
 mod claim;
 mod compare;
 mod error;
+mod heal;
 mod missing;
 mod postgres;
 mod profile;
@@ -21,6 +22,8 @@ mod umami;
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
+pub use heal::{OrphanedSession, Orphaning, Sibling, WebsiteState};
+pub use postgres::heal::{HealError, HealReport, HealScope, KeepUndo, OnProgress, Orphans, Repair};
 pub use postgres::{AddressError, PostgresSettings, PostgresStore};
 pub use profile::{
     Committed, JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits,

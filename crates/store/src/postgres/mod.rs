@@ -11,6 +11,7 @@ mod address;
 mod catalogue;
 mod commit;
 mod encoding;
+pub(crate) mod heal;
 mod pool;
 mod profile;
 mod rows;

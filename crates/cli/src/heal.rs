@@ -1,0 +1,278 @@
+//! `dashi heal`: finds what Umami left damaged in its tables, and repairs it on request.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::Context as _;
+use dashi_domain::calendar::{ms_since_1970, salt_start_ms};
+use dashi_store::{
+    HealError, HealReport, HealScope, KeepUndo, Orphaning, PostgresStore, REDACTED, Repair, Store, redact_url,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::args::HealArgs;
+use dashi_config::Loaded;
+use crate::{Exit, Misuse, open, print};
+
+/// How often a line reports the progress where there is no terminal for a bar.
+const LINE: Duration = Duration::from_secs(5);
+
+/// Lines of an undo file that are taken back in one transaction.
+const UNDO_BATCH: usize = 1_000;
+
+/// Finds damage; repairs it with `--apply`; takes repairs back with `--undo`.
+pub async fn run(loaded: &Loaded, args: &HealArgs) -> anyhow::Result<Exit> {
+    let settings = &loaded.settings;
+    let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
+    let Store::Postgres(postgres) = &store else {
+        return Err(Misuse(
+            "--store: heal is for a PostgreSQL database that Umami wrote; a SQLite store is Dashi's own and has no such \
+             damage"
+                .to_owned(),
+        )
+        .into());
+    };
+    if let Some(path) = &args.undo {
+        let changed = undo(postgres, path, &settings.store).await?;
+        store.close().await;
+        print(&if args.json {
+            format!("{}\n", serde_json::json!({ "taken_back": changed }))
+        } else {
+            format!(
+                "{changed} rows are as they were before; rows that were changed since are left as they are\n"
+            )
+        });
+        return Ok(Exit::Done);
+    }
+    let (rotation, zone) = open::salt_period(settings)?;
+    let mut file =
+        args.apply.then(|| UndoFile::create(args.undo_file.clone(), &settings.store)).transpose()?;
+    let stop = CancellationToken::new();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                stop.cancel();
+            }
+        }
+    });
+    let scope = HealScope { website: args.website, batch_max: args.batch.get() };
+    let mut progress = Progress::new();
+    let healed = postgres
+        .heal(
+            scope,
+            |ms| salt_start_ms(ms, rotation, &zone),
+            file.as_mut().map(|file| file as &mut (dyn KeepUndo + Send)),
+            &mut |part, share| {
+                progress.show(part, share);
+                !stop.is_cancelled()
+            },
+        )
+        .await;
+    progress.finish();
+    store.close().await;
+    let path = file.map(|file| file.path);
+    match healed {
+        Ok(report) => {
+            print(&if args.json { json(&report, path.as_deref())? } else { text(&report, path.as_deref()) });
+            Ok(if args.apply || report.is_sound() { Exit::Done } else { Exit::No })
+        }
+        Err(HealError::Stopped) => {
+            eprintln!(
+                "dashi: interrupted; batches that were committed stay. Run the same command again to go on"
+            );
+            Ok(Exit::Overdue)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn undo(store: &PostgresStore, path: &Path, url: &str) -> anyhow::Result<u64> {
+    let lines = read_undo(path, url)?;
+    let mut changed = 0;
+    for batch in lines.rchunks(UNDO_BATCH) {
+        changed += store.undo_heal(batch).await?;
+    }
+    Ok(changed)
+}
+
+/// The first line of an undo file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    dashi_undo: u32,
+    store: String,
+    began_at_ms: i64,
+}
+
+/// The format of undo files.
+const FORMAT: u32 = 1;
+
+/// Where repairs are kept before they are committed.
+struct UndoFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl UndoFile {
+    #[expect(clippy::disallowed_methods, reason = "a command is an edge at which time enters")]
+    fn create(path: Option<PathBuf>, store: &str) -> anyhow::Result<Self> {
+        let began_at_ms = ms_since_1970(SystemTime::now());
+        let path = path.unwrap_or_else(|| format!("dashi-heal-{began_at_ms}.ndjson").into());
+        let file = OpenOptions::new().write(true).create_new(true).open(&path).with_context(|| {
+            format!("--undo-file: {} cannot be made (a file that exists is not overwritten)", path.display())
+        })?;
+        let head = Head { dashi_undo: FORMAT, store: redact_url(store), began_at_ms };
+        let mut undo = Self { path, file };
+        undo.write(&[serde_json::to_string(&head)?])?;
+        Ok(undo)
+    }
+
+    fn write(&mut self, lines: &[String]) -> io::Result<()> {
+        let mut text = lines.join("\n");
+        text.push('\n');
+        self.file.write_all(text.as_bytes())?;
+        self.file.sync_data()
+    }
+}
+
+impl KeepUndo for UndoFile {
+    fn keep(&mut self, batch: &[Repair]) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let lines: Result<Vec<_>, _> = batch.iter().map(serde_json::to_string).collect();
+        self.write(&lines?)
+    }
+}
+
+fn read_undo(path: &Path, url: &str) -> anyhow::Result<Vec<Repair>> {
+    let file = File::open(path).with_context(|| format!("--undo: {} cannot be read", path.display()))?;
+    let mut lines = BufReader::new(file).lines();
+    let head = lines.next().transpose()?.unwrap_or_default();
+    let head: Head = serde_json::from_str(&head)
+        .map_err(|_| Misuse(format!("--undo: {} is no undo file of `dashi heal`", path.display())))?;
+    if head.dashi_undo != FORMAT {
+        return Err(Misuse(format!(
+            "--undo: {} has format {}, this program reads format {FORMAT}",
+            path.display(),
+            head.dashi_undo
+        ))
+        .into());
+    }
+    let store = redact_url(url);
+    if head.store != store {
+        return Err(Misuse(format!(
+            "--undo: {} is of the store {}, and --store is {store} (passwords are shown as {REDACTED})",
+            path.display(),
+            head.store
+        ))
+        .into());
+    }
+    let lines: Vec<String> = lines.collect::<Result<_, _>>()?;
+    let mut repairs = Vec::with_capacity(lines.len());
+    for (number, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(repair) => repairs.push(repair),
+            // The process died while it wrote the last batch, which was never committed then.
+            Err(_) if number + 1 == lines.len() => {}
+            Err(error) => anyhow::bail!("--undo: line {} of {}: {error}", number + 2, path.display()),
+        }
+    }
+    Ok(repairs)
+}
+
+/// A bar on a terminal, a line now and then elsewhere.
+struct Progress {
+    bar: ProgressBar,
+    part: &'static str,
+    last_line: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    const STEPS: u64 = 1_000;
+
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(Some(Self::STEPS), ProgressDrawTarget::stderr_with_hz(5));
+        if let Ok(style) = ProgressStyle::with_template("{msg:16} {bar:40} {percent}%  {eta} left") {
+            bar.set_style(style);
+        }
+        Self { bar, part: "", last_line: None, terminal: io::stderr().is_terminal() }
+    }
+
+    fn show(&mut self, part: &'static str, share: f64) {
+        if self.terminal {
+            if part != self.part {
+                self.bar.reset();
+                self.bar.set_message(part);
+                self.part = part;
+            }
+            self.bar.set_position((share * Self::STEPS as f64) as u64);
+            return;
+        }
+        // A short run prints nothing.
+        let last = self.last_line.get_or_insert_with(Instant::now);
+        if last.elapsed() >= LINE {
+            *last = Instant::now();
+            eprintln!("{part}: {:.0} %", share * 100.0);
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+fn json(report: &HealReport, undo: Option<&Path>) -> anyhow::Result<String> {
+    let mut value = serde_json::to_value(report)?;
+    value["undo_file"] = undo.map(|path| path.display().to_string()).into();
+    Ok(format!("{value}\n"))
+}
+
+fn text(report: &HealReport, undo: Option<&Path>) -> String {
+    let mut out = String::from("sessions without a row              sessions      events        left\n");
+    for cause in Orphaning::ALL {
+        let Some(orphans) = report.orphaned_sessions.get(&cause) else { continue };
+        let (sessions, events, left) = (orphans.sessions, orphans.events, orphans.left);
+        out.push_str(&format!("  {:<32} {sessions:>9} {events:>11} {left:>11}\n", cause.words()));
+        for sample in &orphans.samples {
+            out.push_str(&format!(
+                "    for example {} of website {}\n",
+                sample.session_id, sample.website_id
+            ));
+        }
+    }
+    if report.orphaned_sessions.is_empty() {
+        out.push_str("  none\n");
+    }
+    out.push_str(&format!(
+        "properties that are there twice: {} rows too many, in {} sessions (Umami up to 3.2 fails at their next \
+         identify)\n",
+        report.doubled_properties, report.locked_sessions
+    ));
+    for (session, key) in &report.doubled_samples {
+        out.push_str(&format!("    for example {key:?} of session {session}\n"));
+    }
+    out.push_str(&format!("half-written events (no row of revenue): {}\n", report.missing_revenue));
+    for event in &report.revenue_samples {
+        out.push_str(&format!("    for example event {event}\n"));
+    }
+    out.push_str(&format!("data of events that are not there: {} rows, left\n", report.stray_event_data));
+    for event in &report.stray_samples {
+        out.push_str(&format!("    for example event {event}\n"));
+    }
+    match undo {
+        Some(path) => out.push_str(&format!(
+            "repaired: {} rows; `dashi heal --undo {}` takes them back\n",
+            report.repaired,
+            path.display()
+        )),
+        None if report.is_sound() => out.push_str("there is nothing to repair\n"),
+        None => out.push_str("nothing was changed; --apply repairs it\n"),
+    }
+    out
+}
