@@ -31,6 +31,7 @@ mod script;
 mod sessions;
 mod store_contract;
 mod supervision;
+mod trace;
 mod umami_databases;
 mod unknown_types;
 mod unlucky_postgres;

@@ -271,7 +271,8 @@ impl Running {
         records
     }
 
-    async fn open_log(&self) -> EventLog {
+    /// The log, opened beside the process.
+    pub async fn open_log(&self) -> EventLog {
         match self.setup {
             Setup::Embedded | Setup::EmbeddedAndPostgres => {
                 let path = self.directory.path().join("log.db");

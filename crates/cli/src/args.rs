@@ -16,7 +16,7 @@ use dashi_config::FlagValue;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal), \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal, trace), \
     4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), or, where there is one, by a flag; the later one wins. `dashi config \
     show` tells all of them and where each comes from."
@@ -85,6 +85,8 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Say whether two stores hold the same rows (exit code 3 if not)
     Compare(CompareArgs),
+    /// Show where an event is and what became of it (exit code 3 if neither log nor store has it)
+    Trace(TraceArgs),
     /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)
     Heal(HealArgs),
     /// Measure a running collector with generated traffic
@@ -254,6 +256,26 @@ pub struct AcceptLostArgs {
     /// Only this partition
     #[arg(long, value_name = "N")]
     pub partition: Option<u32>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// The event's id, as website_event has it, or with --website the messageId that its client gave, or its
+    /// request's Idempotency-Key (KEY:INDEX for an element of a batch, from 0)
+    #[arg(value_name = "EVENT")]
+    pub event: String,
+
+    /// The website, link or pixel of a messageId
+    #[arg(long, value_name = "UUID")]
+    pub website: Option<Uuid>,
+
+    /// Read all of the log: finds every copy, also of events whose client gave a messageId and a time of its own
+    #[arg(long)]
+    pub scan: bool,
+
     /// As JSON
     #[arg(long)]
     pub json: bool,

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::HealArgs;
-use dashi_config::Loaded;
 use crate::{Exit, Misuse, open, print};
+use dashi_config::Loaded;
 
 /// How often a line reports the progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);

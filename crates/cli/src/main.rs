@@ -15,6 +15,7 @@ mod replay;
 mod serve;
 mod status;
 mod topic;
+mod trace;
 mod tracked;
 mod website;
 
@@ -101,6 +102,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::AcceptLost(args) => runtime()?.block_on(accept_lost::run(&loaded, &args)),
         Command::Replay(args) => runtime()?.block_on(replay::run(&loaded, args)),
         Command::Compare(args) => runtime()?.block_on(compare::run(&loaded, &args)),
+        Command::Trace(args) => runtime()?.block_on(trace::run(&loaded, &args)),
         Command::Heal(args) => runtime()?.block_on(heal::run(&loaded, &args)),
         Command::Bench(args) => runtime()?.block_on(bench::run(&loaded, args)),
         Command::Health(_) => Ok(Exit::Done),

@@ -164,6 +164,16 @@ pub fn named_event_id(source: Uuid, message_id: &str) -> Uuid {
     Uuid::new_v5(&source, message_id.as_bytes())
 }
 
+/// The name of an event whose payload has a `messageId`, for [`named_event_id`].
+pub fn message_name(message_id: &str) -> String {
+    format!("message:{message_id}")
+}
+
+/// The name of an event whose request has a key (`Idempotency-Key`); `index` is its place in a batch, from 0.
+pub fn request_name(key: &str, index: Option<usize>) -> String {
+    index.map_or_else(|| format!("request:{key}"), |index| format!("request:{key}:{index}"))
+}
+
 /// The id of a row that hangs on an event: version 5 in the namespace of the event's own id, so a redelivered
 /// record and a replay write the same row. `name` must be unique among the event's rows.
 pub fn dependent_id(event_id: Uuid, name: &str) -> Uuid {

@@ -186,7 +186,20 @@ impl EventLog {
         }
     }
 
-    /// Joins the processes that project this log under the name `group`.
+    /// The first offset of a partition whose record was appended at `at_ms` or later, in milliseconds since 1970; the high
+    /// watermark if there is none. A record has the time of the process that appended it, so neighbours of several
+    /// processes may be a little out of order.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
+        match self {
+            Self::Embedded(log) => log.offset_at(partition, at_ms).await,
+            Self::Kafka(log) => log.offset_at(partition, at_ms).await,
+        }
+    }
+
+    /// Joins those who project this log under the name `group`.
     ///
     /// # Errors
     /// Embedded: another process projects this log already. Kafka: the client cannot be made.

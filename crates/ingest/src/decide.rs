@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use dashi_domain::agent::Agent;
 use dashi_domain::client_address::{BlockedAddresses, strip_port};
-use dashi_domain::ids::{IdentifiedSessions, Visitor, named_event_id};
+use dashi_domain::ids::{IdentifiedSessions, Visitor, message_name, named_event_id, request_name};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SchemaRules, SourceKind, Submission};
@@ -151,9 +151,8 @@ fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) 
     // A name of its own, so that it cannot be a copy of an event of a known type.
     let kept = submission.kept.as_ref().map_or_else(String::new, |kept| format!("kept:{}:", kept.kind));
     match (&submission.payload.message_id, &client.idempotency_key, index) {
-        (Some(id), ..) => named_event_id(source, &format!("{kept}message:{id}")),
-        (None, Some(key), None) => named_event_id(source, &format!("{kept}request:{key}")),
-        (None, Some(key), Some(index)) => named_event_id(source, &format!("{kept}request:{key}:{index}")),
+        (Some(id), ..) => named_event_id(source, &format!("{kept}{}", message_name(id))),
+        (None, Some(key), index) => named_event_id(source, &format!("{kept}{}", request_name(key, index))),
         (None, None, _) => Uuid::now_v7(),
     }
 }

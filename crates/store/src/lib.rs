@@ -17,6 +17,7 @@ mod redact;
 mod source;
 mod sqlite;
 mod tables;
+mod trace;
 mod umami;
 
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
@@ -32,6 +33,7 @@ pub use recorder::{Heatmaps, Recorder, RecorderRules};
 pub use redact::{REDACTED, redact_url};
 pub use source::{LinkCampaign, NewWebsite, Pixel, TrackedLink, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
+pub use trace::{AppliedEvent, SetAside};
 pub use umami::{UmamiTables, Unwritten};
 
 use dashi_domain::fold::Changes;
@@ -65,6 +67,22 @@ impl Store {
     /// The store does not answer, a newer program made its tables, or an Umami older than 3.0 did.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         either!(self, store => store.migrate().await)
+    }
+
+    /// The rows of an event, identify, chunk or post that was applied, found by primary keys.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
+        either!(self, store => store.trace(id).await)
+    }
+
+    /// The dead letters whose record contains `text`, of all logs. All dead letters are read for it.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn dead_letters_with(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
+        either!(self, store => store.set_aside(text).await)
     }
 
     /// Which of Umami's versions made the tables, read anew. None if there is none: in a file, and in a database that

@@ -19,6 +19,29 @@ impl EmbeddedLog {
     pub(crate) fn reader(&self, partition: Partition, from: Offset) -> EmbeddedReader {
         EmbeddedReader { log: self.clone(), partition, next: from, commits: self.0.commits.clone() }
     }
+
+    /// Times grow with offsets, so this halves the range; there is no index of times.
+    pub(crate) async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
+        let base = i64::from(partition.number()) * OFFSETS_PER_PARTITION;
+        let Extent { low, high } = self.extent(partition).await?;
+        let (mut low, mut high) = (low.number(), high.number());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let appended_at_ms: Option<i64> = sqlx::query_scalar(
+                "SELECT appended_at_ms FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
+            )
+            .bind(base + middle as i64)
+            .bind(base + OFFSETS_PER_PARTITION)
+            .fetch_optional(&self.0.readers)
+            .await
+            .map_err(LogError::away("looking for a time"))?;
+            match appended_at_ms {
+                Some(ms) if ms < at_ms => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(Offset::new(low))
+    }
 }
 
 /// See [`crate::Reader`].

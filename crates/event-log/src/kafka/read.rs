@@ -8,12 +8,12 @@ use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
 use futures::FutureExt as _;
 use rdkafka::TopicPartitionList;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
 use super::client::{Quiet, reader_config};
-use super::{KafkaLog, topic_id};
+use super::{ASK, KafkaLog, topic_id};
 use crate::{Extent, LogError, ReadLimit};
 
 /// See [`crate::Reader`].
@@ -55,6 +55,29 @@ impl KafkaLog {
         };
         reader.seek(from)?;
         Ok(reader)
+    }
+
+    pub(crate) async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
+        let found = self
+            .ask("looking for a time", move |shared| {
+                // Only a consumer can ask; the look-up takes times in the place of offsets.
+                let consumer: BaseConsumer<Quiet> =
+                    reader_config(&shared.settings).create_with_context(Quiet::default())?;
+                let wanted = assignment(&shared.settings.topic, partition, Offset::new(at_ms.max(0) as u64))?;
+                let found = consumer.offsets_for_times(wanted, ASK)?;
+                let element = found.elements().first().map(|element| (element.error(), element.offset()));
+                match element {
+                    Some((Ok(()), offset)) => Ok(offset),
+                    Some((Err(error), _)) => Err(error),
+                    None => Err(KafkaError::OffsetFetch(RDKafkaErrorCode::UnknownPartition)),
+                }
+            })
+            .await?;
+        match found {
+            rdkafka::Offset::Offset(offset) => Ok(Offset::new(offset.max(0) as u64)),
+            // No record is as late.
+            _ => Ok(self.extent(partition).await?.high),
+        }
     }
 }
 

@@ -18,6 +18,7 @@ mod rows;
 mod schema;
 mod socket;
 mod sources;
+mod trace;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

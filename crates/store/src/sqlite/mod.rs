@@ -8,6 +8,7 @@ mod insert;
 mod profile;
 mod rows;
 mod sources;
+mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,0 +1,323 @@
+//! `dashi trace`: where an event is, and what became of it.
+
+use std::time::Duration;
+
+use dashi_domain::ids::{message_name, named_event_id, request_name};
+use dashi_domain::log_record::LogRecord;
+use dashi_domain::partitioner::{key, partition_for};
+use dashi_domain::position::{Checkpoint, Partition};
+use dashi_domain::record::Record;
+use dashi_event_log::{EventLog, Extent, ReadLimit};
+use dashi_store::{AppliedEvent, PartitionState, Store};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::Timestamp;
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::args::TraceArgs;
+use crate::{Exit, Misuse, open, print};
+use dashi_config::Loaded;
+
+/// A record is appended at once; one that waited for a broker came this much later than its event was received, at most.
+const APPEND_MS_MAX: i64 = 60_000;
+
+/// Records per read.
+const BATCH: ReadLimit =
+    ReadLimit { records_max: 500, bytes_max: 4 * 1024 * 1024, wait: Duration::from_secs(2) };
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    /// Its rows are in the store.
+    Applied,
+    /// It is in the log, and no projector has come to it.
+    NotYetApplied,
+    /// It was set aside.
+    DeadLetter,
+    /// A projector has passed it, and the store has no row of it: its website was reset or its rows were deleted.
+    RowsDeleted,
+    /// Neither log nor store has it.
+    NotFound,
+}
+
+/// A copy of the event in the log.
+#[derive(Debug, Serialize)]
+struct Copy {
+    partition: u32,
+    offset: u64,
+    appended_at_ms: i64,
+    /// Whether the projection has passed it.
+    is_passed: bool,
+    /// Records that the projection has to pass before it.
+    records_before: u64,
+}
+
+/// A dead letter of the event.
+#[derive(Debug, Serialize)]
+struct DeadLetter {
+    log: String,
+    partition: u32,
+    offset: u64,
+    reason: String,
+    set_aside_at_ms: i64,
+}
+
+/// The answer.
+#[derive(Debug, Serialize)]
+struct Trace {
+    event_id: Uuid,
+    state: State,
+    applied: Option<AppliedEvent>,
+    /// In the order of the log; the first one that was applied made the rows, the others are duplicates.
+    in_log: Vec<Copy>,
+    dead_letters: Vec<DeadLetter>,
+    /// Whether all of the log was read, so that what is not here is not there.
+    is_whole_log: bool,
+}
+
+/// Exit code 3 if neither log nor store has the event.
+pub async fn run(loaded: &Loaded, args: &TraceArgs) -> anyhow::Result<Exit> {
+    let settings = &loaded.settings;
+    let ids = candidates(args)?;
+    let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
+    let log = open::log(settings, open::Absent::Refuse).await?;
+    let mut found = trace(&log, &store, ids[0], args.scan).await?;
+    for id in &ids[1..] {
+        if found.state == State::NotFound {
+            found = trace(&log, &store, *id, args.scan).await?;
+        }
+    }
+    store.close().await;
+    log.close().await;
+    print(&if args.json { format!("{}\n", serde_json::to_string(&found)?) } else { text(&found) });
+    Ok(if found.state == State::NotFound { Exit::No } else { Exit::Done })
+}
+
+/// The ids that the event may have, at least one.
+fn candidates(args: &TraceArgs) -> Result<Vec<Uuid>, Misuse> {
+    let Some(source) = args.website else {
+        return args.event.parse().map(|id| vec![id]).map_err(|_| {
+            Misuse(format!(
+                "{:?} is no event id; for a messageId or an Idempotency-Key give its website, link or pixel with \
+                 --website",
+                args.event
+            ))
+        });
+    };
+    // A key with the place in a batch is written KEY:INDEX, as its name is.
+    let names = [message_name(&args.event), request_name(&args.event, None)];
+    Ok(names.iter().map(|name| named_event_id(source, name)).collect())
+}
+
+async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool) -> anyhow::Result<Trace> {
+    let applied = store.trace(id).await?;
+    let states: Vec<_> =
+        store.partitions().await?.into_iter().filter(|state| state.log == *log.id()).collect();
+    let partitions = log.partitions().await?;
+    let mut found = Vec::new();
+    if scan {
+        found = search_all(log, &partitions, id).await?;
+    } else if let Some(from_ms) = received_at_ms(id).or(applied.as_ref().map(|event| event.created_at_ms)) {
+        // The session names the partition, unless the topic has grown since.
+        let own = applied
+            .as_ref()
+            .map(|event| partition_for(key(event.session_id).as_bytes(), partitions.len() as u32));
+        let (own, others): (Vec<_>, Vec<_>) =
+            partitions.iter().copied().partition(|partition| own.is_none_or(|own| own == *partition));
+        for partition in own.into_iter().chain(others) {
+            if !found.is_empty() {
+                break;
+            }
+            found = search(log, partition, id, from_ms..from_ms + APPEND_MS_MAX, Some(1), |_| ()).await?;
+        }
+    }
+    let dead_letters: Vec<_> = store
+        .dead_letters_with(&id.to_string())
+        .await?
+        .into_iter()
+        .filter(|letter| is_of(&letter.record, id))
+        .map(|letter| DeadLetter {
+            log: letter.log.to_string(),
+            partition: letter.partition.number(),
+            offset: letter.offset.number(),
+            reason: letter.reason,
+            set_aside_at_ms: letter.set_aside_at_ms,
+        })
+        .collect();
+    let in_log: Vec<_> = found.iter().map(|record| copy(record, &states)).collect();
+    let state = if applied.is_some() {
+        State::Applied
+    } else if !dead_letters.is_empty() {
+        State::DeadLetter
+    } else if in_log.iter().any(|copy| !copy.is_passed) {
+        State::NotYetApplied
+    } else if !in_log.is_empty() {
+        State::RowsDeleted
+    } else {
+        State::NotFound
+    };
+    Ok(Trace { event_id: id, state, applied, in_log, dead_letters, is_whole_log: scan })
+}
+
+/// When the event was received, milliseconds since 1970: the collector makes its id of that time, unless the client
+/// named the event.
+fn received_at_ms(id: Uuid) -> Option<i64> {
+    (id.get_version_num() == 7).then(|| (id.as_u128() >> 80) as i64)
+}
+
+fn copy(record: &Record, states: &[PartitionState]) -> Copy {
+    let state = states.iter().find(|state| state.partition == record.partition);
+    let checkpoint = state.map_or(Checkpoint::START, |state| state.checkpoint);
+    Copy {
+        partition: record.partition.number(),
+        offset: record.offset.number(),
+        appended_at_ms: record.appended_at_ms,
+        is_passed: record.offset < checkpoint.offset(),
+        records_before: checkpoint.lag(record.offset),
+    }
+}
+
+/// Whether the record is the event's, by its text first, for reading all of a record takes longer.
+fn is_of(record: &[u8], id: Uuid) -> bool {
+    let text = format!("\"id\":\"{id}\"");
+    // A record that cannot be read has the id that its text names.
+    record.windows(text.len()).any(|window| window == text.as_bytes())
+        && LogRecord::decode(record).map_or(true, |record| record.id() == id)
+}
+
+/// Copies in one partition that were appended within `times` (without the end), `copies_max` at most, in order.
+async fn search(
+    log: &EventLog,
+    partition: Partition,
+    id: Uuid,
+    times: std::ops::Range<i64>,
+    copies_max: Option<usize>,
+    on_progress: impl Fn(u64),
+) -> anyhow::Result<Vec<Record>> {
+    let Extent { low, high } = log.extent(partition).await?;
+    let start = log.offset_at(partition, times.start).await?.max(low);
+    let mut found = Vec::new();
+    if start >= high {
+        return Ok(found);
+    }
+    let mut reader = log.reader(partition, start).await?;
+    let mut at = start;
+    while at < high {
+        let records = reader.next(BATCH).await?;
+        let passed = reader.passed();
+        on_progress(passed.number().saturating_sub(at.number()));
+        if records.is_empty() && passed == at {
+            anyhow::bail!("partition {partition}: no record came from offset {at} on; try again");
+        }
+        at = passed;
+        let is_over = records.last().is_some_and(|record| record.appended_at_ms >= times.end);
+        found.extend(records.into_iter().filter(|record| is_of(&record.value, id)));
+        if is_over || copies_max.is_some_and(|max| found.len() >= max) {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+async fn search_all(log: &EventLog, partitions: &[Partition], id: Uuid) -> anyhow::Result<Vec<Record>> {
+    let mut total = 0;
+    for partition in partitions {
+        let Extent { low, high } = log.extent(*partition).await?;
+        total += high.number().saturating_sub(low.number());
+    }
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
+    if let Ok(style) =
+        ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left")
+    {
+        bar.set_style(style);
+    }
+    let mut found = Vec::new();
+    for partition in partitions {
+        found.extend(search(log, *partition, id, 0..i64::MAX, None, |passed| bar.inc(passed)).await?);
+    }
+    bar.finish_and_clear();
+    Ok(found)
+}
+
+fn text(trace: &Trace) -> String {
+    let id = trace.event_id;
+    let mut out = match trace.state {
+        State::Applied => format!("event {id}: applied\n"),
+        State::NotYetApplied => format!("event {id}: in the log, not applied yet\n"),
+        State::DeadLetter => format!("event {id}: set aside, a dead letter\n"),
+        State::RowsDeleted => format!(
+            "event {id}: a projector has passed it, and the store has no row of it: its website was reset or its rows \
+             were deleted\n"
+        ),
+        State::NotFound => format!("event {id}: neither in the log nor in the store\n"),
+    };
+    for copy in &trace.in_log {
+        let time = time(copy.appended_at_ms);
+        let place = match (copy.is_passed, copy.records_before) {
+            (true, _) => "passed by the projection".to_owned(),
+            (false, 0) => "the next one to be applied".to_owned(),
+            (false, before) => format!("up to {before} records are to be applied before it"),
+        };
+        out.push_str(&format!(
+            "  log    partition {}, offset {}, appended {time}; {place}\n",
+            copy.partition, copy.offset
+        ));
+    }
+    if let Some(event) = &trace.applied {
+        out.push_str(&format!(
+            "  row    {} of website {}, {}\n",
+            event.table,
+            event.website_id,
+            time(event.created_at_ms)
+        ));
+        let session = if event.has_session { "its row is there" } else { "WITHOUT A ROW" };
+        out.push_str(&format!("         session {}: {session}\n", event.session_id));
+        if event.event_data > 0 || event.has_revenue {
+            let revenue = if event.has_revenue { ", revenue 1" } else { "" };
+            out.push_str(&format!("         event_data {}{revenue}\n", event.event_data));
+        }
+    }
+    for letter in &trace.dead_letters {
+        out.push_str(&format!(
+            "  dead   partition {}, offset {}, {}: {}\n",
+            letter.partition,
+            letter.offset,
+            time(letter.set_aside_at_ms),
+            letter.reason
+        ));
+    }
+    if trace.in_log.is_empty() && !trace.is_whole_log {
+        out.push_str(
+            "  log    not found near its time; --scan reads all of the log (retention may have removed the record)\n",
+        );
+    }
+    out
+}
+
+fn time(ms: i64) -> String {
+    Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_the_collector_made_says_when() {
+        let made = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 1_777_623_630, 123_000_000));
+        assert_eq!(received_at_ms(made), Some(1_777_623_630_123));
+        assert_eq!(received_at_ms(named_event_id(Uuid::nil(), "mine")), None);
+    }
+
+    #[test]
+    fn a_record_is_known_by_its_own_id_only() {
+        let (id, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let record = format!(
+            r#"{{"v":1,"id":"{id}","at":1,"session":"{other}","visit":"{other}","type":"event","payload":{{"website":"{other}","url":"/"}}}}"#
+        );
+        assert!(is_of(record.as_bytes(), id));
+        assert!(!is_of(record.as_bytes(), other));
+        assert!(!is_of(b"no record", id));
+    }
+}

@@ -1,0 +1,78 @@
+//! Where the tables hold an event.
+
+use dashi_domain::ids::dependent_id;
+use dashi_domain::position::{LogId, Offset, Partition};
+use uuid::Uuid;
+
+use super::{SqliteStore, parse_uuid, text};
+use crate::StoreError;
+use crate::trace::{AppliedEvent, IDENTITIES, SetAside};
+
+impl SqliteStore {
+    pub(crate) async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
+        let doing = "looking for an event";
+        let found: Option<(i64, String, String, i64)> = sqlx::query_as(
+            "SELECT 0, website_id, session_id, created_at FROM website_event WHERE event_id = ?1
+             UNION ALL
+             SELECT 1, website_id, session_id, created_at FROM dashi_identify WHERE event_id = ?1
+             UNION ALL
+             SELECT 2, website_id, session_id, received_at FROM dashi_applied WHERE record_id = ?1
+             UNION ALL
+             SELECT 3, website_id, session_id, created_at FROM session_replay WHERE replay_id = ?1",
+        )
+        .bind(text(id))
+        .fetch_optional(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        let Some((table, website_id, session_id, created_at_ms)) = found else { return Ok(None) };
+        let (has_session, event_data, has_revenue): (bool, i64, bool) = sqlx::query_as(
+            "SELECT EXISTS (SELECT 1 FROM session WHERE session_id = ?1),
+                 (SELECT count(*) FROM event_data WHERE website_event_id = ?2),
+                 EXISTS (SELECT 1 FROM revenue WHERE revenue_id = ?3)",
+        )
+        .bind(&session_id)
+        .bind(text(id))
+        .bind(text(dependent_id(id, "revenue")))
+        .fetch_one(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        Ok(Some(AppliedEvent {
+            table: IDENTITIES[table as usize],
+            website_id: parse_uuid(&website_id).map_err(StoreError::away(doing))?,
+            session_id: parse_uuid(&session_id).map_err(StoreError::away(doing))?,
+            created_at_ms,
+            has_session,
+            event_data: event_data as u64,
+            has_revenue,
+        }))
+    }
+
+    pub(crate) async fn set_aside(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
+        let rows: Vec<(String, i64, i64, String, i64, Vec<u8>)> = sqlx::query_as(
+            "SELECT log_id, partition, record_offset, reason, set_aside_at, record FROM dashi_dead_letter
+             WHERE instr(record, ?) > 0 ORDER BY log_id, partition, record_offset",
+        )
+        .bind(text.as_bytes())
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away("looking among the dead letters"))?;
+        let set_aside = |(log, partition, offset, reason, set_aside_at_ms, record): (
+            String,
+            i64,
+            i64,
+            String,
+            i64,
+            Vec<u8>,
+        )| {
+            SetAside {
+                log: LogId::new(log),
+                partition: Partition::new(partition as u32),
+                offset: Offset::new(offset as u64),
+                reason,
+                set_aside_at_ms,
+                record,
+            }
+        };
+        Ok(rows.into_iter().map(set_aside).collect())
+    }
+}

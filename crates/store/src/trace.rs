@@ -1,0 +1,44 @@
+//! Where the tables hold an event: the store's part of the answer to "was my event recorded?".
+
+use dashi_domain::position::{LogId, Offset, Partition};
+use serde::Serialize;
+use uuid::Uuid;
+
+/// The rows of an event that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AppliedEvent {
+    /// The table whose row says that it was applied.
+    pub table: &'static str,
+    /// Its website, link or pixel.
+    pub website_id: Uuid,
+    /// Its session.
+    pub session_id: Uuid,
+    /// When it happened, milliseconds since 1970: the client's time if it gave one, else that of its arrival.
+    pub created_at_ms: i64,
+    /// Whether the session's row is there.
+    pub has_session: bool,
+    /// Rows of `event_data` that hang on it.
+    pub event_data: u64,
+    /// Whether it has a row in `revenue`.
+    pub has_revenue: bool,
+}
+
+/// A record that was set aside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    /// The log it lies in.
+    pub log: LogId,
+    /// Its partition.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: Offset,
+    /// Why it could not be applied.
+    pub reason: String,
+    /// When that was, milliseconds since 1970.
+    pub set_aside_at_ms: i64,
+    /// The record.
+    pub record: Vec<u8>,
+}
+
+/// Tables by whose keys an event is known, and the column of the key. An id lies in one of them at most.
+pub(crate) const IDENTITIES: [&str; 4] = ["website_event", "identify", "applied", "session_replay"];
