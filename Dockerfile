@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 
-FROM rust:1-bookworm AS build
+# The version of rust-toolchain.toml: another one would fetch that.
+FROM rust:1.95.0-bookworm AS build
 # For librdkafka: the C tools are in the image, OpenSSL and zlib are not.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libssl-dev zlib1g-dev \
