@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashi_domain::profile::{Stamp, parse_version};
-use dashi_event_log::{EventLog, KafkaLog, KafkaSettings, ReadLimit};
+
 use integration_tests::http::Connection;
+use integration_tests::log::{open_log, read_partition};
 use integration_tests::profiles::{Following, KEYS, Reader, load_size};
 use integration_tests::setup::AGENT;
 use integration_tests::{Dashi, Deployment, TestDatabase, eventually, http, kafka};
@@ -292,57 +293,33 @@ struct Written {
 impl Model {
     async fn of(deployment: &Deployment, topic: &str) -> Self {
         assert!(deployment.log().ends_with(topic));
-        let log = KafkaLog::open(KafkaSettings {
-            brokers: kafka::shared_broker(),
-            topic: topic.to_owned(),
-            partitions: 8,
-            replication_factor: 1,
-            delivery_timeout: Duration::from_secs(10),
-            linger: Duration::ZERO,
-            session_timeout: Duration::from_secs(10),
-            queue_max: 8,
-            record_bytes_max: 1 << 20,
-            topic_check_interval: Duration::from_secs(1),
-            properties: BTreeMap::new(),
-        });
-        let log = EventLog::Kafka(log.await.expect("the log can be opened"));
+        let log = open_log(deployment.log()).await;
         let mut history: BTreeMap<(String, String), BTreeMap<Stamp, Written>> = BTreeMap::new();
         let mut sends = 0;
         for partition in log.partitions().await.expect("the log answers") {
             // What each device of a session last sent.
             let mut bases: HashMap<(Uuid, Uuid, String, String), String> = HashMap::new();
-            let extent = log.extent(partition).await.expect("the log answers");
-            let mut reader = log.reader(partition, extent.low).await.expect("the log answers");
-            let mut left = extent.high.number() - extent.low.number();
-            while left > 0 {
-                let limit =
-                    ReadLimit { records_max: 1_000, bytes_max: 1 << 24, wait: Duration::from_secs(10) };
-                let records = reader.next(limit).await.expect("the log can be read");
-                assert!(!records.is_empty(), "the log lacks {left} records");
-                left -= records.len() as u64;
-                for record in records {
-                    let record: Value = serde_json::from_slice(&record.value).expect("JSON");
-                    if record["type"] != "identify" {
-                        continue;
-                    }
-                    let id = |name: &str| {
-                        record[name].as_str().and_then(|id| id.parse::<Uuid>().ok()).expect("an id")
-                    };
-                    let stamp =
-                        Stamp { received_at_ms: record["at"].as_i64().expect("a time"), event_id: id("id") };
-                    let payload = &record["payload"];
-                    let person = payload["id"].as_str().expect("a person").to_owned();
-                    let base =
-                        payload["baseVersion"].as_str().map(|version| parse_version(version).expect("ours"));
-                    for (key, value) in payload["data"].as_object().expect("data") {
-                        sends += 1;
-                        let text = value.as_str().expect("text").to_owned();
-                        let of = (id("session"), id("device"), person.clone(), key.clone());
-                        let before = bases.insert(of, text.clone());
-                        if base.is_some() || before.as_ref() != Some(&text) {
-                            let written = Written { text, session: id("session"), base };
-                            history.entry((person.clone(), key.clone())).or_default().insert(stamp, written);
-                        }
+            for record in read_partition(&log, partition).await {
+                let record: Value = serde_json::from_slice(&record.value).expect("JSON");
+                if record["type"] != "identify" {
+                    continue;
+                }
+                let id =
+                    |name: &str| record[name].as_str().and_then(|id| id.parse::<Uuid>().ok()).expect("an id");
+                let stamp =
+                    Stamp { received_at_ms: record["at"].as_i64().expect("a time"), event_id: id("id") };
+                let payload = &record["payload"];
+                let person = payload["id"].as_str().expect("a person").to_owned();
+                let base =
+                    payload["baseVersion"].as_str().map(|version| parse_version(version).expect("ours"));
+                for (key, value) in payload["data"].as_object().expect("data") {
+                    sends += 1;
+                    let text = value.as_str().expect("text").to_owned();
+                    let of = (id("session"), id("device"), person.clone(), key.clone());
+                    let before = bases.insert(of, text.clone());
+                    if base.is_some() || before.as_ref() != Some(&text) {
+                        let written = Written { text, session: id("session"), base };
+                        history.entry((person.clone(), key.clone())).or_default().insert(stamp, written);
                     }
                 }
             }

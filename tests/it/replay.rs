@@ -4,9 +4,8 @@
 use std::time::Duration;
 
 use dashi_domain::record::Record;
-use dashi_event_log::{
-    EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, NewRecord, ReadLimit,
-};
+use dashi_event_log::{EventLog, NewRecord};
+use integration_tests::log::{open_log, read_log};
 use integration_tests::{
     Database, Deployment, Ledger, Server, TestDatabase, TestDirectory, eventually, http, kafka,
 };
@@ -171,8 +170,8 @@ async fn what_is_no_event_is_a_dead_letter(deployment: &Deployment) {
     // All of one visitor, and so of one partition: good ones around each bad one, in one batch.
     let answer = ledger.send(&collector.authority, &[]).await.unwrap().json();
     let session_id: Uuid = answer["sessionId"].as_str().unwrap().parse().unwrap();
-    let log = open_log(deployment).await;
-    let good = records(&log).await.remove(0).value;
+    let log = open_log(deployment.log()).await;
+    let good = read_log(&log).await.remove(0).value;
     let unknown = String::from_utf8(good).unwrap().replace(r#""v":1"#, r#""v":7"#);
     for value in [b"\xff\x00 garbage".to_vec(), unknown.into_bytes(), Vec::new()] {
         append(&log, session_id, value).await;
@@ -241,8 +240,8 @@ async fn a_repeated_record_changes_nothing(deployment: &Deployment) {
     let before = format!("sqlite:{}", directory.path().join("before.db").display());
     replay(deployment, &before).await;
 
-    let log = open_log(deployment).await;
-    let originals = records(&log).await;
+    let log = open_log(deployment.log()).await;
+    let originals = read_log(&log).await;
     let mut duplicates = 0;
     // All repetitions in one batch, each in one of its own, and again with the originals' batches long gone.
     for batch in ["2000", "1", "3"] {
@@ -280,48 +279,6 @@ async fn send(deployment: &Deployment, server: &Server, kind: &str, mut payload:
     let url = format!("{}/api/send", server.url());
     let answer = http::post_json(&url, &body, &[("user-agent", agent)]).await.unwrap();
     assert_eq!(answer.status, 200, "{body}: {}", answer.text());
-}
-
-/// The deployment's log, beside the processes that use it.
-async fn open_log(deployment: &Deployment) -> EventLog {
-    match deployment.log().strip_prefix("sqlite:") {
-        Some(path) => {
-            let settings =
-                EmbeddedSettings { path: path.into(), partitions: 8, queue_max: 100, batch_max: 100 };
-            EventLog::Embedded(EmbeddedLog::open(settings).await.unwrap())
-        }
-        None => {
-            let (brokers, topic) =
-                deployment.log().trim_start_matches("kafka://").split_once('/').expect("host:port/topic");
-            let settings = KafkaSettings {
-                brokers: brokers.to_owned(),
-                topic: topic.to_owned(),
-                partitions: 8,
-                replication_factor: -1,
-                delivery_timeout: Duration::from_secs(30),
-                linger: Duration::ZERO,
-                session_timeout: Duration::from_secs(10),
-                queue_max: 100,
-                record_bytes_max: 1 << 20,
-                topic_check_interval: Duration::from_secs(1),
-                properties: Default::default(),
-            };
-            EventLog::Kafka(KafkaLog::open(settings).await.unwrap())
-        }
-    }
-}
-
-/// Every record, partition after partition.
-async fn records(log: &EventLog) -> Vec<Record> {
-    let limit = ReadLimit { records_max: 1_000, bytes_max: 1 << 24, wait: Duration::from_secs(10) };
-    let mut records = Vec::new();
-    for partition in log.partitions().await.unwrap() {
-        let extent = log.extent(partition).await.unwrap();
-        if extent.low < extent.high {
-            records.extend(log.reader(partition, extent.low).await.unwrap().next(limit).await.unwrap());
-        }
-    }
-    records
 }
 
 async fn append(log: &EventLog, session_id: Uuid, value: Vec<u8>) {

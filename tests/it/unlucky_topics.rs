@@ -12,6 +12,7 @@ use dashi_domain::record::Record;
 use dashi_event_log::{
     AppendError, Concern, EventLog, KafkaLog, KafkaSettings, LogError, NewRecord, ReadLimit,
 };
+use integration_tests::log::kafka_settings;
 use integration_tests::{KafkaServer, eventually, kafka};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -25,17 +26,10 @@ const P0: Partition = Partition::new(0);
 
 async fn open(brokers: &str, topic: &str) -> EventLog {
     let settings = KafkaSettings {
-        brokers: brokers.to_owned(),
-        topic: topic.to_owned(),
-        partitions: 1,
-        replication_factor: 1,
-        delivery_timeout: Duration::from_secs(30),
-        linger: Duration::ZERO,
-        session_timeout: Duration::from_secs(6),
         queue_max: 1_000,
         record_bytes_max: 2 << 20,
         topic_check_interval: Duration::from_millis(300),
-        properties: Default::default(),
+        ..kafka_settings(brokers, topic)
     };
     EventLog::Kafka(KafkaLog::open(settings).await.unwrap())
 }

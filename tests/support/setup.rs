@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dashi_domain::record::Record;
-use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
+use dashi_event_log::EventLog;
 use serde_json::{Map, Value, json};
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::deployment::Totals;
 use crate::http::{self, Answer};
+use crate::log::{open_log, read_log};
 use crate::{Dashi, TestDatabase, TestDirectory, eventually, free_port, kafka};
 
 /// The website that every setup knows.
@@ -71,7 +72,6 @@ macro_rules! on_both_setups {
 pub struct Running {
     // Before what it uses: fields are dropped in order.
     dashi: Dashi,
-    setup: Setup,
     authority: String,
     env: BTreeMap<String, String>,
     log: String,
@@ -109,7 +109,7 @@ impl Setup {
         let added = Dashi::run(&add, &pairs(&env)).await;
         assert_eq!(added.code, Some(0), "{}", added.stderr);
         let dashi = serve(&log, &store, &authority, &env).await;
-        Running { dashi, setup: self, authority, env, log, store, database, directory }
+        Running { dashi, authority, env, log, store, database, directory }
     }
 }
 
@@ -254,49 +254,14 @@ impl Running {
     /// Every record of the log, partition after partition, each in its order.
     pub async fn records(&self) -> Vec<Record> {
         let log = self.open_log().await;
-        let mut records = Vec::new();
-        for partition in log.partitions().await.expect("the log answers") {
-            let extent = log.extent(partition).await.expect("the log answers");
-            let mut reader = log.reader(partition, extent.low).await.expect("the log answers");
-            let mut left = extent.high.number() - extent.low.number();
-            let limit = ReadLimit { records_max: 1_000, bytes_max: 1 << 24, wait: Duration::from_secs(10) };
-            while left > 0 {
-                let next = reader.next(limit).await.expect("the log can be read");
-                assert!(!next.is_empty(), "the log lacks {left} records");
-                left = left.saturating_sub(next.len() as u64);
-                records.extend(next);
-            }
-        }
+        let records = read_log(&log).await;
         log.close().await;
         records
     }
 
     /// The log, opened beside the process.
     pub async fn open_log(&self) -> EventLog {
-        match self.setup {
-            Setup::Embedded | Setup::EmbeddedAndPostgres => {
-                let path = self.directory.path().join("log.db");
-                let settings = EmbeddedSettings { path, partitions: 8, queue_max: 8, batch_max: 8 };
-                EventLog::Embedded(EmbeddedLog::open(settings).await.expect("the log can be opened"))
-            }
-            Setup::KafkaAndPostgres => {
-                let (_, topic) = self.log.rsplit_once('/').expect("a log on Kafka has a topic");
-                let settings = KafkaSettings {
-                    brokers: kafka::shared_broker(),
-                    topic: topic.to_owned(),
-                    partitions: 8,
-                    replication_factor: 1,
-                    delivery_timeout: Duration::from_secs(10),
-                    linger: Duration::ZERO,
-                    session_timeout: Duration::from_secs(10),
-                    queue_max: 8,
-                    record_bytes_max: 1 << 20,
-                    topic_check_interval: Duration::from_secs(1),
-                    properties: BTreeMap::new(),
-                };
-                EventLog::Kafka(KafkaLog::open(settings).await.expect("the log can be opened"))
-            }
-        }
+        open_log(&self.log).await
     }
 
     /// Rows of one of Umami's tables, oldest first. `condition` is SQL that every store understands.
@@ -311,7 +276,7 @@ impl Running {
         columns.retain(|(name, _)| !left_out.contains(&name.as_str()));
         let members: Vec<_> = columns
             .iter()
-            .map(|(name, kind)| format!("'{name}', {}", store.expression(name, *kind)))
+            .map(|(name, form)| format!("'{name}', {}", store.expression(name, *form)))
             .collect();
         let key = &columns[0].0;
         let select = format!(
@@ -319,7 +284,7 @@ impl Running {
             store.json_object(),
             members.join(", ")
         );
-        let decimals: Vec<_> = columns.iter().filter(|(_, kind)| *kind == Kind::Decimal).collect();
+        let decimals: Vec<_> = columns.iter().filter(|(_, form)| *form == ColumnForm::Decimal).collect();
         let mut rows: Vec<Row> = Vec::new();
         for text in store.texts(select).await {
             let mut row: Row = serde_json::from_str(&text).expect("a database writes JSON");
@@ -416,10 +381,14 @@ pub async fn read_until_silent(stream: &mut TcpStream, silence: Duration) -> Str
     }
 }
 
+/// How [`Running::rows`] gives a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum ColumnForm {
+    /// As the database writes them in JSON.
     Plain,
+    /// Milliseconds since 1970.
     Time,
+    /// Floating point.
     Decimal,
 }
 
@@ -429,8 +398,8 @@ enum Connection {
 }
 
 impl Connection {
-    /// Names and kinds of a table's columns.
-    async fn columns(&mut self, table: &str) -> Vec<(String, Kind)> {
+    /// Names and forms of a table's columns.
+    async fn columns(&mut self, table: &str) -> Vec<(String, ColumnForm)> {
         let list = match self {
             Self::Sqlite(_) => format!("SELECT name || ' ' || type FROM pragma_table_info('{table}')"),
             Self::Postgres(_) => format!(
@@ -440,21 +409,21 @@ impl Connection {
         };
         let columns = self.texts(list).await;
         assert!(!columns.is_empty(), "there is no table {table}");
-        let kind = |name: &str, of: &str| match of {
-            _ if name.ends_with("_at") || name == "date_value" => Kind::Time,
-            "REAL" | "numeric" => Kind::Decimal,
-            _ => Kind::Plain,
+        let form = |name: &str, column_type: &str| match column_type {
+            _ if name.ends_with("_at") || name == "date_value" => ColumnForm::Time,
+            "REAL" | "numeric" => ColumnForm::Decimal,
+            _ => ColumnForm::Plain,
         };
         let column = |text: &String| {
-            let (name, of) = text.split_once(' ').expect("a column has a type");
-            (name.to_owned(), kind(name, of))
+            let (name, column_type) = text.split_once(' ').expect("a column has a type");
+            (name.to_owned(), form(name, column_type))
         };
         columns.iter().map(column).collect()
     }
 
-    fn expression(&self, name: &str, kind: Kind) -> String {
-        match (self, kind) {
-            (Self::Postgres(_), Kind::Time) => format!("(extract(epoch FROM {name}) * 1000)::bigint"),
+    fn expression(&self, name: &str, form: ColumnForm) -> String {
+        match (self, form) {
+            (Self::Postgres(_), ColumnForm::Time) => format!("(extract(epoch FROM {name}) * 1000)::bigint"),
             _ => name.to_owned(),
         }
     }
