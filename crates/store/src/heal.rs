@@ -209,7 +209,9 @@ mod tests {
 
     fn beside(change: impl FnOnce(&mut Sibling)) -> OrphanedSession {
         let mut orphan = orphan();
-        orphan.sibling.as_mut().into_iter().for_each(|sibling| change(sibling));
+        if let Some(sibling) = orphan.sibling.as_mut() {
+            change(sibling);
+        }
         orphan
     }
 
