@@ -5,7 +5,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use crate::tables::{self, Table};
+use crate::table::{ColumnType, Table};
+use crate::tables;
 use crate::{Store, StoreError};
 
 /// How many differing rows are told per table.
@@ -58,7 +59,7 @@ pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreE
     Ok(Comparison { equal: compared.iter().all(|table| table.equal), tables: compared })
 }
 
-/// A row as text, column by column; see [`tables::Kind`]. Null is [`NULL`].
+/// A row as text, column by column; see [`ColumnType`]. Null is [`NULL`].
 pub(crate) type Row = Vec<String>;
 
 /// What stands for null: U+0000 cannot be in a text column.
@@ -119,8 +120,8 @@ async fn compare_table(
 /// Numbers order as numbers, all else as text: the order in which the backends give the rows.
 fn key_order(table: &Table, a: &Row, b: &Row) -> std::cmp::Ordering {
     let keys = table.columns.iter().take(table.key).zip(a.iter().zip(b));
-    keys.map(|((_, kind), (a, b))| match kind {
-        tables::Kind::Integer => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
+    keys.map(|(column, (a, b))| match column.column_type {
+        ColumnType::Integer => a.len().cmp(&b.len()).then_with(|| a.cmp(b)),
         _ => a.cmp(b),
     })
     .fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
@@ -165,9 +166,9 @@ fn difference(table: &Table, first: Option<&Row>, second: Option<&Row>) -> Diffe
                 .iter()
                 .enumerate()
                 .filter(|(place, _)| other.is_none_or(|other| other[*place] != row[*place]))
-                .map(|(place, (column, _))| {
+                .map(|(place, column)| {
                     let value = if row[place] == NULL { "null" } else { &row[place] };
-                    format!("{column}: {value}")
+                    format!("{}: {value}", column.name)
                 })
                 .collect()
         })

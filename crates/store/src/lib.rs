@@ -16,6 +16,7 @@ mod recorder;
 mod redact;
 mod source;
 mod sqlite;
+mod table;
 mod tables;
 mod trace;
 mod umami;
@@ -412,7 +413,7 @@ impl Store {
     }
 
     /// The first rows of a table in the order of its key, in the text form in which rows are compared.
-    async fn rows(&self, table: &'static tables::Table, limit: u32) -> Result<Vec<Vec<String>>, StoreError> {
+    async fn rows(&self, table: &'static table::Table, limit: u32) -> Result<Vec<Vec<String>>, StoreError> {
         use futures::TryStreamExt as _;
         compare::stream(self, table, Some(limit)).try_collect().await
     }

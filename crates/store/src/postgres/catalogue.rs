@@ -17,111 +17,33 @@ use dashi_domain::umami::Release;
 
 use super::PostgresStore;
 use super::pool::Session;
+use crate::table::{Owner, RowTable, Table};
+use crate::tables;
 use crate::{StoreError, UmamiTables, Unwritten};
 
 /// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
 pub(super) const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// What must be there: the tables of Umami 3.0, as far as they are read or written here.
-const REQUIRED: &[(&str, &[&str])] = &[
-    ("website", &["website_id", "name", "domain", "created_at", "deleted_at"]),
-    (
-        "session",
-        &[
-            "session_id",
-            "website_id",
-            "browser",
-            "os",
-            "device",
-            "screen",
-            "language",
-            "country",
-            "region",
-            "city",
-            "distinct_id",
-            "created_at",
-        ],
-    ),
-    (
-        "website_event",
-        &[
-            "event_id",
-            "website_id",
-            "session_id",
-            "visit_id",
-            "created_at",
-            "url_path",
-            "url_query",
-            "utm_source",
-            "utm_medium",
-            "utm_campaign",
-            "utm_content",
-            "utm_term",
-            "gclid",
-            "fbclid",
-            "msclkid",
-            "ttclid",
-            "li_fat_id",
-            "twclid",
-            "referrer_path",
-            "referrer_query",
-            "referrer_domain",
-            "page_title",
-            "hostname",
-            "event_type",
-            "event_name",
-            "tag",
-        ],
-    ),
-    (
-        "event_data",
-        &[
-            "event_data_id",
-            "website_id",
-            "website_event_id",
-            "data_key",
-            "data_type",
-            "string_value",
-            "number_value",
-            "date_value",
-            "created_at",
-        ],
-    ),
-    (
-        "session_data",
-        &[
-            "session_data_id",
-            "website_id",
-            "session_id",
-            "data_key",
-            "data_type",
-            "string_value",
-            "number_value",
-            "date_value",
-            "distinct_id",
-            "created_at",
-        ],
-    ),
-    (
-        "revenue",
-        &[
-            "revenue_id",
-            "website_id",
-            "session_id",
-            "event_id",
-            "event_name",
-            "currency",
-            "revenue",
-            "created_at",
-        ],
-    ),
-    ("link", &["link_id"]),
-    ("pixel", &["pixel_id"]),
-];
+/// Columns that are only read, of tables of Umami 3.0 that must be there beside those that rows are written to.
+const WEBSITE: (&str, &[&str]) = ("website", &["website_id", "name", "domain", "created_at", "deleted_at"]);
+const LINK: (&str, &[&str]) = ("link", &["link_id"]);
+const PIXEL: (&str, &[&str]) = ("pixel", &["pixel_id"]);
 
-/// Tables that not every version has.
-const OPTIONAL: &[&str] =
-    &["session_replay", "heatmap_event", "session_link", "annotation", "api_key", MIGRATIONS];
+/// What must be there: the tables of Umami 3.0, as far as they are read or written here.
+fn required() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
+    let written = tables::of_umami().filter(|table| table.owner == Owner::Umami);
+    let columns =
+        |table: &Table| table.columns.iter().filter(|column| !column.optional).map(|column| column.name);
+    let read_only = |(table, columns): (&'static str, &[&'static str])| (table, columns.to_vec());
+    [WEBSITE]
+        .into_iter()
+        .map(read_only)
+        .chain(written.map(move |table| (table.name, columns(table).collect())))
+        .chain([LINK, PIXEL].into_iter().map(read_only))
+}
+
+/// Tables that not every version has and that show which one it is.
+const TELLING: &[&str] = &["annotation", "api_key", MIGRATIONS];
 
 /// Prisma's list of the migrations that it ran.
 const MIGRATIONS: &str = "_prisma_migrations";
@@ -139,113 +61,8 @@ const UNWRITTEN: &[(&str, &str)] = &[
     ("session_replay_view", "who has watched which recording, which the dashboard writes"),
 ];
 
-/// What is written of the tables that are not [`REQUIRED`].
-const WRITTEN: &[(&str, &[&str])] = &[
-    (
-        "session_replay",
-        &[
-            "replay_id",
-            "website_id",
-            "session_id",
-            "visit_id",
-            "chunk_index",
-            "events",
-            "event_count",
-            "started_at",
-            "ended_at",
-            "created_at",
-        ],
-    ),
-    ("session_link", &["website_id", "session_id", "distinct_id", "created_at"]),
-    ("website_event", VITALS),
-    ("heatmap_event", HEATMAP_REQUIRED),
-    ("heatmap_event", HEATMAP_OPTIONAL),
-    ("heatmap_event", &["created_at"]),
-];
-
-/// Tables of which rows are only read, or written by commands that may fail.
-const READ_ONLY: &[&str] = &["website", "link", "pixel"];
-
-/// Columns of `heatmap_event` without which no row of it says anything.
-const HEATMAP_REQUIRED: &[&str] = &[
-    "heatmap_event_id",
-    "website_id",
-    "session_id",
-    "visit_id",
-    "url_path",
-    "event_type",
-    "x",
-    "y",
-    "viewport_w",
-    "viewport_h",
-    "scroll_pct",
-];
-
-/// Columns of `heatmap_event` that not every version has.
-const HEATMAP_OPTIONAL: &[&str] = &[
-    "node_id",
-    "page_x",
-    "page_y",
-    "page_w",
-    "page_h",
-    "replay_chunk_index",
-    "replay_event_index",
-    "replay_time_ms",
-];
-
 /// Columns of `website_event` that came with 3.1.
 const VITALS: &[&str] = &["lcp", "inp", "cls", "fcp", "ttfb"];
-
-/// The widths of 3.1, in characters: what the fold cuts to.
-const WIDTHS: &[(&str, &[(&str, usize)])] = &[
-    (
-        "session",
-        &[
-            ("browser", 20),
-            ("os", 20),
-            ("device", 20),
-            ("screen", 11),
-            ("language", 35),
-            ("country", 2),
-            ("region", 20),
-            ("city", 50),
-            ("distinct_id", 50),
-        ],
-    ),
-    (
-        "website_event",
-        &[
-            ("url_path", 500),
-            ("url_query", 500),
-            ("utm_source", 255),
-            ("utm_medium", 255),
-            ("utm_campaign", 255),
-            ("utm_content", 255),
-            ("utm_term", 255),
-            ("gclid", 255),
-            ("fbclid", 255),
-            ("msclkid", 255),
-            ("ttclid", 255),
-            ("li_fat_id", 255),
-            ("twclid", 255),
-            ("referrer_path", 500),
-            ("referrer_query", 500),
-            ("referrer_domain", 500),
-            ("page_title", 500),
-            ("hostname", 100),
-            ("event_name", 50),
-            ("tag", 50),
-        ],
-    ),
-    ("event_data", &[("data_key", 500), ("string_value", 500)]),
-    ("session_data", &[("data_key", 500), ("string_value", 500), ("distinct_id", 50)]),
-    ("session_link", &[("distinct_id", 50)]),
-    ("heatmap_event", &[("url_path", 500)]),
-    ("revenue", &[("event_name", 50), ("currency", 10)]),
-];
-
-/// The width of `distinct_id` in Dashi's own table of identifies, which the fold keeps to in characters.
-const IDENTIFY_DISTINCT_ID: usize = 50;
 
 /// The encoding that holds every text.
 const UTF8: &str = "UTF8";
@@ -277,10 +94,10 @@ pub(super) type Read = Option<(Instant, Arc<Catalogue>)>;
 impl Catalogue {
     /// Reads it, through the search path of the connection.
     pub async fn read(connection: &mut Session) -> Result<Self, sqlx::Error> {
-        let names: Vec<&str> = REQUIRED
-            .iter()
-            .map(|(table, _)| *table)
-            .chain(OPTIONAL.iter().copied())
+        let names: Vec<&str> = tables::of_umami()
+            .map(|table| table.name)
+            .chain([WEBSITE.0, LINK.0, PIXEL.0])
+            .chain(TELLING.iter().copied())
             .chain(UNWRITTEN.iter().map(|(table, _)| *table))
             .collect();
         let columns: Vec<(String, String, Option<i32>, bool)> = sqlx::query_as(
@@ -366,11 +183,12 @@ impl Catalogue {
             tables.entry(table).or_default().insert(column, width);
         }
         let mut narrow = HashMap::new();
-        for (table, widths) in WIDTHS {
-            for (column, width) in *widths {
-                let found = tables.get(*table).and_then(|columns| columns.get(*column).copied().flatten());
-                if let Some(found) = found.filter(|found| found < width) {
-                    narrow.insert((*table, *column), found);
+        for table in tables::of_umami() {
+            for column in table.columns {
+                let found =
+                    tables.get(table.name).and_then(|columns| columns.get(column.name).copied().flatten());
+                if let Some((found, _)) = found.zip(column.width).filter(|(found, width)| found < width) {
+                    narrow.insert((table.name, column.name), found);
                 }
             }
         }
@@ -438,10 +256,11 @@ impl Catalogue {
     /// Whether heatmaps can be written, and read to be compared.
     pub fn has_heatmaps(&self) -> bool {
         self.may_write_heatmaps
-            && HEATMAP_REQUIRED
+            && tables::HEATMAP_EVENT
+                .table
+                .columns
                 .iter()
-                .chain(&["created_at"])
-                .all(|column| self.has_column("heatmap_event", column))
+                .all(|column| column.optional || self.has_column("heatmap_event", column.name))
     }
 
     /// Whether clicks of recordings can be written: where recorders post them as well, only if those that were posted can be
@@ -449,12 +268,6 @@ impl Catalogue {
     pub fn tells_recorded_clicks(&self) -> bool {
         !self.has_column("website", "recorder_enabled")
             || self.may_delete_heatmaps && self.has_column("heatmap_event", "replay_event_index")
-    }
-
-    /// The columns of `heatmap_event` that are written beside `created_at`.
-    pub fn heatmap_columns(&self) -> Vec<&'static str> {
-        let optional = HEATMAP_OPTIONAL.iter().filter(|column| self.has_column("heatmap_event", column));
-        HEATMAP_REQUIRED.iter().chain(optional).copied().collect()
     }
 
     /// Whether a property of a session is unique by an index.
@@ -476,7 +289,14 @@ impl Catalogue {
     /// How many characters, or bytes, a column holds, if that may be less than what the fold cuts to.
     fn width(&self, table: &'static str, column: &'static str) -> Option<usize> {
         if self.counts_bytes() {
-            return self.tables.get(table)?.get(column).copied().flatten();
+            return match self.tables.get(table) {
+                Some(columns) => columns.get(column).copied().flatten(),
+                // Dashi's own table, which has the fold's width.
+                None => tables::ALL
+                    .iter()
+                    .filter(|own| own.is_own() && own.name == table)
+                    .find_map(|own| own.columns.iter().find(|own| own.name == column)?.width),
+            };
         }
         self.narrow.get(&(table, column)).copied()
     }
@@ -484,7 +304,7 @@ impl Catalogue {
     /// Refuses tables that lack what 3.0's have.
     pub fn check(&self) -> Result<(), StoreError> {
         let mut missing = Vec::new();
-        for (table, columns) in REQUIRED {
+        for (table, columns) in required() {
             if !self.has_table(table) {
                 missing.push(format!("the table {table}"));
                 continue;
@@ -581,11 +401,6 @@ impl Catalogue {
             });
             keep_newest_properties(&mut changes);
         }
-        if self.counts_bytes() {
-            for distinct_id in changes.identifies.iter_mut().filter_map(|row| row.distinct_id.as_mut()) {
-                distinct_id.truncate(distinct_id.floor_char_boundary(IDENTIFY_DISTINCT_ID));
-            }
-        }
         Cow::Owned(changes)
     }
 }
@@ -611,82 +426,46 @@ pub(super) fn keep_newest_properties(changes: &mut Changes) {
 
 /// Columns that need a value which is not written, `table.column` each.
 fn unfillable(columns: &[(String, String, Option<i32>, bool)]) -> Vec<String> {
-    let written = |table: &str, column: &str| {
-        let of_table = REQUIRED.iter().chain(WRITTEN).filter(|(name, _)| *name == table);
-        of_table.flat_map(|(_, columns)| columns.iter()).any(|name| *name == column)
+    let needs_a_value = |(table, column, _, needed): &&(String, String, Option<i32>, bool)| {
+        let of_table = tables::of_umami().find(|written| written.name == table);
+        *needed && of_table.is_some_and(|written| written.columns.iter().all(|there| there.name != column))
     };
-    let is_written_to = |table: &str| {
-        !READ_ONLY.contains(&table) && REQUIRED.iter().chain(WRITTEN).any(|(name, _)| *name == table)
-    };
-    let mut unfillable: Vec<String> = columns
-        .iter()
-        .filter(|(table, column, _, needed)| *needed && is_written_to(table) && !written(table, column))
-        .map(|(table, column, ..)| format!("{table}.{column}"))
-        .collect();
+    let mut unfillable: Vec<String> =
+        columns.iter().filter(needs_a_value).map(|(table, column, ..)| format!("{table}.{column}")).collect();
     unfillable.sort_unstable();
     unfillable
 }
 
-/// Calls `f` with every text of the rows, and the table and the column it goes into.
+/// Calls `f` with every text of the rows that has a width, and the table and the column it goes into.
 pub(super) fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
-    let some = |table, column, text: &mut Option<String>| {
-        if let Some(text) = text {
-            f(table, column, text);
+    fn of_rows<R>(
+        table: &'static RowTable<R>,
+        rows: &mut [R],
+        f: &impl Fn(&'static str, &'static str, &mut String),
+    ) {
+        for field in table.fields {
+            let Some(text_mut) = field.text_mut else { continue };
+            for text in rows.iter_mut().filter_map(text_mut) {
+                f(table.table.name, field.column.name, text);
+            }
         }
-    };
-    let sessions = changes.sessions.iter_mut();
-    for row in sessions.flat_map(|row| std::iter::once(&mut row.attributes).chain(&mut row.said)) {
-        some("session", "browser", &mut row.browser);
-        some("session", "os", &mut row.os);
-        some("session", "device", &mut row.device);
-        some("session", "screen", &mut row.screen);
-        some("session", "language", &mut row.language);
-        some("session", "country", &mut row.country);
-        some("session", "region", &mut row.region);
-        some("session", "city", &mut row.city);
-        some("session", "distinct_id", &mut row.distinct_id);
     }
-    for row in &mut changes.events {
-        f("website_event", "url_path", &mut row.url_path);
-        some("website_event", "url_query", &mut row.url_query);
-        some("website_event", "utm_source", &mut row.campaign.utm_source);
-        some("website_event", "utm_medium", &mut row.campaign.utm_medium);
-        some("website_event", "utm_campaign", &mut row.campaign.utm_campaign);
-        some("website_event", "utm_content", &mut row.campaign.utm_content);
-        some("website_event", "utm_term", &mut row.campaign.utm_term);
-        some("website_event", "gclid", &mut row.campaign.gclid);
-        some("website_event", "fbclid", &mut row.campaign.fbclid);
-        some("website_event", "msclkid", &mut row.campaign.msclkid);
-        some("website_event", "ttclid", &mut row.campaign.ttclid);
-        some("website_event", "li_fat_id", &mut row.campaign.li_fat_id);
-        some("website_event", "twclid", &mut row.campaign.twclid);
-        some("website_event", "referrer_path", &mut row.referrer_path);
-        some("website_event", "referrer_query", &mut row.referrer_query);
-        some("website_event", "referrer_domain", &mut row.referrer_domain);
-        some("website_event", "page_title", &mut row.page_title);
-        some("website_event", "hostname", &mut row.hostname);
-        some("website_event", "event_name", &mut row.event_name);
-        some("website_event", "tag", &mut row.tag);
+    of_rows(&tables::SESSION, &mut changes.sessions, &f);
+    for row in &mut changes.sessions {
+        // Each of these is written into the same columns.
+        for place in 0..row.said.len() {
+            std::mem::swap(&mut row.attributes, &mut row.said[place]);
+            of_rows(&tables::SESSION, std::slice::from_mut(row), &f);
+            std::mem::swap(&mut row.attributes, &mut row.said[place]);
+        }
     }
-    for row in &mut changes.event_data {
-        f("event_data", "data_key", &mut row.data_key);
-        some("event_data", "string_value", &mut row.value.string_value);
-    }
-    for row in &mut changes.session_data {
-        f("session_data", "data_key", &mut row.data_key);
-        some("session_data", "string_value", &mut row.value.string_value);
-        some("session_data", "distinct_id", &mut row.distinct_id);
-    }
-    for row in &mut changes.session_links {
-        f("session_link", "distinct_id", &mut row.distinct_id);
-    }
-    for row in &mut changes.heatmap {
-        f("heatmap_event", "url_path", &mut row.url_path);
-    }
-    for row in &mut changes.revenue {
-        f("revenue", "event_name", &mut row.event_name);
-        f("revenue", "currency", &mut row.currency);
-    }
+    of_rows(&tables::WEBSITE_EVENT, &mut changes.events, &f);
+    of_rows(&tables::EVENT_DATA, &mut changes.event_data, &f);
+    of_rows(&tables::SESSION_DATA, &mut changes.session_data, &f);
+    of_rows(&tables::SESSION_LINK, &mut changes.session_links, &f);
+    of_rows(&tables::HEATMAP_EVENT, &mut changes.heatmap, &f);
+    of_rows(&tables::REVENUE, &mut changes.revenue, &f);
+    of_rows(&tables::IDENTIFY, &mut changes.identifies, &f);
 }
 
 impl PostgresStore {
@@ -775,15 +554,14 @@ mod tests {
 
     /// The tables of 3.1, after `edit`.
     fn catalogue(unique_properties: bool, edit: impl Fn(&str, &str) -> Option<Option<usize>>) -> Catalogue {
-        let width = |table: &str, column: &str| {
-            let widths = WIDTHS.iter().find(|(name, _)| *name == table)?.1;
-            widths.iter().find(|(name, _)| *name == column).map(|(_, width)| *width)
-        };
-        let vitals = VITALS.iter().map(|column| ("website_event", *column));
-        let required =
-            REQUIRED.iter().flat_map(|(table, columns)| columns.iter().map(|column| (*table, *column)));
-        let columns = required.chain(vitals).filter_map(|(table, column)| {
-            let width = edit(table, column).unwrap_or(Some(width(table, column).unwrap_or(usize::MAX)))?;
+        let written = tables::of_umami().filter(|table| table.owner == Owner::Umami);
+        let written = written
+            .flat_map(|table| table.columns.iter().map(|column| (table.name, column.name, column.width)));
+        let read_only = [WEBSITE, LINK, PIXEL]
+            .into_iter()
+            .flat_map(|(table, columns)| columns.iter().map(move |column| (table, *column, None)));
+        let columns = read_only.chain(written).filter_map(|(table, column, width)| {
+            let width = edit(table, column).unwrap_or(Some(width.unwrap_or(usize::MAX)))?;
             Some((table.to_owned(), column.to_owned(), Some(width).filter(|width| *width < usize::MAX)))
         });
         Catalogue::new(columns, unique_properties)

@@ -7,19 +7,21 @@ use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch};
 use dashi_domain::rows::{
-    AppliedRow, ChunkRow, DataValue, DeadLetter, EventDataRow, EventRow, HeatmapKind, HeatmapRow,
-    IdentifyRow, RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow,
+    AppliedRow, ChunkRow, DeadLetter, EventDataRow, EventRow, HeatmapKind, HeatmapRow, IdentifyRow,
+    RevenueRow, SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow,
 };
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::catalogue::Catalogue;
+use super::insert::{ChunkIndexes, assignments, bind, insert, insert_sql, names, unnest};
 use super::pool::{Session, is_known};
 use super::{PostgresStore, checkpoint_of, profile};
 use crate::chunk_index::{SAME_CLICK_MS, placed};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
+use crate::tables;
 use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -313,121 +315,33 @@ async fn insert_events(
     if rows.is_empty() {
         return Ok(0);
     }
-    let vitals = if catalogue.has_vitals() { ", lcp, inp, cls, fcp, ttfb" } else { "" };
-    let vital = |value: Option<dashi_domain::flatten::Decimal>| value.map(|value| value.to_f64());
-    let inserted = sqlx::query(AssertSqlSafe(format!(
-        "/* insert_events */
-         INSERT INTO website_event
-            (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
-             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
-             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
-             referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag{vitals})
-         SELECT event_id, website_id, session_id, visit_id,
-             dashi.at_ms(created_at), url_path, url_query,
-             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
-             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
-             referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag{vitals}
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::bigint[], $6::text[], $7::text[],
-             $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-             $13::text[], $14::text[], $15::text[], $16::text[], $17::text[], $18::text[],
-             $19::text[], $20::text[], $21::text[], $22::text[], $23::text[],
-             $24::int[], $25::text[], $26::text[],
-             $27::float8[], $28::float8[], $29::float8[], $30::float8[], $31::float8[])
-         AS t (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
-             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
-             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
-             referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)
-         WHERE NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.event_id = t.event_id)
+    let sql = insert_sql(
+        &tables::WEBSITE_EVENT,
+        "insert_events",
+        Some(catalogue),
+        "WHERE NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.event_id = t.event_id)
          ON CONFLICT (event_id) DO NOTHING",
-    )))
-    .bind(column!(rows, row => row.event_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.visit_id))
-    .bind(column!(rows, row => row.created_at_ms))
-    .bind(column!(rows, row => row.url_path.as_str()))
-    .bind(column!(rows, row => row.url_query.as_deref()))
-    .bind(column!(rows, row => row.campaign.utm_source.as_deref()))
-    .bind(column!(rows, row => row.campaign.utm_medium.as_deref()))
-    .bind(column!(rows, row => row.campaign.utm_campaign.as_deref()))
-    .bind(column!(rows, row => row.campaign.utm_content.as_deref()))
-    .bind(column!(rows, row => row.campaign.utm_term.as_deref()))
-    .bind(column!(rows, row => row.campaign.gclid.as_deref()))
-    .bind(column!(rows, row => row.campaign.fbclid.as_deref()))
-    .bind(column!(rows, row => row.campaign.msclkid.as_deref()))
-    .bind(column!(rows, row => row.campaign.ttclid.as_deref()))
-    .bind(column!(rows, row => row.campaign.li_fat_id.as_deref()))
-    .bind(column!(rows, row => row.campaign.twclid.as_deref()))
-    .bind(column!(rows, row => row.referrer_path.as_deref()))
-    .bind(column!(rows, row => row.referrer_query.as_deref()))
-    .bind(column!(rows, row => row.referrer_domain.as_deref()))
-    .bind(column!(rows, row => row.page_title.as_deref()))
-    .bind(column!(rows, row => row.hostname.as_deref()))
-    .bind(column!(rows, row => row.event_type as i32))
-    .bind(column!(rows, row => row.event_name.as_deref()))
-    .bind(column!(rows, row => row.tag.as_deref()))
-    .bind(column!(rows, row => vital(row.vitals.lcp)))
-    .bind(column!(rows, row => vital(row.vitals.inp)))
-    .bind(column!(rows, row => vital(row.vitals.cls)))
-    .bind(column!(rows, row => vital(row.vitals.fcp)))
-    .bind(column!(rows, row => vital(row.vitals.ttfb)))
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected())
+    );
+    let query = bind(&tables::WEBSITE_EVENT, sql, rows, &ChunkIndexes::new());
+    Ok(query.execute(connection).await?.rows_affected())
 }
 
 async fn insert_identifies(connection: &mut Session, rows: &[IdentifyRow]) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let inserted = sqlx::query(
-        "/* insert_identifies */
-         INSERT INTO dashi.identify (event_id, website_id, session_id, distinct_id, created_at)
-         SELECT event_id, website_id, session_id, distinct_id,
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bigint[])
-         AS t (event_id, website_id, session_id, distinct_id, created_at)
-         WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
-         ON CONFLICT (event_id) DO NOTHING",
-    )
-    .bind(column!(rows, row => row.event_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.distinct_id.as_deref()))
-    .bind(column!(rows, row => row.created_at_ms))
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected())
+    let rest = "WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
+         ON CONFLICT (event_id) DO NOTHING";
+    insert(connection, &tables::IDENTIFY, "insert_identifies", rows, rest).await
 }
 
 async fn insert_applied(connection: &mut Session, rows: &[AppliedRow]) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let inserted = sqlx::query(
-        "/* insert_applied */
-         INSERT INTO dashi.applied (record_id, record_type, website_id, session_id, received_at)
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::uuid[], $4::uuid[], $5::bigint[])
-         ON CONFLICT (record_id) DO NOTHING",
-    )
-    .bind(column!(rows, row => row.record_id))
-    .bind(column!(rows, row => row.record_type.as_str()))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.received_at_ms))
-    .execute(connection)
-    .await?;
-    Ok(inserted.rows_affected())
+    let rest = "ON CONFLICT (record_id) DO NOTHING";
+    insert(connection, &tables::APPLIED, "insert_applied", rows, rest).await
 }
 
 /// Returns how many were inserted, and the index of each chunk.
 async fn insert_recordings(
     connection: &mut Session,
     rows: &[ChunkRow],
-) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
+) -> Result<(u64, ChunkIndexes), sqlx::Error> {
     if rows.is_empty() {
         return Ok(Default::default());
     }
@@ -441,32 +355,12 @@ async fn insert_recordings(
     .bind(rows.iter().map(|row| row.chunk_index_min).min())
     .fetch_all(&mut *connection)
     .await?;
-    let rows = placed(rows, taken);
-    let inserted = sqlx::query(
-        "/* insert_recordings */
-         INSERT INTO session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events,
-             event_count, started_at, ended_at, created_at)
-         SELECT replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
-             dashi.at_ms(started_at), dashi.at_ms(ended_at), dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::int[], $6::bytea[], $7::int[],
-             $8::bigint[], $9::bigint[], $10::bigint[])
-         AS t (replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
-             started_at, ended_at, created_at)
-         ON CONFLICT (replay_id) DO NOTHING",
-    )
-    .bind(column!(rows, row => row.1.replay_id))
-    .bind(column!(rows, row => row.1.website_id))
-    .bind(column!(rows, row => row.1.session_id))
-    .bind(column!(rows, row => row.1.visit_id))
-    .bind(column!(rows, row => row.0))
-    .bind(column!(rows, row => row.1.events.as_slice()))
-    .bind(column!(rows, row => row.1.event_count))
-    .bind(column!(rows, row => row.1.started_at_ms))
-    .bind(column!(rows, row => row.1.ended_at_ms))
-    .bind(column!(rows, row => row.1.created_at_ms))
-    .execute(connection)
-    .await?;
-    Ok((inserted.rows_affected(), rows.into_iter().map(|(index, row)| (row.replay_id, index)).collect()))
+    let placed = placed(rows, taken);
+    let indexes: ChunkIndexes = placed.into_iter().map(|(index, row)| (row.replay_id, index)).collect();
+    let table = &tables::SESSION_REPLAY;
+    let sql = insert_sql(table, "insert_recordings", None, "ON CONFLICT (replay_id) DO NOTHING");
+    let inserted = bind(table, sql, rows, &indexes).execute(connection).await?;
+    Ok((inserted.rows_affected(), indexes))
 }
 
 /// Takes clicks of recordings out again that were posted as well: each counts once, with what the post tells of it.
@@ -503,55 +397,26 @@ async fn remove_recorded_clicks(
 async fn insert_heatmap(
     connection: &mut Session,
     rows: &[&HeatmapRow],
-    indexes: &HashMap<Uuid, i32>,
+    indexes: &ChunkIndexes,
     catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
-    let columns = catalogue.heatmap_columns().join(", ");
     let posted = if catalogue.has_column("heatmap_event", "replay_event_index") {
         "h.replay_event_index IS NULL"
     } else {
         "true"
     };
-    sqlx::query(AssertSqlSafe(format!(
-        "/* insert_heatmap */
-         INSERT INTO heatmap_event (created_at, {columns})
-         SELECT dashi.at_ms(created_at), {columns}
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::int[], $7::int[],
-             $8::int[], $9::int[], $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[], $16::int[],
-             $17::int[], $18::int[], $19::bigint[], $20::bigint[])
-         AS t (heatmap_event_id, website_id, session_id, visit_id, url_path, event_type, node_id, x, y,
-             page_x, page_y, page_w, viewport_w, viewport_h, page_h, scroll_pct,
-             replay_chunk_index, replay_event_index, replay_time_ms, created_at)
-         WHERE t.replay_event_index IS NULL OR t.event_type <> 1 OR NOT EXISTS (
+    let rest = format!(
+        "WHERE t.replay_event_index IS NULL OR t.event_type <> 1 OR NOT EXISTS (
              SELECT 1 FROM heatmap_event AS h
              WHERE h.visit_id = t.visit_id AND h.event_type = 1 AND {posted}
                  AND h.url_path = t.url_path AND h.x IS NOT DISTINCT FROM t.x AND h.y IS NOT DISTINCT FROM t.y
                  AND h.created_at BETWEEN dashi.at_ms(t.created_at - {SAME_CLICK_MS})
                      AND dashi.at_ms(t.created_at + {SAME_CLICK_MS}))
          ON CONFLICT DO NOTHING"
-    )))
-    .bind(column!(rows, row => row.heatmap_event_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.visit_id))
-    .bind(column!(rows, row => row.url_path.as_str()))
-    .bind(column!(rows, row => row.kind as i32))
-    .bind(column!(rows, row => row.node_id))
-    .bind(column!(rows, row => row.x))
-    .bind(column!(rows, row => row.y))
-    .bind(column!(rows, row => row.page_x))
-    .bind(column!(rows, row => row.page_y))
-    .bind(column!(rows, row => row.page_w))
-    .bind(column!(rows, row => row.viewport_w))
-    .bind(column!(rows, row => row.viewport_h))
-    .bind(column!(rows, row => row.page_h))
-    .bind(column!(rows, row => row.scroll_pct))
-    .bind(column!(rows, row => row.recorded.and_then(|place| indexes.get(&place.chunk_id).copied())))
-    .bind(column!(rows, row => row.recorded.map(|place| place.event_index)))
-    .bind(column!(rows, row => row.recorded.and_then(|place| place.time_ms)))
-    .bind(column!(rows, row => row.created_at_ms))
-    .execute(connection)
-    .await?;
+    );
+    let table = &tables::HEATMAP_EVENT;
+    let sql = insert_sql(table, "insert_heatmap", Some(catalogue), &rest);
+    bind(table, sql, rows, indexes).execute(connection).await?;
     Ok(())
 }
 
@@ -563,35 +428,10 @@ async fn insert_sessions(
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
-    let inserted: Vec<Uuid> = sqlx::query_scalar(
-        "/* insert_sessions */
-         INSERT INTO session (session_id, website_id, browser, os, device, screen, language,
-             country, region, city, distinct_id, created_at)
-         SELECT session_id, website_id, browser, os, device, screen, language,
-             country, region, city, distinct_id,
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-             $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[])
-         AS t (session_id, website_id, browser, os, device, screen, language,
-             country, region, city, distinct_id, created_at)
-         ON CONFLICT (session_id) DO NOTHING
-         RETURNING session_id",
-    )
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.attributes.browser.as_deref()))
-    .bind(column!(rows, row => row.attributes.os.as_deref()))
-    .bind(column!(rows, row => row.attributes.device.as_deref()))
-    .bind(column!(rows, row => row.attributes.screen.as_deref()))
-    .bind(column!(rows, row => row.attributes.language.as_deref()))
-    .bind(column!(rows, row => row.attributes.country.as_deref()))
-    .bind(column!(rows, row => row.attributes.region.as_deref()))
-    .bind(column!(rows, row => row.attributes.city.as_deref()))
-    .bind(column!(rows, row => row.attributes.distinct_id.as_deref()))
-    .bind(column!(rows, row => row.created_at_ms))
-    .fetch_all(connection)
-    .await?;
-    Ok(inserted.into_iter().collect())
+    let rest = "ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
+    let sql = insert_sql(&tables::SESSION, "insert_sessions", None, rest);
+    let inserted = bind(&tables::SESSION, sql, rows, &ChunkIndexes::new()).fetch_all(connection).await?;
+    inserted.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Fills sessions that were there, by the fold's own rule. Only rows that lack what these events say are read, and
@@ -671,89 +511,50 @@ fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
     [browser, os, device, screen, language, country, region, city, distinct_id]
 }
 
-/// Umami 3.3 and newer: what distinct ids were said in a session.
+/// Umami 3.3 and newer: the distinct ids that identifies named in a session.
 async fn link_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
-    run_with_links(
-        connection,
-        rows,
+    let (unnest, names) = (unnest(&tables::SESSION_LINK), names(&tables::SESSION_LINK));
+    let sql = format!(
         "/* insert_session_links */
-         INSERT INTO session_link (website_id, session_id, distinct_id, created_at)
+         INSERT INTO session_link ({names})
          SELECT DISTINCT ON (website_id, session_id, distinct_id)
              website_id, session_id, distinct_id, dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) WITH ORDINALITY
-         AS t (website_id, session_id, distinct_id, created_at, place)
+         FROM {unnest} WITH ORDINALITY AS t ({names}, place)
          ORDER BY website_id, session_id, distinct_id, place
-         ON CONFLICT DO NOTHING",
-    )
-    .await
+         ON CONFLICT DO NOTHING"
+    );
+    run_with_links(connection, rows, sql).await
 }
 
-/// The last of the distinct ids that were said in a session goes into the session itself.
+/// The last of the distinct ids that identifies named in a session goes into the session itself.
 async fn name_sessions(connection: &mut Session, rows: &[SessionLinkRow]) -> Result<(), sqlx::Error> {
-    run_with_links(
-        connection,
-        rows,
+    let (unnest, names) = (unnest(&tables::SESSION_LINK), names(&tables::SESSION_LINK));
+    let sql = format!(
         "/* name_sessions */
          UPDATE session AS s SET distinct_id = t.distinct_id
          FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id
-               FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bigint[]) WITH ORDINALITY
-               AS t (website_id, session_id, distinct_id, created_at, place)
+               FROM {unnest} WITH ORDINALITY AS t ({names}, place)
                ORDER BY session_id, place DESC) AS t
          WHERE s.session_id = t.session_id AND s.website_id = t.website_id
-             AND s.distinct_id IS DISTINCT FROM t.distinct_id",
-    )
-    .await
+             AND s.distinct_id IS DISTINCT FROM t.distinct_id"
+    );
+    run_with_links(connection, rows, sql).await
 }
 
 async fn run_with_links(
     connection: &mut Session,
     rows: &[SessionLinkRow],
-    statement: &'static str,
+    sql: String,
 ) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    if !rows.is_empty() {
+        bind(&tables::SESSION_LINK, sql, rows, &ChunkIndexes::new()).execute(connection).await?;
     }
-    sqlx::query(statement)
-        .bind(column!(rows, row => row.website_id))
-        .bind(column!(rows, row => row.session_id))
-        .bind(column!(rows, row => row.distinct_id.as_str()))
-        .bind(column!(rows, row => row.created_at_ms))
-        .execute(connection)
-        .await?;
     Ok(())
 }
 
-/// Numbers go as text: the exact decimal, which a float of that many digits is not.
-fn number(value: &DataValue) -> Option<String> {
-    value.number_value.map(|number| number.to_string())
-}
-
 async fn insert_event_data(connection: &mut Session, rows: &[EventDataRow]) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "/* insert_event_data */
-         INSERT INTO event_data (event_data_id, website_id, website_event_id, data_key, data_type,
-             string_value, number_value, date_value, created_at)
-         SELECT event_data_id, website_id, website_event_id, data_key, data_type,
-             string_value, number_value::numeric,
-             dashi.at_ms(date_value),
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
-             $8::bigint[], $9::bigint[])
-         AS t (event_data_id, website_id, website_event_id, data_key, data_type,
-             string_value, number_value, date_value, created_at)
-         ON CONFLICT (event_data_id) DO NOTHING",
-    )
-    .bind(column!(rows, row => row.event_data_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.website_event_id))
-    .bind(column!(rows, row => row.data_key.as_str()))
-    .bind(column!(rows, row => row.value.data_type as i32))
-    .bind(column!(rows, row => row.value.string_value.as_deref()))
-    .bind(column!(rows, row => number(&row.value)))
-    .bind(column!(rows, row => row.value.date_value_ms))
-    .bind(column!(rows, row => row.created_at_ms))
-    .execute(connection)
-    .await?;
+    let rest = "ON CONFLICT (event_data_id) DO NOTHING";
+    insert(connection, &tables::EVENT_DATA, "insert_event_data", rows, rest).await?;
     Ok(())
 }
 
@@ -766,9 +567,12 @@ async fn upsert_session_data(
     rows: &[SessionDataRow],
     catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
+    let table = &tables::SESSION_DATA;
     if catalogue.has_unique_properties() {
-        let (ids, rows): (Vec<Uuid>, Vec<_>) = rows.iter().map(|row| (row.session_data_id, row)).unzip();
-        return write_properties(connection, UPSERT_SESSION_DATA, &ids, &rows).await;
+        let replaced = table.table.replacing(&["session_id", "data_key"]);
+        let rest = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
+        insert(connection, table, "upsert_session_data", rows, &rest).await?;
+        return Ok(());
     }
     // Without a unique index a key may have several rows; all of them are updated. They are found by one scan of the
     // sessions' rows: a join on session and key has no index to go by, and looks at every row of a session for each.
@@ -796,110 +600,26 @@ async fn upsert_session_data(
         }
     }
     updates.sort_unstable_by_key(|(id, _)| *id);
-    let (ids, of_ids): (Vec<Uuid>, Vec<&SessionDataRow>) = updates.into_iter().unzip();
-    write_properties(connection, UPDATE_SESSION_DATA, &ids, &of_ids).await?;
-    let ids: Vec<Uuid> = inserts.iter().map(|row| row.session_data_id).collect();
-    write_properties(connection, INSERT_SESSION_DATA, &ids, &inserts).await
-}
-
-/// The rows as parameters of the statements that write `session_data`.
-macro_rules! properties {
-    ($rest:literal) => {
-        concat!(
-            "FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::int[], $6::text[], $7::text[],
-                 $8::bigint[], $9::text[], $10::bigint[])
-             AS t (session_data_id, website_id, session_id, data_key, data_type, string_value, number_value,
-                 date_value, distinct_id, created_at) ",
-            $rest
-        )
-    };
-}
-
-macro_rules! insert_properties {
-    ($name:literal, $rest:literal) => {
-        concat!(
-            "/* ",
-            $name,
-            " */
-             INSERT INTO session_data (session_data_id, website_id, session_id, data_key, data_type,
-                 string_value, number_value, date_value, distinct_id, created_at)
-             SELECT session_data_id, website_id, session_id, data_key, data_type, string_value,
-                 number_value::numeric, dashi.at_ms(date_value), distinct_id, dashi.at_ms(created_at) ",
-            properties!($rest)
-        )
-    };
-}
-
-const INSERT_SESSION_DATA: &str = insert_properties!("insert_session_data", "");
-
-const UPSERT_SESSION_DATA: &str = insert_properties!(
-    "upsert_session_data",
-    "ON CONFLICT (session_id, data_key) DO UPDATE
-     SET website_id = excluded.website_id, data_type = excluded.data_type, string_value = excluded.string_value,
-         number_value = excluded.number_value, date_value = excluded.date_value,
-         distinct_id = excluded.distinct_id, created_at = excluded.created_at"
-);
-
-const UPDATE_SESSION_DATA: &str = concat!(
-    "/* update_session_data */
-     UPDATE session_data AS s
-     SET website_id = t.website_id, data_type = t.data_type, string_value = t.string_value,
-         number_value = t.number_value::numeric, date_value = dashi.at_ms(t.date_value),
-         distinct_id = t.distinct_id, created_at = dashi.at_ms(t.created_at) ",
-    properties!("WHERE s.session_data_id = t.session_data_id")
-);
-
-/// Runs one of the statements above with `rows`, each under the id at its place.
-async fn write_properties(
-    connection: &mut Session,
-    statement: &'static str,
-    ids: &[Uuid],
-    rows: &[&SessionDataRow],
-) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
+    let (ids, rows): (Vec<Uuid>, Vec<&SessionDataRow>) = updates.into_iter().unzip();
+    if !rows.is_empty() {
+        let sql = format!(
+            "/* update_session_data */
+             UPDATE session_data AS s SET {}
+             FROM ROWS FROM ({}, unnest(${}::uuid[])) AS t ({}, stored_id) WHERE s.session_data_id = t.stored_id",
+            assignments(table, &["session_id", "data_key"]),
+            unnest(table),
+            table.fields.len() + 1,
+            names(table)
+        );
+        bind(table, sql, &rows, &ChunkIndexes::new()).bind(&ids).execute(&mut *connection).await?;
     }
-    sqlx::query(statement)
-        .bind(ids)
-        .bind(column!(rows, row => row.website_id))
-        .bind(column!(rows, row => row.session_id))
-        .bind(column!(rows, row => row.data_key.as_str()))
-        .bind(column!(rows, row => row.value.data_type as i32))
-        .bind(column!(rows, row => row.value.string_value.as_deref()))
-        .bind(column!(rows, row => number(&row.value)))
-        .bind(column!(rows, row => row.value.date_value_ms))
-        .bind(column!(rows, row => row.distinct_id.as_deref()))
-        .bind(column!(rows, row => row.created_at_ms))
-        .execute(connection)
-        .await?;
+    insert(connection, table, "insert_session_data", &inserts, "").await?;
     Ok(())
 }
 
 async fn insert_revenue(connection: &mut Session, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "/* insert_revenue */
-         INSERT INTO revenue (revenue_id, website_id, session_id, event_id, event_name, currency, revenue,
-             created_at)
-         SELECT revenue_id, website_id, session_id, event_id, event_name, currency, revenue::numeric,
-             dashi.at_ms(created_at)
-         FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::text[],
-             $8::bigint[])
-         AS t (revenue_id, website_id, session_id, event_id, event_name, currency, revenue, created_at)
-         ON CONFLICT (revenue_id) DO NOTHING",
-    )
-    .bind(column!(rows, row => row.revenue_id))
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.event_id))
-    .bind(column!(rows, row => row.event_name.as_str()))
-    .bind(column!(rows, row => row.currency.as_str()))
-    .bind(column!(rows, row => row.revenue.to_string()))
-    .bind(column!(rows, row => row.created_at_ms))
-    .execute(connection)
-    .await?;
+    let rest = "ON CONFLICT (revenue_id) DO NOTHING";
+    insert(connection, &tables::REVENUE, "insert_revenue", rows, rest).await?;
     Ok(())
 }
 

@@ -155,9 +155,6 @@ fn replaced(text: &str, missing: &BTreeSet<char>) -> String {
 /// Calls `f` with every text of the rows, whichever table it goes into.
 fn every_text(changes: &mut Changes, f: impl Fn(&mut String)) {
     each_text(changes, |_, _, text| f(text));
-    for row in &mut changes.identifies {
-        row.distinct_id.iter_mut().for_each(&f);
-    }
     for send in &mut changes.sends {
         f(&mut send.distinct_id);
         f(&mut send.key);

@@ -12,6 +12,7 @@ mod catalogue;
 mod commit;
 mod encoding;
 pub(crate) mod heal;
+mod insert;
 mod pool;
 mod profile;
 mod rows;

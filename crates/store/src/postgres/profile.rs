@@ -16,9 +16,11 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use super::PostgresStore;
+use super::insert::{ChunkIndexes, bind, insert, names, unnest};
 use super::pool::{Pool, Session};
 use crate::error::Said;
 use crate::profile::{CHANGES_MAX, attributes, base_keys, differences, kind, sessions_of_nobody, trait_keys};
+use crate::tables;
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};
 
 /// The channel of NOTIFY.
@@ -29,17 +31,6 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
 /// How often a connection that listens is asked whether it is there: it may hear nothing for days.
 const HEARTBEAT: Duration = Duration::from_secs(10);
-
-/// The five columns of an optional value as array parameters.
-macro_rules! bind_values {
-    ($query:expr, $rows:expr, $row:ident => $value:expr) => {
-        $query
-            .bind(column!($rows, $row => $value.as_ref().map(|value| value.data_type.code())))
-            .bind(column!($rows, $row => $value.as_ref().and_then(|value| value.string_value.as_deref())))
-            .bind(column!($rows, $row => $value.as_ref().and_then(|value| value.number_value).map(|number| number.to_string())))
-            .bind(column!($rows, $row => $value.as_ref().and_then(|value| value.date_value_ms)))
-    };
-}
 
 /// Writes what a batch does to profiles, as the last part of its transaction. People are locked in their order, so
 /// that writers of different partitions wait for each other and never in a circle.
@@ -87,27 +78,21 @@ async fn write_links(
     if rows.is_empty() {
         return Ok(Vec::new());
     }
-    sqlx::query_as(
+    let (unnest, names) = (unnest(&tables::PROFILE_LINK), names(&tables::PROFILE_LINK));
+    let sql = format!(
         "/* write_links */
-         INSERT INTO dashi.profile_link AS l (website_id, session_id, distinct_id, kind, first_at)
-         SELECT website_id, session_id, distinct_id, kind, first_at
-         FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::int[], $5::bigint[])
-         AS t (website_id, session_id, distinct_id, kind, first_at)
+         INSERT INTO dashi.profile_link AS l ({names})
+         SELECT {names} FROM {unnest} AS t ({names})
          WHERE NOT EXISTS (SELECT 1 FROM dashi.profile_link AS o
              WHERE o.website_id = t.website_id AND o.session_id = t.session_id
                AND o.distinct_id = t.distinct_id AND o.kind = t.kind AND o.first_at <= t.first_at)
          ORDER BY website_id, session_id, distinct_id COLLATE \"C\", kind
          ON CONFLICT (website_id, session_id, distinct_id, kind)
              DO UPDATE SET first_at = least(l.first_at, excluded.first_at)
-         RETURNING website_id, session_id",
-    )
-    .bind(column!(rows, row => row.website_id))
-    .bind(column!(rows, row => row.session_id))
-    .bind(column!(rows, row => row.distinct_id.as_str()))
-    .bind(column!(rows, row => row.kind.code()))
-    .bind(column!(rows, row => row.first_ms))
-    .fetch_all(connection)
-    .await
+         RETURNING website_id, session_id"
+    );
+    let written = bind(&tables::PROFILE_LINK, sql, rows, &ChunkIndexes::new()).fetch_all(connection).await?;
+    written.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
 /// Adds people, and locks those that sends are about, so that nobody else merges sends of theirs until the transaction
@@ -233,85 +218,14 @@ async fn read_writes(connection: &mut Session, keys: &[TraitKey]) -> Result<Vec<
 }
 
 async fn write_rows(connection: &mut Session, rows: &ProfileRows) -> Result<(), sqlx::Error> {
-    let ProfileRows { bases, writes, traits, .. } = rows;
-    if !bases.is_empty() {
-        let query = sqlx::query(
-            "/* write_bases */
-             INSERT INTO dashi.profile_base (session_id, device, distinct_id, key, data_type, string_value,
-                 number_value, date_value, received_at, event_id)
-             SELECT session_id, device, distinct_id, key, data_type, string_value, number_value::numeric,
-                 date_value, received_at, event_id
-             FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::uuid[], $7::int[],
-                 $8::text[], $9::text[], $10::bigint[])
-             AS t (session_id, device, distinct_id, key, received_at, event_id, data_type, string_value,
-                 number_value, date_value)
-             ON CONFLICT (session_id, device, distinct_id, key) DO UPDATE
-             SET data_type = excluded.data_type, string_value = excluded.string_value,
-                 number_value = excluded.number_value, date_value = excluded.date_value,
-                 received_at = excluded.received_at, event_id = excluded.event_id",
-        )
-        .bind(column!(bases, row => row.session_id))
-        .bind(column!(bases, row => row.device))
-        .bind(column!(bases, row => row.distinct_id.as_str()))
-        .bind(column!(bases, row => row.key.as_str()))
-        .bind(column!(bases, row => row.stamp.received_at_ms))
-        .bind(column!(bases, row => row.stamp.event_id));
-        bind_values!(query, bases, row => row.value).execute(&mut *connection).await?;
-    }
-    if !writes.is_empty() {
-        let query = sqlx::query(
-            "/* write_writes */
-             INSERT INTO dashi.profile_write (website_id, distinct_id, key, received_at, event_id, session_id,
-                 device, data_type, string_value, number_value, date_value, base_received_at, base_event_id)
-             SELECT website_id, distinct_id, key, received_at, event_id, session_id, device, data_type,
-                 string_value, number_value::numeric, date_value, base_received_at, base_event_id
-             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::uuid[], $7::uuid[],
-                 $8::bigint[], $9::uuid[], $10::int[], $11::text[], $12::text[], $13::bigint[])
-             AS t (website_id, distinct_id, key, received_at, event_id, session_id, device, base_received_at,
-                 base_event_id, data_type, string_value, number_value, date_value)
-             ON CONFLICT DO NOTHING",
-        )
-        .bind(column!(writes, row => row.website_id))
-        .bind(column!(writes, row => row.distinct_id.as_str()))
-        .bind(column!(writes, row => row.key.as_str()))
-        .bind(column!(writes, row => row.stamp.received_at_ms))
-        .bind(column!(writes, row => row.stamp.event_id))
-        .bind(column!(writes, row => row.session_id))
-        .bind(column!(writes, row => row.device))
-        .bind(column!(writes, row => row.base.map(|base| base.received_at_ms)))
-        .bind(column!(writes, row => row.base.map(|base| base.event_id)));
-        bind_values!(query, writes, row => row.value).execute(&mut *connection).await?;
-    }
-    if !traits.is_empty() {
-        let query = sqlx::query(
-            "/* write_traits */
-             INSERT INTO dashi.profile_trait (website_id, distinct_id, key, data_type, string_value,
-                 number_value, date_value, last_at, last_event_id, changed_at, changed_event_id, changed_by,
-                 conditional)
-             SELECT website_id, distinct_id, key, data_type, string_value, number_value::numeric, date_value,
-                 last_at, last_event_id, changed_at, changed_event_id, changed_by, conditional
-             FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::uuid[], $6::bigint[], $7::uuid[],
-                 $8::uuid[], $9::int[], $10::int[], $11::text[], $12::text[], $13::bigint[])
-             AS t (website_id, distinct_id, key, last_at, last_event_id, changed_at, changed_event_id,
-                 changed_by, conditional, data_type, string_value, number_value, date_value)
-             ON CONFLICT (website_id, distinct_id, key) DO UPDATE
-             SET data_type = excluded.data_type, string_value = excluded.string_value,
-                 number_value = excluded.number_value, date_value = excluded.date_value,
-                 last_at = excluded.last_at, last_event_id = excluded.last_event_id,
-                 changed_at = excluded.changed_at, changed_event_id = excluded.changed_event_id,
-                 changed_by = excluded.changed_by, conditional = excluded.conditional",
-        )
-        .bind(column!(traits, row => row.website_id))
-        .bind(column!(traits, row => row.distinct_id.as_str()))
-        .bind(column!(traits, row => row.key.as_str()))
-        .bind(column!(traits, row => row.settled.last.received_at_ms))
-        .bind(column!(traits, row => row.settled.last.event_id))
-        .bind(column!(traits, row => row.settled.changed.received_at_ms))
-        .bind(column!(traits, row => row.settled.changed.event_id))
-        .bind(column!(traits, row => row.settled.changed_by))
-        .bind(column!(traits, row => i32::from(row.settled.conditional)));
-        bind_values!(query, traits, row => row.settled.value).execute(&mut *connection).await?;
-    }
+    let replaced = tables::PROFILE_BASE.table.replacing(&[]);
+    let rest = format!("ON CONFLICT (session_id, device, distinct_id, key) DO UPDATE SET {replaced}");
+    insert(connection, &tables::PROFILE_BASE, "write_bases", &rows.bases, &rest).await?;
+    insert(connection, &tables::PROFILE_WRITE, "write_writes", &rows.writes, "ON CONFLICT DO NOTHING")
+        .await?;
+    let replaced = tables::PROFILE_TRAIT.table.replacing(&[]);
+    let rest = format!("ON CONFLICT (website_id, distinct_id, key) DO UPDATE SET {replaced}");
+    insert(connection, &tables::PROFILE_TRAIT, "write_traits", &rows.traits, &rest).await?;
     Ok(())
 }
 

@@ -6,9 +6,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 
 use super::PostgresStore;
 use super::catalogue::Catalogue;
+use super::insert::name_of;
 use crate::StoreError;
 use crate::compare::{NULL, Row};
-use crate::tables::{Kind, Table};
+use crate::table::{ColumnType, Table};
 
 impl PostgresStore {
     /// None of a table that this version of Umami does not have.
@@ -62,7 +63,7 @@ fn text_row(row: PgRow) -> Result<Row, StoreError> {
 fn select(table: &Table, limit: Option<u32>, catalogue: &Catalogue) -> Option<String> {
     let is_there = match table.name {
         "heatmap_event" => catalogue.has_heatmaps(),
-        name => table.own || catalogue.has_table(name),
+        name => table.is_own() || catalogue.has_table(name),
     };
     if !is_there {
         return None;
@@ -70,26 +71,23 @@ fn select(table: &Table, limit: Option<u32>, catalogue: &Catalogue) -> Option<St
     let columns: Vec<String> = table
         .columns
         .iter()
-        .map(|(name, kind)| match kind {
-            _ if !table.own && !catalogue.has_column(table.name, name) => "NULL::text".to_owned(),
-            Kind::Time => format!("(extract(epoch FROM {name}) * 1000)::bigint::text"),
-            Kind::Bytes => format!("encode({name}, 'hex')"),
-            Kind::Uuid | Kind::Text | Kind::Integer | Kind::Decimal(_) => format!("{name}::text"),
+        .map(|column| (column.name, column.column_type))
+        .map(|(name, column_type)| match column_type {
+            _ if !table.is_own() && !catalogue.has_column(table.name, name) => "NULL::text".to_owned(),
+            ColumnType::Time => format!("(extract(epoch FROM {name}) * 1000)::bigint::text"),
+            ColumnType::Bytes => format!("encode({name}, 'hex')"),
+            ColumnType::Uuid | ColumnType::Text | ColumnType::Integer | ColumnType::Decimal(_) => {
+                format!("{name}::text")
+            }
         })
         .collect();
     let keys: Vec<String> = table.columns[..table.key]
         .iter()
-        .map(|(name, kind)| match kind {
-            Kind::Text => format!("{name} COLLATE \"C\""),
-            _ => (*name).to_owned(),
+        .map(|column| match column.column_type {
+            ColumnType::Text => format!("{} COLLATE \"C\"", column.name),
+            _ => column.name.to_owned(),
         })
         .collect();
-    let schema = if table.own { "dashi." } else { "" };
     let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
-    Some(format!(
-        "SELECT {} FROM {schema}{} ORDER BY {}{limit}",
-        columns.join(", "),
-        table.name,
-        keys.join(", ")
-    ))
+    Some(format!("SELECT {} FROM {} ORDER BY {}{limit}", columns.join(", "), name_of(table), keys.join(", ")))
 }

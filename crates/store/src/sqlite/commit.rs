@@ -2,20 +2,20 @@
 
 use std::collections::HashMap;
 
-use dashi_domain::flatten::Decimal;
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::{ChunkRow, DataValue, HeatmapKind, HeatmapRow, SessionAttributes};
+use dashi_domain::rows::{ChunkRow, HeatmapKind, HeatmapRow, SessionAttributes};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::insert::{Statement, insert};
+use super::insert::{ChunkIndexes, Statement, insert, insert_indexed};
 use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
 use crate::chunk_index::{SAME_CLICK_MS, placed};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
+use crate::tables;
 use crate::{Claim, CommitError, Committed, ProfileChange};
 
 impl SqliteStore {
@@ -196,96 +196,22 @@ fn json_list(ids: impl Iterator<Item = Uuid>) -> Option<String> {
 }
 
 async fn insert_events(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
-    insert(
-        connection,
-        &changes.events,
-        "website_event (event_id, website_id, session_id, visit_id, created_at, url_path, url_query,
-             utm_source, utm_medium, utm_campaign, utm_content, utm_term,
-             gclid, fbclid, msclkid, ttclid, li_fat_id, twclid,
-             referrer_path, referrer_query, referrer_domain, page_title, hostname,
-             event_type, event_name, tag, lcp, inp, cls, fcp, ttfb)",
-        "ON CONFLICT (event_id) DO NOTHING",
-        |statement, row| {
-            let row = row.clone();
-            let (campaign, vitals) = (row.campaign, row.vitals);
-            statement
-                .bind(text(row.event_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(text(row.visit_id))
-                .bind(row.created_at_ms)
-                .bind(row.url_path)
-                .bind(row.url_query)
-                .bind(campaign.utm_source)
-                .bind(campaign.utm_medium)
-                .bind(campaign.utm_campaign)
-                .bind(campaign.utm_content)
-                .bind(campaign.utm_term)
-                .bind(campaign.gclid)
-                .bind(campaign.fbclid)
-                .bind(campaign.msclkid)
-                .bind(campaign.ttclid)
-                .bind(campaign.li_fat_id)
-                .bind(campaign.twclid)
-                .bind(row.referrer_path)
-                .bind(row.referrer_query)
-                .bind(row.referrer_domain)
-                .bind(row.page_title)
-                .bind(row.hostname)
-                .bind(row.event_type as i32)
-                .bind(row.event_name)
-                .bind(row.tag)
-                .bind(vitals.lcp.map(Decimal::to_f64))
-                .bind(vitals.inp.map(Decimal::to_f64))
-                .bind(vitals.cls.map(Decimal::to_f64))
-                .bind(vitals.fcp.map(Decimal::to_f64))
-                .bind(vitals.ttfb.map(Decimal::to_f64))
-        },
-    )
-    .await
+    insert(connection, &tables::WEBSITE_EVENT, &changes.events, "ON CONFLICT (event_id) DO NOTHING").await
 }
 
 async fn insert_identifies(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
-    insert(
-        connection,
-        &changes.identifies,
-        "dashi_identify (event_id, website_id, session_id, distinct_id, created_at)",
-        "ON CONFLICT (event_id) DO NOTHING",
-        |statement, row| {
-            statement
-                .bind(text(row.event_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(row.distinct_id.clone())
-                .bind(row.created_at_ms)
-        },
-    )
-    .await
+    insert(connection, &tables::IDENTIFY, &changes.identifies, "ON CONFLICT (event_id) DO NOTHING").await
 }
 
 async fn insert_applied(connection: &mut SqliteConnection, changes: &Changes) -> Result<u64, sqlx::Error> {
-    insert(
-        connection,
-        &changes.applied,
-        "dashi_applied (record_id, record_type, website_id, session_id, received_at)",
-        "ON CONFLICT (record_id) DO NOTHING",
-        |statement, row| {
-            statement
-                .bind(text(row.record_id))
-                .bind(row.record_type.clone())
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(row.received_at_ms)
-        },
-    )
-    .await
+    insert(connection, &tables::APPLIED, &changes.applied, "ON CONFLICT (record_id) DO NOTHING").await
 }
 
 /// Returns how many were inserted, and the index of each chunk.
 async fn insert_recordings(
     connection: &mut SqliteConnection,
     rows: &[ChunkRow],
-) -> Result<(u64, HashMap<Uuid, i32>), sqlx::Error> {
+) -> Result<(u64, ChunkIndexes), sqlx::Error> {
     let Some(visits) = json_list(rows.iter().map(|row| row.visit_id)) else { return Ok(Default::default()) };
     let sessions = json_list(rows.iter().map(|row| row.session_id));
     let stored: Vec<(String, String, i32)> = sqlx::query_as(
@@ -302,36 +228,18 @@ async fn insert_recordings(
         .iter()
         .map(|(session, visit, index)| Ok((parse_uuid(session)?, parse_uuid(visit)?, *index)))
         .collect();
-    let rows = placed(rows, taken?);
-    let inserted = insert(
-        connection,
-        &rows,
-        "session_replay (replay_id, website_id, session_id, visit_id, chunk_index, events, event_count,
-             started_at, ended_at, created_at)",
-        "ON CONFLICT (replay_id) DO NOTHING",
-        |statement, (chunk_index, row)| {
-            statement
-                .bind(text(row.replay_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(text(row.visit_id))
-                .bind(*chunk_index)
-                .bind(row.events.clone())
-                .bind(row.event_count)
-                .bind(row.started_at_ms)
-                .bind(row.ended_at_ms)
-                .bind(row.created_at_ms)
-        },
-    )
-    .await?;
-    Ok((inserted, rows.into_iter().map(|(index, row)| (row.replay_id, index)).collect()))
+    let placed = placed(rows, taken?);
+    let indexes: ChunkIndexes = placed.into_iter().map(|(index, row)| (row.replay_id, index)).collect();
+    let on_conflict = "ON CONFLICT (replay_id) DO NOTHING";
+    let inserted = insert_indexed(connection, &tables::SESSION_REPLAY, rows, &indexes, on_conflict).await?;
+    Ok((inserted, indexes))
 }
 
 /// A click that was both recorded and posted counts once, with what the post tells of it.
 async fn insert_heatmap(
     connection: &mut SqliteConnection,
     rows: &[HeatmapRow],
-    indexes: &HashMap<Uuid, i32>,
+    indexes: &ChunkIndexes,
 ) -> Result<(), sqlx::Error> {
     const SAME: &str = "visit_id = ? AND event_type = 1 AND url_path = ? AND x IS ? AND y IS ?
         AND created_at BETWEEN ? AND ?";
@@ -365,40 +273,10 @@ async fn insert_heatmap(
 async fn insert_heatmap_rows(
     connection: &mut SqliteConnection,
     rows: &[&HeatmapRow],
-    indexes: &HashMap<Uuid, i32>,
+    indexes: &ChunkIndexes,
 ) -> Result<(), sqlx::Error> {
-    insert(
-        connection,
-        rows,
-        "heatmap_event (heatmap_event_id, website_id, session_id, visit_id, url_path, event_type, node_id, x, y,
-             page_x, page_y, page_w, viewport_w, viewport_h, page_h, scroll_pct,
-             replay_chunk_index, replay_event_index, replay_time_ms, created_at)",
-        "ON CONFLICT (heatmap_event_id) DO NOTHING",
-        |statement, row| {
-            statement
-                .bind(text(row.heatmap_event_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(text(row.visit_id))
-                .bind(row.url_path.clone())
-                .bind(row.kind as i32)
-                .bind(row.node_id)
-                .bind(row.x)
-                .bind(row.y)
-                .bind(row.page_x)
-                .bind(row.page_y)
-                .bind(row.page_w)
-                .bind(row.viewport_w)
-                .bind(row.viewport_h)
-                .bind(row.page_h)
-                .bind(row.scroll_pct)
-                .bind(row.recorded.and_then(|place| indexes.get(&place.chunk_id).copied()))
-                .bind(row.recorded.map(|place| place.event_index))
-                .bind(row.recorded.and_then(|place| place.time_ms))
-                .bind(row.created_at_ms)
-        },
-    )
-    .await?;
+    let on_conflict = "ON CONFLICT (heatmap_event_id) DO NOTHING";
+    insert_indexed(connection, &tables::HEATMAP_EVENT, rows, indexes, on_conflict).await?;
     Ok(())
 }
 
@@ -420,18 +298,7 @@ async fn upsert_sessions(connection: &mut SqliteConnection, changes: &Changes) -
     }
     let (known, new): (Vec<_>, Vec<_>) =
         changes.sessions.iter().partition(|row| there.contains_key(&row.session_id));
-    insert(
-        connection,
-        &new,
-        "session (session_id, website_id, browser, os, device, screen, language,
-             country, region, city, distinct_id, created_at)",
-        "",
-        |statement, row| {
-            let statement = statement.bind(text(row.session_id)).bind(text(row.website_id));
-            bind_attributes(statement, &row.attributes).bind(row.created_at_ms)
-        },
-    )
-    .await?;
+    insert(connection, &tables::SESSION, &new, "").await?;
     for row in known {
         let mut attributes = crate::profile::attributes(there[&row.session_id])?;
         if attributes.fill_from(row.said()) {
@@ -482,81 +349,26 @@ fn bind_attributes<'q>(statement: Statement<'q>, attributes: &SessionAttributes)
         .bind(distinct_id)
 }
 
-fn bind_value<'q>(statement: Statement<'q>, key: &str, value: &DataValue) -> Statement<'q> {
-    statement
-        .bind(key.to_owned())
-        .bind(value.data_type as i32)
-        .bind(value.string_value.clone())
-        .bind(value.number_value.map(Decimal::to_f64))
-        .bind(value.date_value_ms)
-}
-
 async fn insert_event_data(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
-    insert(
-        connection,
-        &changes.event_data,
-        "event_data (event_data_id, website_id, website_event_id, data_key, data_type,
-             string_value, number_value, date_value, created_at)",
-        "ON CONFLICT (event_data_id) DO NOTHING",
-        |statement, row| {
-            let statement = statement
-                .bind(text(row.event_data_id))
-                .bind(text(row.website_id))
-                .bind(text(row.website_event_id));
-            bind_value(statement, &row.data_key, &row.value).bind(row.created_at_ms)
-        },
-    )
-    .await?;
+    let on_conflict = "ON CONFLICT (event_data_id) DO NOTHING";
+    insert(connection, &tables::EVENT_DATA, &changes.event_data, on_conflict).await?;
     Ok(())
 }
 
+/// A row of that session and key keeps its id.
 async fn upsert_session_data(
     connection: &mut SqliteConnection,
     changes: &Changes,
 ) -> Result<(), sqlx::Error> {
-    insert(
-        connection,
-        &changes.session_data,
-        "session_data (session_data_id, website_id, session_id, data_key, data_type,
-             string_value, number_value, date_value, distinct_id, created_at)",
-        "ON CONFLICT (session_id, data_key) DO UPDATE
-         SET website_id = excluded.website_id, data_type = excluded.data_type,
-             string_value = excluded.string_value, number_value = excluded.number_value,
-             date_value = excluded.date_value, distinct_id = excluded.distinct_id,
-             created_at = excluded.created_at",
-        |statement, row| {
-            let statement = statement
-                .bind(text(row.session_data_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id));
-            bind_value(statement, &row.data_key, &row.value)
-                .bind(row.distinct_id.clone())
-                .bind(row.created_at_ms)
-        },
-    )
-    .await?;
+    let table = &tables::SESSION_DATA;
+    let replaced = table.table.replacing(&["session_id", "data_key"]);
+    let on_conflict = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
+    insert(connection, table, &changes.session_data, &on_conflict).await?;
     Ok(())
 }
 
 async fn insert_revenue(connection: &mut SqliteConnection, changes: &Changes) -> Result<(), sqlx::Error> {
-    insert(
-        connection,
-        &changes.revenue,
-        "revenue (revenue_id, website_id, session_id, event_id, event_name, currency, revenue, created_at)",
-        "ON CONFLICT (revenue_id) DO NOTHING",
-        |statement, row| {
-            statement
-                .bind(text(row.revenue_id))
-                .bind(text(row.website_id))
-                .bind(text(row.session_id))
-                .bind(text(row.event_id))
-                .bind(row.event_name.clone())
-                .bind(row.currency.clone())
-                .bind(row.revenue.to_f64())
-                .bind(row.created_at_ms)
-        },
-    )
-    .await?;
+    insert(connection, &tables::REVENUE, &changes.revenue, "ON CONFLICT (revenue_id) DO NOTHING").await?;
     Ok(())
 }
 

@@ -14,9 +14,10 @@ use sqlx::{AssertSqlSafe, Row as _};
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
-use super::insert::{Statement, insert};
+use super::insert::insert;
 use super::{SqliteStore, text, uuid};
 use crate::profile::{attributes, base_keys, differences, kind, person_of, sessions_of_nobody, trait_keys};
+use crate::tables;
 use crate::{JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits, StoreError};
 
 /// Writes what a batch does to profiles, as the last part of its transaction; returns what is to be told once it is
@@ -180,84 +181,14 @@ async fn read_writes(
 }
 
 async fn write_rows(connection: &mut SqliteConnection, rows: &ProfileRows) -> Result<(), sqlx::Error> {
-    insert(
-        connection,
-        &rows.bases,
-        "dashi_profile_base (session_id, device, distinct_id, key, received_at, event_id, data_type,
-             string_value, number_value, date_value)",
-        "ON CONFLICT (session_id, device, distinct_id, key) DO UPDATE
-         SET received_at = excluded.received_at, event_id = excluded.event_id, data_type = excluded.data_type,
-             string_value = excluded.string_value, number_value = excluded.number_value,
-             date_value = excluded.date_value",
-        |statement, row| {
-            let statement = statement
-                .bind(text(row.session_id))
-                .bind(text(row.device))
-                .bind(row.distinct_id.clone())
-                .bind(row.key.clone())
-                .bind(row.stamp.received_at_ms)
-                .bind(text(row.stamp.event_id));
-            bind_value(statement, row.value.as_ref())
-        },
-    )
-    .await?;
-    insert(
-        connection,
-        &rows.writes,
-        "dashi_profile_write (website_id, distinct_id, key, received_at, event_id, session_id, device,
-             base_received_at, base_event_id, data_type, string_value, number_value, date_value)",
-        "ON CONFLICT DO NOTHING",
-        |statement, row| {
-            let statement = statement
-                .bind(text(row.website_id))
-                .bind(row.distinct_id.clone())
-                .bind(row.key.clone())
-                .bind(row.stamp.received_at_ms)
-                .bind(text(row.stamp.event_id))
-                .bind(text(row.session_id))
-                .bind(text(row.device))
-                .bind(row.base.map(|base| base.received_at_ms))
-                .bind(row.base.map(|base| text(base.event_id)));
-            bind_value(statement, row.value.as_ref())
-        },
-    )
-    .await?;
-    insert(
-        connection,
-        &rows.traits,
-        "dashi_profile_trait (website_id, distinct_id, key, last_at, last_event_id, changed_at,
-             changed_event_id, changed_by, conditional, data_type, string_value, number_value, date_value)",
-        "ON CONFLICT (website_id, distinct_id, key) DO UPDATE
-         SET last_at = excluded.last_at, last_event_id = excluded.last_event_id,
-             changed_at = excluded.changed_at, changed_event_id = excluded.changed_event_id,
-             changed_by = excluded.changed_by, conditional = excluded.conditional,
-             data_type = excluded.data_type, string_value = excluded.string_value,
-             number_value = excluded.number_value, date_value = excluded.date_value",
-        |statement, row| {
-            let settled = &row.settled;
-            let statement = statement
-                .bind(text(row.website_id))
-                .bind(row.distinct_id.clone())
-                .bind(row.key.clone())
-                .bind(settled.last.received_at_ms)
-                .bind(text(settled.last.event_id))
-                .bind(settled.changed.received_at_ms)
-                .bind(text(settled.changed.event_id))
-                .bind(text(settled.changed_by))
-                .bind(i32::from(settled.conditional));
-            bind_value(statement, settled.value.as_ref())
-        },
-    )
-    .await?;
+    let replaced = tables::PROFILE_BASE.table.replacing(&[]);
+    let on_conflict = format!("ON CONFLICT (session_id, device, distinct_id, key) DO UPDATE SET {replaced}");
+    insert(connection, &tables::PROFILE_BASE, &rows.bases, &on_conflict).await?;
+    insert(connection, &tables::PROFILE_WRITE, &rows.writes, "ON CONFLICT DO NOTHING").await?;
+    let replaced = tables::PROFILE_TRAIT.table.replacing(&[]);
+    let on_conflict = format!("ON CONFLICT (website_id, distinct_id, key) DO UPDATE SET {replaced}");
+    insert(connection, &tables::PROFILE_TRAIT, &rows.traits, &on_conflict).await?;
     Ok(())
-}
-
-fn bind_value<'q>(statement: Statement<'q>, value: Option<&DataValue>) -> Statement<'q> {
-    statement
-        .bind(value.map(|value| value.data_type.code()))
-        .bind(value.and_then(|value| value.string_value.clone()))
-        .bind(value.and_then(|value| value.number_value).map(Decimal::to_f64))
-        .bind(value.and_then(|value| value.date_value_ms))
 }
 
 fn trait_row(row: &SqliteRow, website_id: Uuid, distinct_id: &str) -> Result<TraitRow, sqlx::Error> {

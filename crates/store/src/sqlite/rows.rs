@@ -6,9 +6,10 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
 use super::SqliteStore;
+use super::insert::name_of;
 use crate::StoreError;
 use crate::compare::{NULL, Row};
-use crate::tables::{Kind, Table};
+use crate::table::{ColumnType, Table};
 
 impl SqliteStore {
     pub(crate) fn rows(
@@ -18,17 +19,19 @@ impl SqliteStore {
     ) -> impl Stream<Item = Result<Row, StoreError>> + Send + '_ {
         sqlx::query(AssertSqlSafe(select(table, limit))).fetch(&self.0.readers).map(|row| {
             row.and_then(|row| {
-                let kinds = table.columns.iter().map(|(_, kind)| *kind).enumerate();
-                kinds.map(|(place, kind)| cell(&row, place, kind)).collect()
+                let columns = table.columns.iter().enumerate();
+                columns.map(|(place, column)| cell(&row, place, column.column_type)).collect()
             })
             .map_err(StoreError::away("reading rows to compare"))
         })
     }
 }
 
-fn cell(row: &SqliteRow, place: usize, kind: Kind) -> Result<String, sqlx::Error> {
-    let text = match kind {
-        Kind::Decimal(digits) => row.try_get::<Option<f64>, _>(place)?.map(|number| decimal(number, digits)),
+fn cell(row: &SqliteRow, place: usize, column_type: ColumnType) -> Result<String, sqlx::Error> {
+    let text = match column_type {
+        ColumnType::Decimal(digits) => {
+            row.try_get::<Option<f64>, _>(place)?.map(|number| decimal(number, digits))
+        }
         _ => row.try_get(place)?,
     };
     Ok(text.unwrap_or_else(|| NULL.into()))
@@ -46,14 +49,14 @@ fn select(table: &Table, limit: Option<u32>) -> String {
     let columns: Vec<String> = table
         .columns
         .iter()
-        .map(|(name, kind)| match kind {
-            Kind::Uuid | Kind::Text | Kind::Decimal(_) => (*name).to_owned(),
-            Kind::Integer | Kind::Time => format!("CAST({name} AS TEXT)"),
-            Kind::Bytes => format!("lower(hex({name}))"),
+        .map(|column| (column.name, column.column_type))
+        .map(|(name, column_type)| match column_type {
+            ColumnType::Uuid | ColumnType::Text | ColumnType::Decimal(_) => name.to_owned(),
+            ColumnType::Integer | ColumnType::Time => format!("CAST({name} AS TEXT)"),
+            ColumnType::Bytes => format!("lower(hex({name}))"),
         })
         .collect();
-    let keys: Vec<&str> = table.columns[..table.key].iter().map(|(name, _)| *name).collect();
-    let prefix = if table.own { "dashi_" } else { "" };
+    let keys: Vec<&str> = table.columns[..table.key].iter().map(|column| column.name).collect();
     let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
-    format!("SELECT {} FROM {prefix}{} ORDER BY {}{limit}", columns.join(", "), table.name, keys.join(", "))
+    format!("SELECT {} FROM {} ORDER BY {}{limit}", columns.join(", "), name_of(table), keys.join(", "))
 }
