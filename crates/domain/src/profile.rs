@@ -45,10 +45,12 @@ use uuid::Uuid;
 
 use crate::rows::DataValue;
 
+mod differences;
 mod merge;
 mod settle;
 mod version;
 
+pub use differences::{base_keys, differences, person_of, trait_keys};
 pub use merge::{ProfileCounts, ProfileRows, ProfileState, merge, persons};
 pub use settle::{Settled, settle};
 pub use version::{distinct_id, parse_version, session_version, version};

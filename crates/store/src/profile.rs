@@ -1,10 +1,11 @@
-//! Profiles: what is read of people, and what both backends do alike when sends are committed.
+//! Profiles: the answers of reads of people, and how sends are committed, alike on both backends.
 
-use std::collections::HashMap;
+use std::future::Future;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Person, ProfileCounts, ProfileLinkKind, TraitKey, TraitRow, TraitSend, session_version,
+    BaseKey, BaseRow, Person, ProfileCounts, ProfileLink, ProfileLinkKind, ProfileRows, ProfileState,
+    TraitKey, TraitRow, WriteRow, base_keys, differences, merge, persons, session_version, trait_keys,
     version,
 };
 use dashi_domain::rows::{SessionAttributes, SessionDataRow};
@@ -109,7 +110,7 @@ pub struct JourneyEvent {
 }
 
 /// That effective traits may have changed, told once the change is committed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProfileChange {
     /// Traits of a person.
     Person(Person),
@@ -134,51 +135,82 @@ pub struct Committed {
     pub profiles: ProfileCounts,
 }
 
-/// The keys that sends name, each once.
-pub(crate) fn base_keys(sends: &[TraitSend]) -> Vec<BaseKey> {
-    let mut keys: Vec<_> = sends.iter().map(TraitSend::base_key).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
+/// The tables of profiles within a commit's transaction.
+pub(crate) trait ProfileTables {
+    /// Writes the links that are new, or older than the stored ones; returns website and session of these.
+    fn write_links(
+        &mut self,
+        links: &[ProfileLink],
+    ) -> impl Future<Output = Result<Vec<(Uuid, Uuid)>, sqlx::Error>> + Send;
+
+    /// The bases of these keys that there are.
+    fn read_bases(
+        &mut self,
+        keys: &[BaseKey],
+    ) -> impl Future<Output = Result<Vec<BaseRow>, sqlx::Error>> + Send;
+
+    /// Adds the people of `rows` that are new, each with its first arrival, and keeps everybody else from merging sends of
+    /// those in `sent`, which are among them, until the transaction ends. Both are sorted.
+    fn lock_persons(
+        &mut self,
+        rows: &[(Person, i64)],
+        sent: &[(Person, i64)],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// The traits of these keys that there are.
+    fn read_traits(
+        &mut self,
+        keys: &[TraitKey],
+    ) -> impl Future<Output = Result<Vec<TraitRow>, sqlx::Error>> + Send;
+
+    /// All writes of these traits.
+    fn read_writes(
+        &mut self,
+        keys: &[TraitKey],
+    ) -> impl Future<Output = Result<Vec<WriteRow>, sqlx::Error>> + Send;
+
+    /// Writes what a merge gave.
+    fn write_rows(&mut self, rows: &ProfileRows) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
-/// The traits that sends name, each once.
-pub(crate) fn trait_keys(sends: &[TraitSend]) -> Vec<TraitKey> {
-    let mut keys: Vec<_> = sends.iter().map(TraitSend::trait_key).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
-}
-
-/// Leaves out the sends that repeat their base and need nothing else to be known: most of them. A base belongs to the
-/// partition's only writer, so it can be read before the person is locked, and a person of whom nothing is left is not
-/// locked at all. Sends of one base are left out together or not at all, so those that stay find their base moved by
-/// those before them.
-pub(crate) fn differences(sends: &[TraitSend], bases: &[BaseRow]) -> Vec<TraitSend> {
-    let bases: HashMap<BaseKey, &BaseRow> = bases.iter().map(|row| (row.base_key(), row)).collect();
-    let mut differs: HashMap<BaseKey, bool> = HashMap::new();
-    for send in sends {
-        let key = send.base_key();
-        let repeats = send.base.is_none() && bases.get(&key).is_some_and(|base| base.value == send.value);
-        *differs.entry(key).or_default() |= !repeats;
+/// Writes what a batch does to profiles, as the last part of its transaction. Returns the changes to notify subscribers of,
+/// sorted, once it is committed.
+///
+/// People are locked in their order, so that writers of different partitions wait for each other and never in a circle;
+/// people of whom nothing differs are not locked.
+pub(crate) async fn write(
+    tables: &mut impl ProfileTables,
+    changes: &Changes,
+) -> Result<(ProfileCounts, Vec<ProfileChange>), sqlx::Error> {
+    let linked = tables.write_links(&changes.links).await?;
+    let sessions = linked.into_iter().chain(sessions_of_nobody(changes));
+    let mut changed: Vec<_> =
+        sessions.map(|(website_id, session_id)| ProfileChange::Session { website_id, session_id }).collect();
+    let bases = tables.read_bases(&base_keys(&changes.sends)).await?;
+    let sends = differences(&changes.sends, &bases);
+    let repeated = (changes.sends.len() - sends.len()) as u64;
+    tables.lock_persons(&persons(&sends, &changes.links), &persons(&sends, &[])).await?;
+    let mut counts = ProfileCounts::default();
+    if !sends.is_empty() {
+        let traits = tables.read_traits(&trait_keys(&sends)).await?;
+        let mut state = ProfileState::new(bases, traits);
+        let needed = state.needs_history(&sends);
+        if !needed.is_empty() {
+            let rows = tables.read_writes(&needed).await?;
+            state.add_history(needed, rows);
+        }
+        let rows = merge(&state, &sends);
+        tables.write_rows(&rows).await?;
+        changed.extend(rows.changed.into_iter().map(ProfileChange::Person));
+        counts = rows.counts;
     }
-    sends.iter().filter(|send| differs[&send.base_key()]).cloned().collect()
-}
-
-/// Whose session it is by its links (person, kind, first arrival): the person that its events name; of an anonymous
-/// session the one person linked with it, and nobody if there are several, for it may have been any of them.
-pub(crate) fn person_of(links: Vec<(String, i32, i64)>) -> Option<String> {
-    let own = links.iter().filter(|(_, kind, _)| *kind == ProfileLinkKind::Own.code());
-    if let Some((person, ..)) = own.max_by_key(|(person, _, first_at)| (*first_at, person.clone())) {
-        return Some(person.clone());
-    }
-    let mut people = links.into_iter().map(|(person, ..)| person);
-    let first = people.next()?;
-    people.all(|other| other == first).then_some(first)
+    changed.sort_unstable();
+    changed.dedup();
+    Ok((counts.with_repetitions(repeated), changed))
 }
 
 /// Website and session of the properties that belong to nobody: no person's change tells of them.
-pub(crate) fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uuid, Uuid)> {
+fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uuid, Uuid)> {
     let is_of_nobody = |row: &&SessionDataRow| row.distinct_id.as_deref().unwrap_or_default().is_empty();
     changes.session_data.iter().filter(is_of_nobody).map(|row| (row.website_id, row.session_id))
 }
@@ -187,6 +219,13 @@ pub(crate) fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uui
 pub(crate) fn kind(code: i32) -> Result<ProfileLinkKind, sqlx::Error> {
     ProfileLinkKind::from_code(code)
         .ok_or_else(|| sqlx::Error::Decode(format!("kind {code} of a link").into()))
+}
+
+/// Links as they are stored, (person, kind, first arrival), with their kinds by name.
+pub(crate) fn kinds(
+    links: Vec<(String, i32, i64)>,
+) -> Result<Vec<(String, ProfileLinkKind, i64)>, sqlx::Error> {
+    links.into_iter().map(|(person, code, first_ms)| Ok((person, kind(code)?, first_ms))).collect()
 }
 
 /// The attributes of a session's row; texts in columns of their names.
@@ -212,7 +251,6 @@ where
 #[cfg(test)]
 mod tests {
     use dashi_domain::flatten::DataType;
-    use dashi_domain::profile::Stamp;
     use dashi_domain::rows::DataValue;
 
     use super::*;
@@ -224,55 +262,6 @@ mod tests {
             number_value: None,
             date_value_ms: None,
         }
-    }
-
-    fn send(key: &str, text: &str, at: i64) -> TraitSend {
-        TraitSend {
-            website_id: Uuid::nil(),
-            session_id: Uuid::nil(),
-            device: Uuid::nil(),
-            distinct_id: "p".to_owned(),
-            key: key.to_owned(),
-            value: Some(value(text)),
-            stamp: Stamp { received_at_ms: at, event_id: Uuid::from_u128(at as u128) },
-            base: None,
-        }
-    }
-
-    fn base(key: &str, text: &str) -> BaseRow {
-        let TraitSend { session_id, device, distinct_id, key, value, stamp, .. } = send(key, text, 1);
-        BaseRow { session_id, device, distinct_id, key, value, stamp }
-    }
-
-    #[test]
-    fn a_repetition_is_left_out_unless_its_base_moves() {
-        let bases = [base("a", "1"), base("b", "1")];
-        let sends = [
-            send("a", "1", 2),
-            send("b", "1", 2),
-            send("c", "1", 2),
-            send("b", "2", 3),
-            TraitSend { base: Some(Stamp::NEVER), ..send("a", "1", 4) },
-        ];
-        let left = |sends: &[TraitSend]| -> Vec<(String, i64)> {
-            let left = differences(sends, &bases);
-            left.into_iter().map(|send| (send.key, send.stamp.received_at_ms)).collect()
-        };
-        assert_eq!(left(&sends[..2]), []);
-        assert_eq!(left(&sends[..3]), [("c".to_owned(), 2)]);
-        assert_eq!(left(&sends[1..4]), [("b".to_owned(), 2), ("c".to_owned(), 2), ("b".to_owned(), 3)]);
-        assert_eq!(left(&sends[4..]), [("a".to_owned(), 4)]);
-    }
-
-    #[test]
-    fn a_session_is_its_own_persons_or_its_only_ones() {
-        let link = |person: &str, kind: ProfileLinkKind, at| (person.to_owned(), kind.code(), at);
-        let (own, anonymous) = (ProfileLinkKind::Own, ProfileLinkKind::Anonymous);
-        assert_eq!(person_of(vec![]), None);
-        assert_eq!(person_of(vec![link("a", anonymous, 1)]).as_deref(), Some("a"));
-        assert_eq!(person_of(vec![link("a", anonymous, 1), link("b", anonymous, 2)]), None);
-        assert_eq!(person_of(vec![link("a", anonymous, 3), link("b", own, 2)]).as_deref(), Some("b"));
-        assert_eq!(person_of(vec![link("a", own, 3), link("b", own, 2)]).as_deref(), Some("a"));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct ProfileRows {
     pub writes: Vec<WriteRow>,
     /// To insert or replace.
     pub traits: Vec<TraitRow>,
-    /// People whose version is another one now: to be told.
+    /// People whose version changed; subscribers are notified of these.
     pub changed: Vec<Person>,
     /// What became of the sends.
     pub counts: ProfileCounts,
@@ -70,6 +70,13 @@ pub struct ProfileCounts {
     pub writes: u64,
     /// That were no difference, or are merged already, and left no trace.
     pub avoided: u64,
+}
+
+impl ProfileCounts {
+    /// With so many sends more that [`super::differences`] left out.
+    pub fn with_repetitions(self, repeated: u64) -> Self {
+        Self { sends: self.sends + repeated, avoided: self.avoided + repeated, ..self }
+    }
 }
 
 /// Merges sends of one or several sessions, each session's in the order of the log.

@@ -231,7 +231,8 @@ async fn write(
         set_dead_letters_aside(connection, claim, to).await?;
     }
     note_missing(connection, claim, &changes.missing).await?;
-    let profiles = profile::write(connection, changes).await?;
+    let (profiles, changed) = crate::profile::write(connection, changes).await?;
+    profile::notify(connection, &changed).await?;
     Ok(Written::Rows(Committed { profiles }))
 }
 

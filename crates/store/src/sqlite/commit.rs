@@ -11,12 +11,12 @@ use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::insert::{ChunkIndexes, Statement, insert, insert_indexed};
-use super::{NOW_MS, SqliteStore, parse_uuid, profile, stored, text};
+use super::{NOW_MS, SqliteStore, parse_uuid, stored, text};
 use crate::chunk_index::{SAME_CLICK_MS, placed};
 use crate::error::Said;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::tables;
-use crate::{Claim, CommitError, Committed, ProfileChange};
+use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
 impl SqliteStore {
     pub(crate) async fn commit(
@@ -32,8 +32,8 @@ impl SqliteStore {
             self.renew(&mut writer).await;
         }
         drop(writer);
-        let (committed, told) = outcome?;
-        for change in told {
+        let (committed, changed) = outcome?;
+        for change in changed {
             // Nobody may be listening.
             let _ = self.0.changes.send(change);
         }
@@ -86,11 +86,11 @@ async fn write(
         set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
     }
     note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
-    let (profiles, told) = profile::write(&mut tx, changes).await.map_err(failed)?;
+    let (profiles, changed) = profile::write(&mut *tx, changes).await.map_err(failed)?;
     tx.commit()
         .await
         .map_err(|error| CommitError::Unknown { partition: claim.partition, source: Said::cause(&error) })?;
-    Ok((Committed { profiles }, told))
+    Ok((Committed { profiles }, changed))
 }
 
 /// What a driver's error means for a batch that is not committed yet.
