@@ -3,7 +3,7 @@
 //!
 //! A test is named by package, module and function: `it::answers::…` stands in `tests/it/answers.rs`,
 //! `domain::agent::bot::…` in `crates/domain/src/agent/bot.rs`, `domain::fold::…` also in
-//! `crates/domain/tests/fold.rs`. `tracker::test/token::…` is the title of a test in `tracker/test/token.test.mjs`.
+//! `crates/domain/tests/fold.rs`, `domain::submission::…` also in `crates/domain/src/submission/tests.rs`. `tracker::test/token::…` is the title of a test in `tracker/test/token.test.mjs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub fn missing(test: &str) -> Option<String> {
     };
     let Some(first) = source(module) else { return Some(format!("{test}: there is no such module")) };
     let beside = first.to_string_lossy().replace("/src/", "/tests/");
-    let found = [first.clone(), PathBuf::from(beside)].iter().any(|file| is_test(file, function));
+    let inside = first.with_extension("").join("tests.rs");
+    let found = [first.clone(), PathBuf::from(beside), inside].iter().any(|file| is_test(file, function));
     (!found).then(|| format!("{test}: there is no such test in {}", first.display()))
 }
 

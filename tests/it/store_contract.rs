@@ -5,7 +5,8 @@ mod profiles;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
-use dashi_domain::flatten::{DataType, Decimal};
+use dashi_domain::decimal::Decimal;
+use dashi_domain::flatten::DataType;
 use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};

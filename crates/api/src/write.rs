@@ -113,7 +113,7 @@ pub fn type_name(value: &DataValue) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use dashi_domain::flatten::Decimal;
+    use dashi_domain::decimal::Decimal;
 
     use super::*;
 

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::chunk::Chunk;
-use crate::flatten::{self, DataType, Decimal, Leaf};
+use crate::decimal::Decimal;
+use crate::flatten::{self, DataType, Leaf};
 use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::location::Location;

@@ -1,4 +1,4 @@
-//! JavaScript's coercions: what `Boolean(value)`, `Number(value)` and white space are there. Identifiers and rows depend
+//! JavaScript's coercions: `Boolean(value)`, `Number(value)`, `n.toFixed(4)` and white space. Identifiers and rows depend
 //! on them wherever Umami's collector coerces a value. Source: ECMA-262.
 
 use crate::json::Value;
@@ -134,9 +134,42 @@ fn power_of_two_radix(digits: &[u8], bits: u32) -> f64 {
     mantissa as f64 * 2_f64.powi(exponent)
 }
 
+/// JavaScript's `n.toFixed(4)`: four decimals, ties of the exact binary value away from zero.
+///
+/// `-0` gives `0.0000`, a negative number that rounds to zero keeps its sign (`-0.0000`), and from 10²¹ on
+/// the text is that of `String(n)`. Source: ECMA-262, `Number.prototype.toFixed`.
+pub(crate) fn to_fixed4(n: f64) -> String {
+    const MANTISSA_BITS: u64 = 52;
+    const UNITS_PER_ONE: u128 = 10_000;
+    if n.is_nan() || n.abs() >= 1e21 {
+        return ryu_js::Buffer::new().format(n).to_owned();
+    }
+    let bits = n.abs().to_bits();
+    let fraction = bits & ((1 << MANTISSA_BITS) - 1);
+    let (mantissa, exponent) = match bits >> MANTISSA_BITS {
+        0 => (fraction, -1_074),
+        biased => (fraction | 1 << MANTISSA_BITS, biased as i32 - 1_075),
+    };
+    // The mantissa is below 2⁵³ and 10⁴ below 2¹⁴; below 10²¹ the exponent is at most 17.
+    let exact = u128::from(mantissa) * UNITS_PER_ONE;
+    let units = match exponent {
+        0.. => exact << exponent,
+        // Half a unit is 2⁶⁷ or more, which `exact` never reaches.
+        ..-67 => 0,
+        _ => (exact + (1 << (-exponent - 1))) >> -exponent,
+    };
+    let sign = if n < 0.0 { "-" } else { "" };
+    match u64::try_from(units) {
+        // The common case; division of 128 bits is several times slower.
+        Ok(units) => format!("{sign}{}.{:04}", units / 10_000, units % 10_000),
+        Err(_) => format!("{sign}{}.{:04}", units / UNITS_PER_ONE, units % UNITS_PER_ONE),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decimal::tests::{any_number, round_text};
     use crate::json::parse_str;
     use proptest::prelude::*;
 
@@ -255,6 +288,48 @@ mod tests {
             prop_assert_eq!(string_to_number(&number_text), number as f64);
             prop_assert_eq!(string_to_number(&format!("{number:#o}")), number as f64);
             prop_assert_eq!(string_to_number(&format!("{number:#b}")), number as f64);
+        }
+    }
+
+    /// Expectations are what Node.js 20 prints.
+    #[test]
+    fn fixed_decimals_are_those_of_javascript() {
+        for (n, expected) in [
+            (0.0, "0.0000"),
+            (-0.0, "0.0000"),
+            (-5.0, "-5.0000"),
+            (0.03125, "0.0313"),
+            (-0.03125, "-0.0313"),
+            (5e-5, "0.0001"),
+            (4.9e-5, "0.0000"),
+            (-1e-5, "-0.0000"),
+            (1.00005, "1.0001"),
+            (1.00015, "1.0002"),
+            (5e-324, "0.0000"),
+            (123_456.789_05, "123456.7891"),
+            (0.99995, "1.0000"),
+            (999_999_999_999_999.9, "999999999999999.8750"),
+            (1_844_674_407_370_955.2, "1844674407370955.2500"),
+            (18_446_744_073_709_551_616.0, "18446744073709551616.0000"),
+            (123_456_789_012_345_680_000.0, "123456789012345683968.0000"),
+            (9.999999999999999e20, "999999999999999868928.0000"),
+            (1e21, "1e+21"),
+            (-1.7976931348623157e308, "-1.7976931348623157e+308"),
+            (f64::INFINITY, "Infinity"),
+            (f64::NEG_INFINITY, "-Infinity"),
+            (f64::NAN, "NaN"),
+        ] {
+            assert_eq!(to_fixed4(n), expected, "{n:e}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn fixed_decimals_round_the_exact_value(n in any_number()) {
+            let n = n % 1e21;
+            // A binary number has at most 1074 fractional digits.
+            let sign = if n < 0.0 { "-" } else { "" };
+            prop_assert_eq!(to_fixed4(n), format!("{sign}{}", round_text(&format!("{:.1074}", n.abs()), 4)));
         }
     }
 }

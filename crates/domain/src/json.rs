@@ -9,6 +9,10 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use self::parser::parse_text;
+
+mod parser;
+
 /// How many arrays and objects may stand inside each other; one more is a [`ParseError`].
 ///
 /// JavaScript engines have no such limit. Ours keeps parsing, writing and dropping, which recurse, far below
@@ -38,7 +42,7 @@ pub enum Value<'a> {
     Object(Object<'a>),
 }
 
-type Entry<'a> = (Cow<'a, str>, Value<'a>);
+type Member<'a> = (Cow<'a, str>, Value<'a>);
 
 /// A JSON object in the order in which JavaScript enumerates it.
 ///
@@ -46,7 +50,7 @@ type Entry<'a> = (Cow<'a, str>, Value<'a>);
 /// in order of first appearance. Every key is there once, with the last value given for it. `__proto__` never
 /// is.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Object<'a>(Vec<Entry<'a>>);
+pub struct Object<'a>(Vec<Member<'a>>);
 
 /// The text is not JSON, or is nested deeper than [`DEPTH_MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -113,294 +117,6 @@ pub enum Stop {
     TooMany,
 }
 
-fn parse_text(text: &str, elements_max: usize) -> Result<Value<'_>, Stop> {
-    let mut parser = Parser {
-        text,
-        bytes: text.as_bytes(),
-        at: 0,
-        depth: 0,
-        elements_max,
-        values: Vec::new(),
-        entries: Vec::new(),
-    };
-    parser.skip_space();
-    let value = match parser.value() {
-        Err(_) if parser.values.len() > elements_max && parser.depth == 1 => return Err(Stop::TooMany),
-        value => value?,
-    };
-    parser.skip_space();
-    if parser.at == parser.bytes.len() {
-        Ok(value)
-    } else {
-        Err(parser.expected("the end of the text").into())
-    }
-}
-
-struct Parser<'a> {
-    text: &'a str,
-    bytes: &'a [u8],
-    at: usize,
-    depth: usize,
-    /// Elements that an array may have which is the whole text.
-    elements_max: usize,
-    /// Elements and entries of everything still open. A finished container moves its tail into a vector of
-    /// exactly its size: one allocation each, and a body full of tiny containers cannot claim spare capacity.
-    values: Vec<Value<'a>>,
-    entries: Vec<Entry<'a>>,
-}
-
-impl<'a> Parser<'a> {
-    #[cold]
-    fn expected(&self, expected: &'static str) -> ParseError {
-        ParseError { offset: self.at, expected }
-    }
-
-    fn peek(&self) -> Option<u8> {
-        self.bytes.get(self.at).copied()
-    }
-
-    fn skip_space(&mut self) {
-        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
-            self.at += 1;
-        }
-    }
-
-    /// Consumes `byte` if it is next.
-    fn eat(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn value(&mut self) -> Result<Value<'a>, ParseError> {
-        match self.peek() {
-            Some(b'"') => self.string().map(Value::String),
-            Some(b'{') => self.object(),
-            Some(b'[') => self.array(),
-            Some(b'-' | b'0'..=b'9') => self.number().map(Value::Number),
-            Some(b't') => self.literal("true", Value::Bool(true)),
-            Some(b'f') => self.literal("false", Value::Bool(false)),
-            Some(b'n') => self.literal("null", Value::Null),
-            _ => Err(self.expected("a value")),
-        }
-    }
-
-    fn literal(&mut self, word: &'static str, value: Value<'a>) -> Result<Value<'a>, ParseError> {
-        if !self.bytes[self.at..].starts_with(word.as_bytes()) {
-            return Err(self.expected(word));
-        }
-        self.at += word.len();
-        Ok(value)
-    }
-
-    /// Enters the container whose opening bracket is next.
-    fn open(&mut self) -> Result<(), ParseError> {
-        if self.depth == DEPTH_MAX {
-            return Err(self.expected("at most 512 levels of nesting"));
-        }
-        self.depth += 1;
-        self.at += 1;
-        self.skip_space();
-        Ok(())
-    }
-
-    fn array(&mut self) -> Result<Value<'a>, ParseError> {
-        self.open()?;
-        let start = self.values.len();
-        if !self.eat(b']') {
-            loop {
-                let value = self.value()?;
-                self.values.push(value);
-                if self.depth == 1 && self.values.len() > self.elements_max {
-                    return Err(self.expected("no further element"));
-                }
-                self.skip_space();
-                if self.eat(b']') {
-                    break;
-                }
-                if !self.eat(b',') {
-                    return Err(self.expected("',' or ']'"));
-                }
-                self.skip_space();
-            }
-        }
-        self.depth -= 1;
-        Ok(Value::Array(take_tail(&mut self.values, start)))
-    }
-
-    fn object(&mut self) -> Result<Value<'a>, ParseError> {
-        self.open()?;
-        let start = self.entries.len();
-        if !self.eat(b'}') {
-            loop {
-                let key = self.key()?;
-                let value = self.value()?;
-                self.entries.push((key, value));
-                self.skip_space();
-                if self.eat(b'}') {
-                    break;
-                }
-                if !self.eat(b',') {
-                    return Err(self.expected("',' or '}'"));
-                }
-                self.skip_space();
-            }
-        }
-        self.depth -= 1;
-        let regular = is_regular(&self.entries[start..]);
-        let entries = take_tail(&mut self.entries, start);
-        Ok(Value::Object(Object(if regular { entries } else { normalise(entries) })))
-    }
-
-    /// Reads a key, the colon and the space around it.
-    fn key(&mut self) -> Result<Cow<'a, str>, ParseError> {
-        if self.peek() != Some(b'"') {
-            return Err(self.expected("a key in quotes"));
-        }
-        let key = self.string()?;
-        self.skip_space();
-        if !self.eat(b':') {
-            return Err(self.expected("':'"));
-        }
-        self.skip_space();
-        Ok(key)
-    }
-
-    /// Reads the string whose opening quote is next.
-    fn string(&mut self) -> Result<Cow<'a, str>, ParseError> {
-        let start = self.at + 1;
-        self.at = start + plain_len(&self.bytes[start..]);
-        if self.peek() == Some(b'"') {
-            let plain = &self.text[start..self.at];
-            self.at += 1;
-            return Ok(Cow::Borrowed(plain));
-        }
-        self.string_with_escapes(start).map(Cow::Owned)
-    }
-
-    /// Goes on with the string that starts at `start` and is plain up to here.
-    #[inline(never)]
-    fn string_with_escapes(&mut self, start: usize) -> Result<String, ParseError> {
-        let mut text = String::from(&self.text[start..self.at]);
-        loop {
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(text);
-                }
-                Some(b'\\') => {
-                    self.at += 1;
-                    let unescaped = self.escape()?;
-                    text.push(unescaped);
-                }
-                Some(_) => return Err(self.expected("no bare control character in a string")),
-                None => return Err(self.expected("'\"'")),
-            }
-            let plain = self.at;
-            self.at += plain_len(&self.bytes[plain..]);
-            text.push_str(&self.text[plain..self.at]);
-        }
-    }
-
-    /// Reads what follows a backslash.
-    fn escape(&mut self) -> Result<char, ParseError> {
-        let unescaped = match self.peek() {
-            Some(b'"') => '"',
-            Some(b'\\') => '\\',
-            Some(b'/') => '/',
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
-            Some(b'u') => return self.unicode_escape(),
-            _ => return Err(self.expected("one of \"\\/bfnrtu after a backslash")),
-        };
-        self.at += 1;
-        Ok(unescaped)
-    }
-
-    /// Reads `uXXXX`, and a second escape if the two are a surrogate pair.
-    fn unicode_escape(&mut self) -> Result<char, ParseError> {
-        self.at += 1;
-        let first = self.four_hex_digits()?;
-        if (0xD800..0xDC00).contains(&first) && self.bytes[self.at..].starts_with(b"\\u") {
-            let behind_first = self.at;
-            self.at += 2;
-            let second = self.four_hex_digits()?;
-            if (0xDC00..0xE000).contains(&second) {
-                let code = 0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00);
-                return Ok(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-            }
-            // The second escape stands for itself: it may begin a pair of its own.
-            self.at = behind_first;
-        }
-        Ok(char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER))
-    }
-
-    fn four_hex_digits(&mut self) -> Result<u32, ParseError> {
-        let mut code = 0;
-        for _ in 0..4 {
-            let digit = self.peek().and_then(|byte| char::from(byte).to_digit(16));
-            code = code * 16 + digit.ok_or_else(|| self.expected("a hexadecimal digit"))?;
-            self.at += 1;
-        }
-        Ok(code)
-    }
-
-    fn number(&mut self) -> Result<f64, ParseError> {
-        let start = self.at;
-        let negative = self.eat(b'-');
-        let first_digit = self.at;
-        if !self.eat(b'0') {
-            self.digits()?;
-        }
-        let last_digit = self.at;
-        let mut whole = true;
-        if self.eat(b'.') {
-            whole = false;
-            self.digits()?;
-        }
-        if let Some(b'e' | b'E') = self.peek() {
-            whole = false;
-            self.at += 1;
-            let _ = self.eat(b'+') || self.eat(b'-');
-            self.digits()?;
-        }
-        // Up to 15 digits every intermediate sum is an exact double.
-        if whole && last_digit - first_digit <= 15 {
-            let digits = &self.bytes[first_digit..last_digit];
-            let magnitude = digits.iter().fold(0.0, |sum, digit| sum * 10.0 + f64::from(digit - b'0'));
-            return Ok(if negative { -magnitude } else { magnitude });
-        }
-        // The grammar above is a subset of the one of `f64::from_str`, which rounds correctly and overflows
-        // to infinity as JavaScript does; so this cannot fail.
-        self.text[start..self.at].parse().map_err(|_| ParseError { offset: start, expected: "a number" })
-    }
-
-    /// Consumes one digit or more.
-    fn digits(&mut self) -> Result<(), ParseError> {
-        if !matches!(self.peek(), Some(b'0'..=b'9')) {
-            return Err(self.expected("a digit"));
-        }
-        while let Some(b'0'..=b'9') = self.peek() {
-            self.at += 1;
-        }
-        Ok(())
-    }
-}
-
-/// Moves what follows `start` into a vector of exactly its size.
-fn take_tail<T>(all: &mut Vec<T>, start: usize) -> Vec<T> {
-    // A huge container that is all there is gives up the vector itself: copying would double its memory.
-    if start == 0 && all.len() > 1024 {
-        let mut tail = std::mem::take(all);
-        tail.shrink_to_fit();
-        return tail;
-    }
-    all.drain(start..).collect()
-}
-
 /// How many bytes from the start need no escape in a JSON string and do not end it.
 ///
 /// Looks at eight bytes at a time: a byte of the mask is set if the byte is a quote, a backslash or below
@@ -439,23 +155,23 @@ fn array_index(key: &str) -> Option<u32> {
     key.parse().ok().filter(|index| *index < u32::MAX)
 }
 
-/// Whether the entries already are what [`normalise`] would make of them, as nearly always.
-fn is_regular(entries: &[Entry<'_>]) -> bool {
-    if entries.iter().any(|(key, _)| key == "__proto__" || array_index(key).is_some()) {
+/// Whether the members already are what [`normalise`] would make of them, as nearly always.
+fn is_regular(members: &[Member<'_>]) -> bool {
+    if members.iter().any(|(key, _)| key == "__proto__" || array_index(key).is_some()) {
         return false;
     }
-    if entries.len() > PAIRWISE_MAX {
-        let mut seen = HashSet::with_capacity(entries.len());
-        return entries.iter().all(|(key, _)| seen.insert(key.as_ref()));
+    if members.len() > PAIRWISE_MAX {
+        let mut seen = HashSet::with_capacity(members.len());
+        return members.iter().all(|(key, _)| seen.insert(key.as_ref()));
     }
-    entries.iter().enumerate().all(|(place, (key, _))| entries[..place].iter().all(|(other, _)| other != key))
+    members.iter().enumerate().all(|(place, (key, _))| members[..place].iter().all(|(other, _)| other != key))
 }
 
 /// Makes the invariant of [`Object`] true: last value at the first place, no `__proto__`, indices in front.
-fn normalise(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
+fn normalise(members: Vec<Member<'_>>) -> Vec<Member<'_>> {
     let first_places: Vec<usize> = {
-        let mut seen = HashMap::with_capacity(entries.len());
-        entries
+        let mut seen = HashMap::with_capacity(members.len());
+        members
             .iter()
             .map(|(key, _)| {
                 let next = seen.len();
@@ -463,8 +179,8 @@ fn normalise(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
             })
             .collect()
     };
-    let mut unique: Vec<Entry<'_>> = Vec::with_capacity(entries.len());
-    for ((key, value), place) in entries.into_iter().zip(first_places) {
+    let mut unique: Vec<Member<'_>> = Vec::with_capacity(members.len());
+    for ((key, value), place) in members.into_iter().zip(first_places) {
         match unique.get_mut(place) {
             Some(earlier) => earlier.1 = value,
             None => unique.push((key, value)),
@@ -476,11 +192,11 @@ fn normalise(entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
 }
 
 impl<'a> Object<'a> {
-    /// Builds an object from entries in order of assignment; the order and the duplicates of JavaScript
+    /// Builds an object from members in order of assignment; the order and the duplicates of JavaScript
     /// apply.
-    pub fn from_entries(entries: impl IntoIterator<Item = (Cow<'a, str>, Value<'a>)>) -> Self {
-        let entries: Vec<Entry<'a>> = entries.into_iter().collect();
-        Self(if is_regular(&entries) { entries } else { normalise(entries) })
+    pub fn from_members(members: impl IntoIterator<Item = (Cow<'a, str>, Value<'a>)>) -> Self {
+        let members: Vec<Member<'a>> = members.into_iter().collect();
+        Self(if is_regular(&members) { members } else { normalise(members) })
     }
 
     /// The value of `key`. Takes time linear in the number of keys.
@@ -494,7 +210,7 @@ impl<'a> Object<'a> {
         Some(self.0.remove(place).1)
     }
 
-    /// The entries in the order of JavaScript's `Object.keys`.
+    /// The members in the order of JavaScript's `Object.keys`.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value<'a>)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), value))
     }
@@ -513,11 +229,11 @@ impl<'a> Object<'a> {
     pub fn into_owned(self) -> Object<'static> {
         // A loop, here and in `Value::into_owned`: iterator adapters would put five more frames on every
         // level.
-        let mut entries = Vec::with_capacity(self.0.len());
+        let mut members = Vec::with_capacity(self.0.len());
         for (key, value) in self.0 {
-            entries.push((Cow::Owned(key.into_owned()), value.into_owned()));
+            members.push((Cow::Owned(key.into_owned()), value.into_owned()));
         }
-        Object(entries)
+        Object(members)
     }
 
     /// Appends the object as [`Value::write`] does.
@@ -549,7 +265,7 @@ impl<'a> IntoIterator for Object<'a> {
     type Item = (Cow<'a, str>, Value<'a>);
     type IntoIter = std::vec::IntoIter<Self::Item>;
 
-    /// The entries in the order of JavaScript's `Object.keys`.
+    /// The members in the order of JavaScript's `Object.keys`.
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
@@ -841,8 +557,8 @@ mod tests {
         assert_eq!(object.remove("a"), Some(Value::Number(1.0)));
         assert_eq!(object.remove("a"), None);
         assert_eq!(object.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["b", "c"]);
-        let entries = object.into_iter().chain([("7".into(), Value::Bool(true)), ("b".into(), Value::Null)]);
-        let rebuilt = Object::from_entries(entries);
+        let members = object.into_iter().chain([("7".into(), Value::Bool(true)), ("b".into(), Value::Null)]);
+        let rebuilt = Object::from_members(members);
         assert_eq!(Value::Object(rebuilt).to_json(), r#"{"7":true,"b":null,"c":null}"#);
         assert!(Object::default().is_empty());
     }
@@ -913,9 +629,9 @@ mod tests {
         leaf.prop_recursive(5, 64, 40, move |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
-                prop::collection::vec((key.clone(), inner), 0..40).prop_map(|entries| {
+                prop::collection::vec((key.clone(), inner), 0..40).prop_map(|members| {
                     serde_json::Value::Object(
-                        entries.into_iter().filter(|(key, _)| key != "__proto__").collect(),
+                        members.into_iter().filter(|(key, _)| key != "__proto__").collect(),
                     )
                 }),
             ]

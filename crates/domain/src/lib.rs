@@ -6,13 +6,16 @@
 //! * what arrives: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * what lies in the log: [`record`], [`log_record`], [`position`], [`partitioner`]; what does not any more: [`missing`]
-//! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`], [`flatten`], [`text`]
+//! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
+//!   [`flatten`], [`decimal`], [`text`]
 //! * by whose rules: [`umami`]
 
 pub mod agent;
 pub mod calendar;
 pub mod chunk;
 pub mod client_address;
+mod dates;
+pub mod decimal;
 pub mod flatten;
 pub mod fold;
 pub mod heatmap;

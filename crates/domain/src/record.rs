@@ -173,7 +173,7 @@ impl<'a> Event<'a> {
 
     pub(crate) fn from_fields(envelope: Envelope, mut fields: Fields<'a>) -> Result<Self, DecodeError> {
         let keeps = fields.is_kept()?;
-        let submission = Object::from_entries(
+        let submission = Object::from_members(
             [("type", fields.0.remove("type")), ("payload", fields.0.remove("payload"))]
                 .into_iter()
                 .filter_map(|(key, value)| Some((Cow::Borrowed(key), value?))),

@@ -4,7 +4,8 @@
 
 use uuid::Uuid;
 
-use crate::flatten::{DataType, Decimal};
+use crate::decimal::Decimal;
+use crate::flatten::DataType;
 use crate::position::Offset;
 
 pub use crate::session::{SessionAttributes, SessionRow};

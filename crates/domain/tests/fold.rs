@@ -433,7 +433,7 @@ fn vectors(part: &str) -> Vec<Value> {
 /// A row as the vectors have it.
 fn event_columns(row: &EventRow) -> Value {
     let (campaign, vitals) = (&row.campaign, &row.vitals);
-    let number = |value: Option<dashi_domain::flatten::Decimal>| value.map(|value| value.to_f64());
+    let number = |value: Option<dashi_domain::decimal::Decimal>| value.map(|value| value.to_f64());
     json!({
         "event_type": row.event_type as i32, "url_path": row.url_path, "url_query": row.url_query,
         "referrer_path": row.referrer_path, "referrer_query": row.referrer_query,

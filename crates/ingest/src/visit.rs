@@ -168,8 +168,8 @@ async fn record(frame: Frame, collector: &Collector, kind: SourceKind, id: Uuid,
     let payload =
         payload.into_iter().filter_map(|(key, value)| Some((key.into(), Value::String(value?.into()))));
     let body =
-        [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_entries(payload)))];
-    let body = Value::Object(Object::from_entries(body.map(|(key, value)| (key.into(), value))));
+        [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_members(payload)))];
+    let body = Value::Object(Object::from_members(body.map(|(key, value)| (key.into(), value))));
     let decision = match Submission::from_value(body, collector.rules().schema()) {
         Ok(submission) => {
             decide(collector.rules(), None, &visit.client, None, submission, None, Now::read().ms)

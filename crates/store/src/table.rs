@@ -1,7 +1,7 @@
 //! How a table is described: its name, its columns, and where each column's value stands in the row that the fold
 //! makes. Both backends make their inserts from it, the catalogue its widths, and `dashi compare` its columns.
 
-use dashi_domain::flatten::Decimal;
+use dashi_domain::decimal::Decimal;
 use uuid::Uuid;
 
 /// A table that Dashi writes.

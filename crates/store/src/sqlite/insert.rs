@@ -3,10 +3,11 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 
-use dashi_domain::flatten::Decimal;
-use sqlx::AssertSqlSafe;
+use dashi_domain::decimal::Decimal;
+use sqlx::error::BoxDynError;
 use sqlx::query::Query;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection};
+use sqlx::{Arguments as _, AssertSqlSafe};
 use uuid::Uuid;
 
 use super::text;
@@ -54,26 +55,34 @@ pub(super) async fn insert_indexed<R, B: Borrow<R>>(
         let size = 1 << rest.len().min(VALUES_MAX / columns.len()).ilog2();
         let (some, others) = rest.split_at(size);
         let tuples = format!("{tuple},").repeat(size - 1) + &tuple;
-        let mut statement = sqlx::query(AssertSqlSafe(format!("{into} VALUES {tuples} {on_conflict}")));
+        let mut values = SqliteArguments::default();
         for row in some {
             for field in table.fields {
-                statement = bind(statement, field, row.borrow(), indexes);
+                add(&mut values, field, row.borrow(), indexes).map_err(sqlx::Error::Encode)?;
             }
         }
-        written += statement.execute(&mut *connection).await?.rows_affected();
+        let sql = format!("{into} VALUES {tuples} {on_conflict}");
+        let inserted = sqlx::query_with(AssertSqlSafe(sql), values).execute(&mut *connection).await?;
+        written += inserted.rows_affected();
         rest = others;
     }
     Ok(written)
 }
 
-fn bind<'q, R>(statement: Statement<'q>, field: &Field<R>, row: &R, indexes: &ChunkIndexes) -> Statement<'q> {
+/// Adds the value of one column. Not by [`Query::bind`], which moves the whole statement for each value.
+fn add<R>(
+    values: &mut SqliteArguments,
+    field: &Field<R>,
+    row: &R,
+    indexes: &ChunkIndexes,
+) -> Result<(), BoxDynError> {
     match field.value {
-        Value::Uuid(get) => statement.bind(get(row).map(text)),
-        Value::Text(get) => statement.bind(get(row).map(str::to_owned)),
-        Value::Integer(get) => statement.bind(get(row)),
-        Value::BigInteger(get) => statement.bind(get(row)),
-        Value::Decimal(get) => statement.bind(get(row).map(Decimal::to_f64)),
-        Value::Bytes(get) => statement.bind(get(row).map(<[u8]>::to_vec)),
-        Value::ChunkIndex(chunk) => statement.bind(chunk(row).and_then(|chunk| indexes.get(&chunk).copied())),
+        Value::Uuid(get) => values.add(get(row).map(text)),
+        Value::Text(get) => values.add(get(row).map(str::to_owned)),
+        Value::Integer(get) => values.add(get(row)),
+        Value::BigInteger(get) => values.add(get(row)),
+        Value::Decimal(get) => values.add(get(row).map(Decimal::to_f64)),
+        Value::Bytes(get) => values.add(get(row).map(<[u8]>::to_vec)),
+        Value::ChunkIndex(chunk) => values.add(chunk(row).and_then(|chunk| indexes.get(&chunk).copied())),
     }
 }

@@ -1,6 +1,6 @@
 //! Rows in the text form in which stores are compared.
 
-use dashi_domain::flatten::Decimal;
+use dashi_domain::decimal::Decimal;
 use futures::stream::{Stream, StreamExt as _};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{AssertSqlSafe, Row as _};

@@ -4,7 +4,8 @@ mod change_feed;
 mod read;
 mod write;
 
-use dashi_domain::flatten::{DataType, Decimal};
+use dashi_domain::decimal::Decimal;
+use dashi_domain::flatten::DataType;
 use dashi_domain::profile::{Settled, Stamp, TraitRow};
 use dashi_domain::rows::DataValue;
 use sqlx::Row as _;

@@ -5,24 +5,21 @@
 //! It is read when the tables are made, when a partition is claimed, when it is a minute old, and when a statement was
 //! refused. So an upgrade of Umami is noticed while Dashi runs, at the latest after a minute.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+mod current;
+mod fit;
+#[cfg(test)]
+mod tests;
 
-use dashi_domain::fold::Changes;
-use dashi_domain::ids::session_data_id;
-use dashi_domain::rows::{EventType, IdentifyRow};
+use std::collections::{BTreeMap, HashMap};
+
 use dashi_domain::umami::Release;
 
-use super::PostgresStore;
+pub(super) use self::current::{AGE_MAX, Read};
+pub(super) use self::fit::{each_text, keep_newest_properties};
 use super::pool::Session;
-use crate::table::{Owner, RowTable, Table};
+use crate::table::{Owner, Table};
 use crate::tables;
 use crate::{StoreError, UmamiTables, Unwritten};
-
-/// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
-pub(super) const AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Columns that are only read, of tables of Umami 3.0 that must be there beside those that rows are written to.
 const WEBSITE: (&str, &[&str]) = ("website", &["website_id", "name", "domain", "created_at", "deleted_at"]);
@@ -87,9 +84,6 @@ pub(crate) struct Catalogue {
     /// Columns that hold less than those of 3.1.
     narrow: HashMap<(&'static str, &'static str), usize>,
 }
-
-/// When the catalogue was read, and what it said.
-pub(super) type Read = Option<(Instant, Arc<Catalogue>)>;
 
 impl Catalogue {
     /// Reads it, through the search path of the connection.
@@ -361,67 +355,6 @@ impl Catalogue {
         };
         UmamiTables { release, by }
     }
-
-    /// The changes as these tables hold them: texts cut where a column is narrower than 3.1's, and without columns
-    /// of web vitals a performance event leaves a row in `dashi.identify` alone. In `website_event` a version that
-    /// knows no such events would count it as a page view.
-    pub fn fit<'c>(&self, changes: &'c Changes) -> Cow<'c, Changes> {
-        let is_performance = |event_type| event_type == EventType::Performance;
-        let performances =
-            !self.has_vitals() && changes.events.iter().any(|row| is_performance(row.event_type));
-        let cuts = !self.narrow.is_empty() || self.counts_bytes();
-        if !cuts && !performances {
-            return Cow::Borrowed(changes);
-        }
-        let mut changes = changes.clone();
-        if performances {
-            changes.identifies.extend(
-                changes.events.iter().filter(|row| is_performance(row.event_type)).map(|row| IdentifyRow {
-                    event_id: row.event_id,
-                    website_id: row.website_id,
-                    session_id: row.session_id,
-                    distinct_id: None,
-                    created_at_ms: row.created_at_ms,
-                }),
-            );
-            changes.identifies.sort_unstable_by_key(|row| row.event_id);
-            changes.events.retain(|row| !is_performance(row.event_type));
-        }
-        if cuts {
-            each_text(&mut changes, |table, column, text| {
-                let Some(width) = self.width(table, column) else { return };
-                let end = if self.counts_bytes() {
-                    Some(text.floor_char_boundary(width)).filter(|end| *end < text.len())
-                } else {
-                    text.char_indices().nth(width).map(|(end, _)| end)
-                };
-                if let Some(end) = end {
-                    text.truncate(end);
-                }
-            });
-            keep_newest_properties(&mut changes);
-        }
-        Cow::Owned(changes)
-    }
-}
-
-/// After texts were changed: keys of a session's properties that were different may have become equal, of which the
-/// newest stays, and an id is again that of its session and key. Else it would be the id of whichever key came last in a
-/// batch, and another one in a replay.
-pub(super) fn keep_newest_properties(changes: &mut Changes) {
-    let mut newest: HashMap<_, (i64, _)> = HashMap::new();
-    for row in &changes.session_data {
-        let this = (row.created_at_ms, row.session_data_id);
-        let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
-        *stays = (*stays).max(this);
-    }
-    changes.session_data.retain_mut(|row| {
-        let stays = newest
-            .get(&(row.session_id, row.data_key.clone()))
-            .is_some_and(|(_, id)| *id == row.session_data_id);
-        row.session_data_id = session_data_id(row.session_id, &row.data_key);
-        stays
-    });
 }
 
 /// Columns that need a value which is not written, `table.column` each.
@@ -434,279 +367,4 @@ fn unfillable(columns: &[(String, String, Option<i32>, bool)]) -> Vec<String> {
         columns.iter().filter(needs_a_value).map(|(table, column, ..)| format!("{table}.{column}")).collect();
     unfillable.sort_unstable();
     unfillable
-}
-
-/// Calls `f` with every text of the rows that has a width, and the table and the column it goes into.
-pub(super) fn each_text(changes: &mut Changes, f: impl Fn(&'static str, &'static str, &mut String)) {
-    fn of_rows<R>(
-        table: &'static RowTable<R>,
-        rows: &mut [R],
-        f: &impl Fn(&'static str, &'static str, &mut String),
-    ) {
-        for field in table.fields {
-            let Some(text_mut) = field.text_mut else { continue };
-            for text in rows.iter_mut().filter_map(text_mut) {
-                f(table.table.name, field.column.name, text);
-            }
-        }
-    }
-    of_rows(&tables::SESSION, &mut changes.sessions, &f);
-    for row in &mut changes.sessions {
-        // Each of these is written into the same columns.
-        for place in 0..row.said.len() {
-            std::mem::swap(&mut row.attributes, &mut row.said[place]);
-            of_rows(&tables::SESSION, std::slice::from_mut(row), &f);
-            std::mem::swap(&mut row.attributes, &mut row.said[place]);
-        }
-    }
-    of_rows(&tables::WEBSITE_EVENT, &mut changes.events, &f);
-    of_rows(&tables::EVENT_DATA, &mut changes.event_data, &f);
-    of_rows(&tables::SESSION_DATA, &mut changes.session_data, &f);
-    of_rows(&tables::SESSION_LINK, &mut changes.session_links, &f);
-    of_rows(&tables::HEATMAP_EVENT, &mut changes.heatmap, &f);
-    of_rows(&tables::REVENUE, &mut changes.revenue, &f);
-    of_rows(&tables::IDENTIFY, &mut changes.identifies, &f);
-}
-
-impl PostgresStore {
-    /// What the catalogue said, read again if that was long ago.
-    pub(super) async fn catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
-        let known = self.known_catalogue().clone();
-        match known {
-            Some((at, catalogue)) if at.elapsed() < self.catalogue_age_max => Ok(catalogue),
-            _ => self.read_catalogue().await,
-        }
-    }
-
-    /// Reads the catalogue, and says what it recognised if that is news.
-    pub(super) async fn read_catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
-        let at = Instant::now();
-        let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
-        read.check()?;
-        let mut known = self.known_catalogue();
-        let UmamiTables { release, by, .. } = read.recognised();
-        match &*known {
-            None => {
-                tracing::info!(release = %release, by, "recognised Umami's tables");
-                read.say_encoding();
-            }
-            Some((_, before)) if **before != read => tracing::warn!(
-                release = %release, by,
-                "Umami's tables have changed; rows are written for what they are now, and what was \
-                 decided by the version at the start, such as session ids, stays so until the next start"
-            ),
-            Some(_) => {}
-        }
-        let unwritten = read.unwritten();
-        if known.as_ref().is_none_or(|(_, before)| before.unwritten() != unwritten) {
-            if let Some(line) = unwritten.line() {
-                tracing::info!(unwritten = line, "not all that Umami has or could have is written here");
-            }
-            if let Some(warning) = unwritten.warning() {
-                tracing::warn!("{warning}");
-            }
-        }
-        let read = Arc::new(read);
-        *known = Some((at, Arc::clone(&read)));
-        Ok(read)
-    }
-
-    /// Which of Umami's versions made the tables; none if there are no tables yet.
-    pub(crate) async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
-        Ok(self.catalogue_if_any().await?.map(|read| read.recognised()))
-    }
-
-    pub(crate) async fn unwritten(&self) -> Result<Option<Unwritten>, StoreError> {
-        Ok(self.catalogue_if_any().await?.map(|read| read.unwritten()))
-    }
-
-    async fn catalogue_if_any(&self) -> Result<Option<Catalogue>, StoreError> {
-        let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
-        if read.is_empty() {
-            return Ok(None);
-        }
-        read.check()?;
-        Ok(Some(read))
-    }
-
-    /// In a transaction: so it shows one moment, through the search path that is set for it.
-    async fn ask_catalogue(&self) -> Result<Catalogue, sqlx::Error> {
-        let mut session = self.pool.begin().await?;
-        let read = Catalogue::read(&mut session).await;
-        session.roll_back().await;
-        read
-    }
-
-    fn known_catalogue(&self) -> std::sync::MutexGuard<'_, Read> {
-        self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dashi_domain::flatten::DataType;
-    use dashi_domain::rows::{
-        DataValue, EventRow, RevenueRow, SessionAttributes, SessionDataRow, SessionRow,
-    };
-    use uuid::Uuid;
-
-    use super::*;
-
-    /// The tables of 3.1, after `edit`.
-    fn catalogue(unique_properties: bool, edit: impl Fn(&str, &str) -> Option<Option<usize>>) -> Catalogue {
-        let written = tables::of_umami().filter(|table| table.owner == Owner::Umami);
-        let written = written
-            .flat_map(|table| table.columns.iter().map(|column| (table.name, column.name, column.width)));
-        let read_only = [WEBSITE, LINK, PIXEL]
-            .into_iter()
-            .flat_map(|(table, columns)| columns.iter().map(move |column| (table, *column, None)));
-        let columns = read_only.chain(written).filter_map(|(table, column, width)| {
-            let width = edit(table, column).unwrap_or(Some(width.unwrap_or(usize::MAX)))?;
-            Some((table.to_owned(), column.to_owned(), Some(width).filter(|width| *width < usize::MAX)))
-        });
-        Catalogue::new(columns, unique_properties)
-    }
-
-    fn event(id: u128, event_type: EventType) -> EventRow {
-        EventRow {
-            event_id: Uuid::from_u128(id),
-            website_id: Uuid::from_u128(1),
-            session_id: Uuid::from_u128(2),
-            visit_id: Uuid::from_u128(3),
-            created_at_ms: 4,
-            url_path: "/ääää".to_owned(),
-            url_query: None,
-            campaign: Default::default(),
-            referrer_path: None,
-            referrer_query: None,
-            referrer_domain: None,
-            page_title: Some("title".to_owned()),
-            hostname: None,
-            event_type,
-            event_name: None,
-            tag: None,
-            vitals: Default::default(),
-        }
-    }
-
-    /// The tables of 3.1 with these columns beside them.
-    fn with(more: &[(&str, &str)]) -> Catalogue {
-        let mut catalogue = catalogue(false, |_, _| None);
-        for (table, column) in more {
-            let columns = catalogue.tables.entry((*table).to_owned()).or_default();
-            columns.insert((*column).to_owned(), None);
-        }
-        catalogue
-    }
-
-    #[test]
-    fn versions_are_recognised_by_what_came_with_them() {
-        let release = |catalogue: &Catalogue| catalogue.recognised().release;
-        let without_cls = catalogue(false, |_, column| (column == "cls").then_some(None));
-        assert!(without_cls.check().is_ok() && !without_cls.has_vitals());
-        assert_eq!(release(&without_cls), Release::V3_0);
-        let (link, heatmap) = (("session_link", "session_id"), ("heatmap_event", "heatmap_event_id"));
-        for (more, expected) in [
-            (&[][..], Release::V3_1),
-            (&[heatmap], Release::V3_2),
-            (&[("website", "recorder_enabled")], Release::V3_2),
-            (&[heatmap, link], Release::V3_3),
-            (&[link], Release::V3_3),
-            (&[heatmap, link, ("annotation", "annotation_id")], Release::V3_4),
-            (&[heatmap, link, ("api_key", "api_key_id")], Release::V3_4),
-            // Somebody else's tables of the same names.
-            (&[link, ("annotation", "id"), ("api_key", "id")], Release::V3_3),
-            (&[("annotation", "annotation_id")], Release::V3_1),
-        ] {
-            assert_eq!(release(&with(more)), expected, "{more:?}");
-        }
-        let mut of_migrations = with(&[link]);
-        of_migrations.ran_3_4 = true;
-        assert_eq!(release(&of_migrations), Release::V3_4);
-        // An index that somebody made is no other version.
-        assert_eq!(release(&catalogue(true, |_, _| None)), Release::V3_1);
-    }
-
-    #[test]
-    fn what_3_0_has_must_be_there_and_what_is_missing_is_named() {
-        let old = catalogue(false, |table, column| {
-            (table == "link" || (table, column) == ("website_event", "tag")).then_some(None)
-        });
-        let error = old.check().expect_err("too old").to_string();
-        assert!(error.contains("the column website_event.tag, the table link"), "{error}");
-        assert!(error.contains("Umami 3.0"), "{error}");
-    }
-
-    #[test]
-    fn texts_are_cut_to_narrower_columns_only() {
-        let narrow = catalogue(false, |_, column| match column {
-            "url_path" => Some(Some(3)),
-            "page_title" => Some(Some(9_000)),
-            "browser" | "currency" => Some(Some(2)),
-            "data_key" => Some(Some(1)),
-            _ => None,
-        });
-        let property = |id, key: &str, created_at_ms| SessionDataRow {
-            session_data_id: Uuid::from_u128(id),
-            website_id: Uuid::from_u128(1),
-            session_id: Uuid::from_u128(2),
-            data_key: key.to_owned(),
-            value: DataValue {
-                data_type: DataType::String,
-                string_value: Some("value".to_owned()),
-                number_value: None,
-                date_value_ms: None,
-            },
-            distinct_id: None,
-            created_at_ms,
-        };
-        let changes = Changes {
-            sessions: vec![SessionRow {
-                session_id: Uuid::from_u128(2),
-                website_id: Uuid::from_u128(1),
-                attributes: SessionAttributes { browser: Some("chrome".to_owned()), ..Default::default() },
-                said: vec![SessionAttributes { browser: Some("chromium".to_owned()), ..Default::default() }],
-                created_at_ms: 4,
-            }],
-            events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
-            session_data: vec![property(20, "aa", 5), property(21, "ab", 7), property(22, "b", 6)],
-            revenue: vec![RevenueRow {
-                revenue_id: Uuid::from_u128(30),
-                website_id: Uuid::from_u128(1),
-                session_id: Uuid::from_u128(2),
-                event_id: Uuid::from_u128(10),
-                event_name: String::new(),
-                currency: "EUR".to_owned(),
-                revenue: dashi_domain::flatten::Decimal::round(1.0, 4).expect("a decimal"),
-                created_at_ms: 4,
-            }],
-            ..Changes::default()
-        };
-        let fitted = narrow.fit(&changes);
-        assert_eq!((fitted.events[0].url_path.as_str(), fitted.events.len()), ("/ää", 2));
-        assert_eq!(fitted.events[0].page_title.as_deref(), Some("title"));
-        assert_eq!(fitted.sessions[0].attributes.browser.as_deref(), Some("ch"));
-        assert_eq!(fitted.sessions[0].said[0].browser.as_deref(), Some("ch"));
-        assert_eq!(fitted.revenue[0].currency, "EU");
-        let keys: Vec<_> =
-            fitted.session_data.iter().map(|row| (row.data_key.as_str(), row.created_at_ms)).collect();
-        assert_eq!(keys, [("a", 7), ("b", 6)], "of two keys that became one the newest stays");
-        let ids: Vec<_> = fitted.session_data.iter().map(|row| row.session_data_id).collect();
-        let of_keys = ["a", "b"].map(|key| session_data_id(Uuid::from_u128(2), key));
-        assert_eq!(ids, of_keys, "an id is that of the key as it is stored");
-        assert!(matches!(catalogue(true, |_, _| None).fit(&changes), Cow::Borrowed(_)));
-    }
-
-    #[test]
-    fn without_columns_for_them_vitals_leave_no_event_but_an_identify() {
-        let without = catalogue(false, |_, column| (column == "lcp").then_some(None));
-        let changes = Changes {
-            events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
-            ..Changes::default()
-        };
-        let fitted = without.fit(&changes);
-        assert_eq!(fitted.events, [event(10, EventType::PageView)]);
-        let applied: Vec<_> = fitted.identifies.iter().map(|row| (row.event_id, row.created_at_ms)).collect();
-        assert_eq!(applied, [(Uuid::from_u128(11), 4)]);
-    }
 }

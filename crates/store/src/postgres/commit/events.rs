@@ -1,0 +1,63 @@
+//! Rows of events: the events themselves, identifies, records that leave no other row, and the leaves of data and revenue.
+
+use dashi_domain::rows::{AppliedRow, EventDataRow, EventRow, IdentifyRow, RevenueRow};
+
+use crate::postgres::catalogue::Catalogue;
+use crate::postgres::insert::{ChunkIndexes, bind, insert, insert_sql};
+use crate::postgres::pool::Session;
+use crate::tables;
+
+/// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type. Of two
+/// partitions that commit an event and an identify of one id in the same moment neither sees the other's row, and both are
+/// applied; that takes one client id for two things of different visitors. Two events, or two identifies, are kept apart by
+/// the table's key.
+pub(super) async fn insert_events(
+    connection: &mut Session,
+    rows: &[EventRow],
+    catalogue: &Catalogue,
+) -> Result<u64, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let sql = insert_sql(
+        &tables::WEBSITE_EVENT,
+        "insert_events",
+        Some(catalogue),
+        "WHERE NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.event_id = t.event_id)
+         ON CONFLICT (event_id) DO NOTHING",
+    );
+    let query = bind(&tables::WEBSITE_EVENT, sql, rows, &ChunkIndexes::new());
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn insert_identifies(
+    connection: &mut Session,
+    rows: &[IdentifyRow],
+) -> Result<u64, sqlx::Error> {
+    let rest = "WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
+         ON CONFLICT (event_id) DO NOTHING";
+    insert(connection, &tables::IDENTIFY, "insert_identifies", rows, rest).await
+}
+
+pub(super) async fn insert_applied(
+    connection: &mut Session,
+    rows: &[AppliedRow],
+) -> Result<u64, sqlx::Error> {
+    let rest = "ON CONFLICT (record_id) DO NOTHING";
+    insert(connection, &tables::APPLIED, "insert_applied", rows, rest).await
+}
+
+pub(super) async fn insert_event_data(
+    connection: &mut Session,
+    rows: &[EventDataRow],
+) -> Result<(), sqlx::Error> {
+    let rest = "ON CONFLICT (event_data_id) DO NOTHING";
+    insert(connection, &tables::EVENT_DATA, "insert_event_data", rows, rest).await?;
+    Ok(())
+}
+
+pub(super) async fn insert_revenue(connection: &mut Session, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
+    let rest = "ON CONFLICT (revenue_id) DO NOTHING";
+    insert(connection, &tables::REVENUE, "insert_revenue", rows, rest).await?;
+    Ok(())
+}

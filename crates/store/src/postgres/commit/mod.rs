@@ -1,0 +1,266 @@
+//! One transaction per batch: the guard on epoch and checkpoint, then every row, each table by one statement.
+
+mod events;
+mod partition;
+mod recordings;
+mod sessions;
+
+use std::sync::Arc;
+
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, Epoch};
+use dashi_domain::rows::ChunkRow;
+use uuid::Uuid;
+
+use self::events::{insert_applied, insert_event_data, insert_events, insert_identifies, insert_revenue};
+use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
+use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks};
+use self::sessions::{fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data};
+use super::catalogue::Catalogue;
+use super::pool::{Session, is_known};
+use super::{PostgresStore, checkpoint_of, profile};
+use crate::error::Said;
+use crate::{Claim, CommitError, Committed};
+
+/// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
+/// statement for them could outlast the time that statements have.
+const LEAVES_PER_STATEMENT: usize = 20_000;
+
+impl PostgresStore {
+    pub(crate) async fn commit(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<Committed, CommitError> {
+        let partition = claim.partition;
+        let not_written = |source| CommitError::NotWritten { partition, source };
+        let catalogue = self.catalogue().await.map_err(|error| not_written(Arc::new(error)))?;
+        let changes = self
+            .encodable(std::borrow::Cow::Borrowed(changes), &catalogue)
+            .await
+            .map_err(|error| not_written(Arc::new(error)))?;
+        let outcome = self.transact(claim, from, to, &catalogue.fit(&changes), &catalogue).await;
+        let failed = match outcome {
+            Ok(committed) => return Ok(committed),
+            Err(Ended::Otherwise(error)) => return Err(error),
+            Err(Ended::Failed(failed)) => failed,
+        };
+        let error = failure(claim, &failed);
+        if !may_blame_the_tables(&error, &failed) {
+            return Err(error);
+        }
+        // Perhaps Umami was upgraded a moment ago: then the rows were written for tables that are no more.
+        match self.read_catalogue().await {
+            Ok(read) if read == catalogue => Err(error),
+            Ok(_) => match error {
+                CommitError::Refused { source, .. } => Err(not_written(source)),
+                error => Err(error),
+            },
+            Err(error) => Err(not_written(Arc::new(error))),
+        }
+    }
+
+    /// One transaction, with rows that fit the tables.
+    async fn transact(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+        catalogue: &Catalogue,
+    ) -> Result<Committed, Ended> {
+        let mut session = self.pool.begin().await?;
+        let written = write(&mut session, claim, from, to, changes, catalogue).await;
+        let written = match written {
+            Ok(written) => written,
+            Err(error) => {
+                session.roll_back().await;
+                return Err(Ended::Failed(error));
+            }
+        };
+        match written {
+            Written::Rows(committed) => match session.commit().await {
+                Ok(()) => Ok(committed),
+                Err(error) if is_known(&error) => Err(Ended::Failed(error)),
+                Err(error) => Err(Ended::Otherwise(CommitError::Unknown {
+                    partition: claim.partition,
+                    source: Said::cause(&error),
+                })),
+            },
+            Written::NothingForTheGuard => {
+                session.roll_back().await;
+                Err(Ended::Otherwise(self.refusal(claim, from).await))
+            }
+            Written::NothingForDuplicates { with_recordings } => {
+                session.roll_back().await;
+                Err(Ended::Otherwise(CommitError::Duplicates(self.applied(changes, with_recordings).await?)))
+            }
+        }
+    }
+
+    /// Why the guard did not hold.
+    async fn refusal(&self, claim: &Claim, from: Checkpoint) -> CommitError {
+        let stored: Result<(i64, i64), _> = sqlx::query_as(
+            "/* refusal */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .fetch_one(&self.pool)
+        .await;
+        let partition = claim.partition;
+        match stored {
+            Err(error) => CommitError::NotWritten { partition, source: Said::cause(&error) },
+            Ok((epoch, _)) if epoch as u64 != claim.epoch.number() => {
+                CommitError::Fenced { partition, held: claim.epoch, current: Epoch::new(epoch as u64) }
+            }
+            Ok((_, stored)) => {
+                CommitError::Misplaced { partition, start: from, stored: checkpoint_of(stored) }
+            }
+        }
+    }
+
+    /// Which of the events the tables hold already; of recordings, if there is a table of them and some in the batch.
+    async fn applied(&self, changes: &Changes, with_recordings: bool) -> Result<Vec<Uuid>, sqlx::Error> {
+        let events = changes.events.iter().map(|row| row.event_id);
+        let ids: Vec<Uuid> = events.chain(changes.identifies.iter().map(|row| row.event_id)).collect();
+        let mut applied: Vec<Uuid> = sqlx::query_scalar(
+            "/* applied */
+             SELECT event_id FROM website_event WHERE event_id = ANY($1)
+             UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)
+             UNION SELECT record_id FROM dashi.applied WHERE record_id = ANY($2)",
+        )
+        .bind(ids)
+        .bind(column!(changes.applied, row => row.record_id))
+        .fetch_all(&self.pool)
+        .await?;
+        if with_recordings {
+            let chunks: Vec<Uuid> = changes.chunks.iter().map(|row| row.replay_id).collect();
+            let stored: Vec<Uuid> =
+                sqlx::query_scalar("SELECT replay_id FROM session_replay WHERE replay_id = ANY($1)")
+                    .bind(chunks)
+                    .fetch_all(&self.pool)
+                    .await?;
+            applied.extend(stored);
+        }
+        Ok(applied)
+    }
+}
+
+/// What a transaction came to, as far as nothing failed.
+enum Written {
+    /// All rows.
+    Rows(Committed),
+    /// Nothing: epoch or checkpoint are others.
+    NothingForTheGuard,
+    /// Nothing that may stay: some of the rows were there.
+    NothingForDuplicates { with_recordings: bool },
+}
+
+/// Why a transaction did not take place.
+enum Ended {
+    /// Before it was committed, or the server refused to commit it.
+    Failed(sqlx::Error),
+    /// For another reason, which is known.
+    Otherwise(CommitError),
+}
+
+impl From<sqlx::Error> for Ended {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// All statements of a transaction but its beginning and its end.
+async fn write(
+    connection: &mut Session,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+    catalogue: &Catalogue,
+) -> Result<Written, sqlx::Error> {
+    if !move_checkpoint(connection, claim, from, to, changes).await? {
+        return Ok(Written::NothingForTheGuard);
+    }
+    let recordings: &[ChunkRow] = if catalogue.has_table("session_replay") { &changes.chunks } else { &[] };
+    let (recorded, indexes) = insert_recordings(connection, recordings).await?;
+    let inserted = insert_events(connection, &changes.events, catalogue).await?
+        + insert_identifies(connection, &changes.identifies).await?
+        + insert_applied(connection, &changes.applied).await?
+        + recorded;
+    let to_insert =
+        changes.events.len() + changes.identifies.len() + changes.applied.len() + recordings.len();
+    if inserted < to_insert as u64 {
+        return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
+    }
+    let inserted = insert_sessions(connection, &changes.sessions).await?;
+    let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
+    fill_sessions(connection, &there).await?;
+    if catalogue.has_session_link() {
+        link_sessions(connection, &changes.session_links).await?;
+    }
+    if catalogue.has_session_link() || changes.names_sessions {
+        name_sessions(connection, &changes.session_links).await?;
+    }
+    for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
+        insert_event_data(connection, rows).await?;
+    }
+    for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
+        upsert_session_data(connection, rows, catalogue).await?;
+    }
+    insert_revenue(connection, &changes.revenue).await?;
+    if catalogue.has_heatmaps() {
+        let (recorded, posted): (Vec<_>, Vec<_>) =
+            changes.heatmap.iter().partition(|row| row.recorded.is_some());
+        for rows in posted.chunks(LEAVES_PER_STATEMENT) {
+            insert_heatmap(connection, rows, &indexes, catalogue).await?;
+            remove_recorded_clicks(connection, rows, catalogue).await?;
+        }
+        if catalogue.tells_recorded_clicks() {
+            for rows in recorded.chunks(LEAVES_PER_STATEMENT) {
+                insert_heatmap(connection, rows, &indexes, catalogue).await?;
+            }
+        }
+    }
+    insert_dead_letters(connection, claim, &changes.dead_letters).await?;
+    if to < from {
+        set_dead_letters_aside(connection, claim, to).await?;
+    }
+    note_missing(connection, claim, &changes.missing).await?;
+    let (profiles, changed) = crate::profile::write(connection, changes).await?;
+    profile::notify(connection, &changed).await?;
+    Ok(Written::Rows(Committed { profiles }))
+}
+
+/// What an error means for a batch of which nothing was written.
+fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
+    let partition = claim.partition;
+    let refused = match error {
+        sqlx::Error::Database(database) => database.code().is_some_and(|code| {
+            // 22: data exception; 23: integrity constraint; 54: a row or an index entry beyond a limit, but also a queue
+            // of notifications that somebody else does not empty.
+            let is_of_the_data = ["22", "23", "54"].iter().any(|class| code.starts_with(class));
+            is_of_the_data && !database.message().contains("NOTIFY")
+        }),
+        sqlx::Error::Encode(_) => true,
+        _ => false,
+    };
+    let source = Said::cause(error);
+    if refused {
+        CommitError::Refused { partition, source }
+    } else {
+        CommitError::NotWritten { partition, source }
+    }
+}
+
+/// Whether tables that are others than the catalogue said may be why: rows that are refused, a table or a column that
+/// is not there, an `ON CONFLICT` without its index.
+fn may_blame_the_tables(error: &CommitError, failed: &sqlx::Error) -> bool {
+    // 42: undefined table, undefined column and the like.
+    let is_of_the_tables = failed
+        .as_database_error()
+        .is_some_and(|database| database.code().is_some_and(|code| code.starts_with("42")));
+    is_of_the_tables || matches!(error, CommitError::Refused { .. })
+}

@@ -1,0 +1,122 @@
+//! The rows of a partition itself: its checkpoint, dead letters, and ranges that the log lost.
+
+use dashi_domain::fold::Changes;
+use dashi_domain::missing::Missing;
+use dashi_domain::position::Checkpoint;
+use dashi_domain::rows::DeadLetter;
+
+use crate::Claim;
+use crate::missing::{Passed, RANGES_MAX, REWOUND};
+use crate::postgres::pool::Session;
+
+/// The guard. It comes first: its row lock keeps a second writer of this partition waiting until this transaction
+/// has ended, and then that one finds another epoch or checkpoint.
+pub(super) async fn move_checkpoint(
+    connection: &mut Session,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    let passed = Passed::of(changes, from, to);
+    let moved = sqlx::query(
+        "/* move_checkpoint */
+         UPDATE dashi.checkpoint
+         SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
+             missing = missing + $9, markers = markers + $10, rewound = rewound + $11, fingerprint = $12,
+             updated_at = clock_timestamp(),
+             last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, clock_timestamp()) END
+         WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(claim.epoch.number() as i64)
+    .bind(from.offset().number() as i64)
+    .bind(to.offset().number() as i64)
+    .bind(changes.outcomes.applied as i64)
+    .bind(changes.outcomes.duplicate as i64)
+    .bind(changes.outcomes.dead as i64)
+    .bind(passed.missing)
+    .bind(passed.markers)
+    .bind(passed.rewound)
+    .bind(changes.fingerprint)
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(moved == 1)
+}
+
+pub(super) async fn insert_dead_letters(
+    connection: &mut Session,
+    claim: &Claim,
+    rows: &[DeadLetter],
+) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "/* insert_dead_letters */
+         INSERT INTO dashi.dead_letter (log_id, partition, record_offset, reason, record)
+         SELECT $1, $2, record_offset, reason, record
+         FROM unnest($3::bigint[], $4::text[], $5::bytea[]) AS t (record_offset, reason, record)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(column!(rows, row => row.offset.number() as i64))
+    // A reason may quote the record, and text columns cannot hold U+0000.
+    .bind(column!(rows, row => row.reason.replace('\0', "\u{fffd}")))
+    .bind(column!(rows, row => row.value.as_slice()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Offsets from `to` on may get other records, whose dead letters are not to meet these.
+pub(super) async fn set_dead_letters_aside(
+    connection: &mut Session,
+    claim: &Claim,
+    to: Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "/* set_dead_letters_aside */
+         UPDATE dashi.dead_letter SET log_id = $1 || $4 || $5
+         WHERE log_id = $1 AND partition = $2 AND record_offset >= $3",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(to.offset().number() as i64)
+    .bind(REWOUND)
+    .bind(claim.epoch.to_string())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One statement per range; there are few, and hardly ever any.
+pub(super) async fn note_missing(
+    connection: &mut Session,
+    claim: &Claim,
+    missing: &[Missing],
+) -> Result<(), sqlx::Error> {
+    for Missing { range, records, cause } in missing {
+        sqlx::query(
+            "/* note_missing */
+             INSERT INTO dashi.missing AS m (log_id, partition, number, start_offset, end_offset, records, cause)
+             SELECT $1, $2, least(count(*), $7)::integer, $3, $4, $5, $6
+             FROM dashi.missing WHERE log_id = $1 AND partition = $2
+             ON CONFLICT (log_id, partition, number) DO UPDATE
+             SET end_offset = greatest(m.end_offset, excluded.end_offset), records = m.records + excluded.records",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number() as i32)
+        .bind(range.start.number() as i64)
+        .bind(range.end.number() as i64)
+        .bind(*records as i64)
+        .bind(cause.name())
+        .bind(RANGES_MAX - 1)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}

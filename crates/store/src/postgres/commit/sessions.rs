@@ -1,0 +1,210 @@
+//! Sessions, their distinct ids and their properties.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use dashi_domain::rows::{SessionAttributes, SessionDataRow, SessionLinkRow, SessionRow};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use crate::postgres::catalogue::Catalogue;
+use crate::postgres::insert::{ChunkIndexes, assignments, bind, insert, insert_sql, names, unnest};
+use crate::postgres::pool::Session;
+use crate::tables;
+
+/// Inserts the sessions that are not there; says which these are.
+pub(super) async fn insert_sessions(
+    connection: &mut Session,
+    rows: &[SessionRow],
+) -> Result<HashSet<Uuid>, sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rest = "ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
+    let sql = insert_sql(&tables::SESSION, "insert_sessions", None, rest);
+    let inserted = bind(&tables::SESSION, sql, rows, &ChunkIndexes::new()).fetch_all(connection).await?;
+    inserted.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Fills sessions that were there, by the fold's own rule. Only rows that lack what these events say are read, and
+/// only those that change are written: hardly any.
+pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    // One bit for each attribute that any of the events says, in the order of the columns.
+    let says = column!(rows, row => {
+        row.said().iter().flat_map(|said| (0..).zip(columns_of(said))).fold(0, |bits, (place, value)| {
+            bits | i32::from(value.is_some()) << place
+        })
+    });
+    let lacking: Vec<PgRow> = sqlx::query(
+        "/* lacking_sessions */
+         SELECT s.session_id, s.browser::text, s.os::text, s.device::text, s.screen::text, s.language::text,
+             s.country::text, s.region::text, s.city::text, s.distinct_id::text
+         FROM unnest($1::uuid[], $2::int[]) AS t (session_id, says)
+         JOIN session AS s ON s.session_id = t.session_id
+         WHERE (CASE WHEN s.browser IS NULL THEN 1 ELSE 0 END | CASE WHEN s.os IS NULL THEN 2 ELSE 0 END
+             | CASE WHEN s.device IS NULL THEN 4 ELSE 0 END | CASE WHEN s.screen IS NULL THEN 8 ELSE 0 END
+             | CASE WHEN s.language IS NULL THEN 16 ELSE 0 END | CASE WHEN s.country IS NULL THEN 32 ELSE 0 END
+             | CASE WHEN s.region IS NULL THEN 64 ELSE 0 END | CASE WHEN s.city IS NULL THEN 128 ELSE 0 END
+             | CASE WHEN s.distinct_id IS NULL THEN 256 ELSE 0 END) & t.says <> 0",
+    )
+    .bind(column!(rows, row => row.session_id))
+    .bind(says)
+    .fetch_all(&mut *connection)
+    .await?;
+    let said: HashMap<Uuid, &[SessionAttributes]> =
+        rows.iter().map(|row| (row.session_id, row.said())).collect();
+    let mut filled: Vec<(Uuid, SessionAttributes)> = Vec::new();
+    for row in &lacking {
+        let session_id: Uuid = row.try_get("session_id")?;
+        let mut attributes = crate::profile::attributes(row)?;
+        let said = said.get(&session_id).copied().unwrap_or_default();
+        if attributes.fill_from(said) {
+            filled.push((session_id, attributes));
+        }
+    }
+    if filled.is_empty() {
+        return Ok(());
+    }
+    // In the order in which all transactions lock them. Umami may name the session meanwhile: its name stays.
+    filled.sort_unstable_by_key(|(session_id, _)| *session_id);
+    sqlx::query(
+        "/* fill_sessions */
+         UPDATE session AS s
+         SET browser = t.browser, os = t.os, device = t.device, screen = t.screen, language = t.language,
+             country = t.country, region = t.region, city = t.city,
+             distinct_id = coalesce(s.distinct_id, t.distinct_id)
+         FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+             $7::text[], $8::text[], $9::text[], $10::text[])
+         AS t (session_id, browser, os, device, screen, language, country, region, city, distinct_id)
+         WHERE s.session_id = t.session_id",
+    )
+    .bind(column!(filled, row => row.0))
+    .bind(column!(filled, row => row.1.browser.as_deref()))
+    .bind(column!(filled, row => row.1.os.as_deref()))
+    .bind(column!(filled, row => row.1.device.as_deref()))
+    .bind(column!(filled, row => row.1.screen.as_deref()))
+    .bind(column!(filled, row => row.1.language.as_deref()))
+    .bind(column!(filled, row => row.1.country.as_deref()))
+    .bind(column!(filled, row => row.1.region.as_deref()))
+    .bind(column!(filled, row => row.1.city.as_deref()))
+    .bind(column!(filled, row => row.1.distinct_id.as_deref()))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// In the order of the table's columns.
+fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
+    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
+        attributes;
+    [browser, os, device, screen, language, country, region, city, distinct_id]
+}
+
+/// Umami 3.3 and newer: the distinct ids that identifies named in a session.
+pub(super) async fn link_sessions(
+    connection: &mut Session,
+    rows: &[SessionLinkRow],
+) -> Result<(), sqlx::Error> {
+    let (unnest, names) = (unnest(&tables::SESSION_LINK), names(&tables::SESSION_LINK));
+    let sql = format!(
+        "/* insert_session_links */
+         INSERT INTO session_link ({names})
+         SELECT DISTINCT ON (website_id, session_id, distinct_id)
+             website_id, session_id, distinct_id, dashi.at_ms(created_at)
+         FROM {unnest} WITH ORDINALITY AS t ({names}, place)
+         ORDER BY website_id, session_id, distinct_id, place
+         ON CONFLICT DO NOTHING"
+    );
+    run_with_links(connection, rows, sql).await
+}
+
+/// The last of the distinct ids that identifies named in a session goes into the session itself.
+pub(super) async fn name_sessions(
+    connection: &mut Session,
+    rows: &[SessionLinkRow],
+) -> Result<(), sqlx::Error> {
+    let (unnest, names) = (unnest(&tables::SESSION_LINK), names(&tables::SESSION_LINK));
+    let sql = format!(
+        "/* name_sessions */
+         UPDATE session AS s SET distinct_id = t.distinct_id
+         FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id
+               FROM {unnest} WITH ORDINALITY AS t ({names}, place)
+               ORDER BY session_id, place DESC) AS t
+         WHERE s.session_id = t.session_id AND s.website_id = t.website_id
+             AND s.distinct_id IS DISTINCT FROM t.distinct_id"
+    );
+    run_with_links(connection, rows, sql).await
+}
+
+async fn run_with_links(
+    connection: &mut Session,
+    rows: &[SessionLinkRow],
+    sql: String,
+) -> Result<(), sqlx::Error> {
+    if !rows.is_empty() {
+        bind(&tables::SESSION_LINK, sql, rows, &ChunkIndexes::new()).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// A row of that session and key keeps its id, which may be one that Umami gave it.
+///
+/// Up to 3.2 Umami has no unique key on (session, key), so the row is updated, and inserted where there is none. The
+/// session's one writer is this one.
+pub(super) async fn upsert_session_data(
+    connection: &mut Session,
+    rows: &[SessionDataRow],
+    catalogue: &Catalogue,
+) -> Result<(), sqlx::Error> {
+    let table = &tables::SESSION_DATA;
+    if catalogue.has_unique_properties() {
+        let replaced = table.table.replacing(&["session_id", "data_key"]);
+        let rest = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
+        insert(connection, table, "upsert_session_data", rows, &rest).await?;
+        return Ok(());
+    }
+    // Without a unique index a key may have several rows; all of them are updated. They are found by one scan of the
+    // sessions' rows: a join on session and key has no index to go by, and looks at every row of a session for each.
+    let stored: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+        "/* stored_properties */
+         SELECT session_data_id, session_id, data_key::text FROM session_data
+         WHERE session_id = ANY($1) AND data_key = ANY($2)",
+    )
+    .bind(rows.iter().map(|row| row.session_id).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>())
+    .bind(
+        rows.iter().map(|row| row.data_key.as_str()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>(),
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut ids: HashMap<(Uuid, &str), Vec<Uuid>> = HashMap::new();
+    for (id, session_id, data_key) in &stored {
+        ids.entry((*session_id, data_key)).or_default().push(*id);
+    }
+    let mut updates: Vec<(Uuid, &SessionDataRow)> = Vec::new();
+    let mut inserts: Vec<&SessionDataRow> = Vec::new();
+    for row in rows {
+        match ids.get(&(row.session_id, row.data_key.as_str())) {
+            Some(ids) => updates.extend(ids.iter().map(|id| (*id, row))),
+            None => inserts.push(row),
+        }
+    }
+    updates.sort_unstable_by_key(|(id, _)| *id);
+    let (ids, rows): (Vec<Uuid>, Vec<&SessionDataRow>) = updates.into_iter().unzip();
+    if !rows.is_empty() {
+        let sql = format!(
+            "/* update_session_data */
+             UPDATE session_data AS s SET {}
+             FROM ROWS FROM ({}, unnest(${}::uuid[])) AS t ({}, stored_id) WHERE s.session_data_id = t.stored_id",
+            assignments(table, &["session_id", "data_key"]),
+            unnest(table),
+            table.fields.len() + 1,
+            names(table)
+        );
+        bind(table, sql, &rows, &ChunkIndexes::new()).bind(&ids).execute(&mut *connection).await?;
+    }
+    insert(connection, table, "insert_session_data", &inserts, "").await?;
+    Ok(())
+}

@@ -1,0 +1,146 @@
+//! One connection while it is in use, and the meaning of its errors.
+
+use std::fmt;
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Live, Pool, Sharing};
+
+/// One connection, for as long as this is held. Given back when it is dropped, unless it is in a transaction, in the
+/// middle of a statement, or no longer any good: then it is closed, without a word that could wait for an answer.
+pub(in crate::postgres) struct Session {
+    pub(super) live: Option<Live>,
+    pub(super) pool: Pool,
+    pub(super) sharing: Sharing,
+    pub(super) in_transaction: bool,
+    pub(super) busy: bool,
+    pub(super) broken: bool,
+    pub(super) _seat: OwnedSemaphorePermit,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Begins a transaction, under the limits that statements have.
+    pub async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        let begin = match self.sharing {
+            Sharing::None => "BEGIN".to_owned(),
+            Sharing::PerTransaction => format!("BEGIN; {}", self.pool.0.settings("SET LOCAL")),
+        };
+        self.in_transaction = true;
+        self.say(begin).await
+    }
+
+    /// Commits. Whether the transaction took place is known only if the server said so: see [`is_known`].
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.say("COMMIT".to_owned()).await?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Undoes the transaction. A connection on which that does not work is closed, which undoes it as well.
+    pub async fn roll_back(mut self) {
+        if !self.broken && !self.busy && self.say("ROLLBACK".to_owned()).await.is_ok() {
+            self.in_transaction = false;
+        }
+    }
+
+    async fn say(&mut self, statement: String) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
+    }
+
+    pub(super) fn finished(&mut self, error: Option<&sqlx::Error>) {
+        let Some(live) = &self.live else { return };
+        let shared = &self.pool.0;
+        match error {
+            None => {
+                self.busy = false;
+                shared.answered(live.generation);
+            }
+            Some(error) => match fault(error) {
+                Fault::Statement => self.busy = false,
+                Fault::Connection => {
+                    self.broken = true;
+                    shared.lose(live.generation, Some(error));
+                }
+                Fault::Server => {
+                    self.broken = true;
+                    shared.lose(live.generation, None);
+                }
+                Fault::Shared => {
+                    self.broken = true;
+                    shared.found_shared();
+                    shared.lose(live.generation, None);
+                }
+            },
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(live) = self.live.take()
+            && !(self.in_transaction || self.busy || self.broken)
+        {
+            self.pool.0.give_back(live);
+        }
+    }
+}
+
+/// What an error is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// The statement alone: the connection can be used again.
+    Statement,
+    /// The connection: it was cut, is silent, or speaks what is not understood.
+    Connection,
+    /// The server: it answers, and is not the one to write to.
+    Server,
+    /// A pooler that shares connections between transactions.
+    Shared,
+}
+
+fn fault(error: &sqlx::Error) -> Fault {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            match &*code {
+                // Read-only: a standby, or a primary that was replaced.
+                "25006" => Fault::Server,
+                // No such prepared statement, or another of that name.
+                "26000" | "42P05" => Fault::Shared,
+                // The server is going, has crashed, is coming up; it ended an idle session or transaction.
+                "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04" => Fault::Connection,
+                // Connection exceptions.
+                code if code.starts_with("08") => Fault::Connection,
+                _ => match database.try_downcast_ref::<PgDatabaseError>().map(PgDatabaseError::severity) {
+                    Some(PgSeverity::Fatal | PgSeverity::Panic) => Fault::Connection,
+                    _ => Fault::Statement,
+                },
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+            Fault::Connection
+        }
+        _ => Fault::Statement,
+    }
+}
+
+/// Whether a failed `COMMIT` surely left nothing behind: the server said that it failed, and goes on. One that is going
+/// may have committed before (so with a standby that confirms, which is no longer waited for).
+pub(in crate::postgres) fn is_known(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => {
+            let code = database.code().unwrap_or_default();
+            // Completion or resolution of the transaction unknown.
+            !matches!(&*code, "40003" | "08007") && matches!(fault(error), Fault::Statement | Fault::Server)
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,114 @@
+//! The rows of a partition itself: its checkpoint, dead letters, and ranges that the log lost.
+
+use dashi_domain::fold::Changes;
+use dashi_domain::missing::Missing;
+use dashi_domain::position::Checkpoint;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteConnection;
+
+use crate::Claim;
+use crate::missing::{Passed, RANGES_MAX, REWOUND};
+use crate::sqlite::NOW_MS;
+
+pub(super) async fn move_checkpoint(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    let passed = Passed::of(changes, from, to);
+    let moved = sqlx::query(AssertSqlSafe(format!(
+        "UPDATE dashi_checkpoint
+         SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
+             missing = missing + ?, markers = markers + ?, rewound = rewound + ?, fingerprint = ?,
+             updated_at = {NOW_MS},
+             last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
+         WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
+    )))
+    .bind(to.offset().number() as i64)
+    .bind(changes.outcomes.applied as i64)
+    .bind(changes.outcomes.duplicate as i64)
+    .bind(changes.outcomes.dead as i64)
+    .bind(passed.missing)
+    .bind(passed.markers)
+    .bind(passed.rewound)
+    .bind(changes.fingerprint)
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .bind(claim.epoch.number() as i64)
+    .bind(from.offset().number() as i64)
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(moved == 1)
+}
+
+pub(super) async fn insert_dead_letters(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    changes: &Changes,
+) -> Result<(), sqlx::Error> {
+    for row in &changes.dead_letters {
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO dashi_dead_letter (log_id, partition, record_offset, reason, record, set_aside_at)
+             VALUES (?, ?, ?, ?, ?, {NOW_MS}) ON CONFLICT DO NOTHING"
+        )))
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(row.offset.number() as i64)
+        .bind(row.reason.replace('\0', "\u{fffd}"))
+        .bind(row.value.as_slice())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Offsets from `to` on may get other records, whose dead letters are not to meet these.
+pub(super) async fn set_dead_letters_aside(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    to: Checkpoint,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE dashi_dead_letter SET log_id = log_id || ? || ?
+         WHERE log_id = ? AND partition = ? AND record_offset >= ?",
+    )
+    .bind(REWOUND)
+    .bind(claim.epoch.to_string())
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .bind(to.offset().number() as i64)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// One statement per range; there are few, and hardly ever any.
+pub(super) async fn note_missing(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    missing: &[Missing],
+) -> Result<(), sqlx::Error> {
+    for Missing { range, records, cause } in missing {
+        sqlx::query(AssertSqlSafe(format!(
+            "INSERT INTO dashi_missing
+                (log_id, partition, number, start_offset, end_offset, records, cause, noted_at)
+             SELECT ?1, ?2, min(count(*), ?7), ?3, ?4, ?5, ?6, {NOW_MS}
+             FROM dashi_missing WHERE log_id = ?1 AND partition = ?2
+             ON CONFLICT (log_id, partition, number) DO UPDATE
+             SET end_offset = max(end_offset, excluded.end_offset), records = records + excluded.records"
+        )))
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(range.start.number() as i64)
+        .bind(range.end.number() as i64)
+        .bind(*records as i64)
+        .bind(cause.name())
+        .bind(RANGES_MAX - 1)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The one enum in front of the backends. Each method is the contract of both; the backends' own have no text of theirs.
+
+use crate::{PostgresStore, SqliteStore, StoreError, UmamiTables, Unwritten};
+
+/// A store.
+#[derive(Clone)]
+pub enum Store {
+    /// A PostgreSQL database: one that Umami made, or a fresh one.
+    Postgres(PostgresStore),
+    /// A SQLite file.
+    Sqlite(SqliteStore),
+}
+
+/// Calls the method of the backend that it is.
+macro_rules! either {
+    ($self:expr, $store:ident => $call:expr) => {
+        match $self {
+            Store::Postgres($store) => $call,
+            Store::Sqlite($store) => $call,
+        }
+    };
+}
+
+mod people;
+mod projection;
+mod sources;
+
+impl Store {
+    /// Makes the tables that are missing. On a database that Umami made, only those of the schema `dashi`. Safe to
+    /// run twice, and from two processes at once.
+    ///
+    /// # Errors
+    /// The store does not answer, a newer program made its tables, or an Umami older than 3.0 did.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        either!(self, store => store.migrate().await)
+    }
+
+    /// Which of Umami's versions made the tables, read anew. None if there is none: in a file, and in a database that
+    /// is empty yet, where [`Store::migrate`] makes those of 3.1.
+    ///
+    /// # Errors
+    /// The store does not answer, or its tables are older than those of 3.0.
+    pub async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.umami().await,
+            Self::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// What the tables have that is not written, and what has no place in them, read anew. None where there are no tables of
+    /// Umami's.
+    ///
+    /// # Errors
+    /// The store does not answer, or its tables are older than those of 3.0.
+    pub async fn unwritten(&self) -> Result<Option<Unwritten>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.unwritten().await,
+            Self::Sqlite(_) => Ok(None),
+        }
+    }
+
+    /// Proves that the store answers and takes writes.
+    ///
+    /// # Errors
+    /// It does not answer, or is read-only.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        either!(self, store => store.ping().await)
+    }
+
+    /// Lets go of the connections.
+    pub async fn close(&self) {
+        either!(self, store => store.close().await);
+    }
+}

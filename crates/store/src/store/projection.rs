@@ -1,0 +1,141 @@
+//! Projecting into a store: partitions, their claims and commits.
+
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, LogId, Partition};
+use futures::TryStreamExt as _;
+use uuid::Uuid;
+
+use super::Store;
+use crate::{
+    AppliedEvent, Claim, ClaimError, CommitError, Committed, ErrorNote, MissingRange, PartitionState,
+    SetAside, StoreError, compare, table, tables,
+};
+
+impl Store {
+    /// Takes a partition of a log for a live projector, with a new epoch, higher than any before, and says where to go on.
+    /// From when it returns, no commit under an older epoch succeeds, and no replay claims a partition of this store, of
+    /// whichever log. `owner` is for people to read.
+    ///
+    /// # Errors
+    /// [`ClaimError::Store`]: the store does not answer; claim again.
+    pub async fn claim(&self, log: &LogId, partition: Partition, owner: &str) -> Result<Claim, ClaimError> {
+        either!(self, store => store.claim(log, partition, owner).await)
+    }
+
+    /// The same for a replay, which takes a store only where no live projector ever claimed a partition.
+    ///
+    /// # Errors
+    /// [`ClaimError::Live`]: the store is a live projector's; nothing was changed. [`ClaimError::Store`]: the store does
+    /// not answer; claim again.
+    pub async fn claim_for_replay(
+        &self,
+        log: &LogId,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<Claim, ClaimError> {
+        either!(self, store => store.claim_for_replay(log, partition, owner).await)
+    }
+
+    /// Where a claim stands: what to do after a commit whose outcome is unknown.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`]: a newer writer owns the partition; stop. [`ClaimError::Store`]: the store does not
+    /// answer; ask again.
+    pub async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
+        either!(self, store => store.resume(claim).await)
+    }
+
+    /// Commits rows, dead letters, what is missing and the checkpoint `to` in one transaction, which holds only if `claim`
+    /// has the newest epoch and the stored checkpoint is `from`. `to` may lie before `from`: then the log ended before the
+    /// projection and is read again from there; dead letters of offsets from `to` on stay, under another name, since those
+    /// offsets may get other records. Durable when it returns `Ok`; nothing was written on any
+    /// error but [`CommitError::Unknown`].
+    ///
+    /// # Errors
+    /// By what to do next; see [`CommitError`].
+    pub async fn commit(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<Committed, CommitError> {
+        either!(self, store => store.commit(claim, from, to, changes).await)
+    }
+
+    /// Notes the last error of a partition, for `dashi status` to show. Does nothing under a claim that is not the newest.
+    /// A commit ends it: where the checkpoint moves, the error is over.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost.
+    pub async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
+        either!(self, store => store.note_error(claim, note).await)
+    }
+
+    /// Notes that the last error of a partition is over, if one is noted that is not.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost.
+    pub async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
+        either!(self, store => store.note_over(claim).await)
+    }
+
+    /// The logs that this store holds checkpoints of: none if nothing was ever projected into it.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn logs(&self) -> Result<Vec<LogId>, StoreError> {
+        either!(self, store => store.logs().await)
+    }
+
+    /// The state of every partition that was ever claimed, by log and partition.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
+        either!(self, store => store.partitions().await)
+    }
+
+    /// Where records were missing, by log, partition and the order of noting; at most a thousand for each partition, of
+    /// which the last one stands for all that came after.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
+        either!(self, store => store.missing().await)
+    }
+
+    /// Whether the projection has no row at all: where a replay may begin.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn is_empty(&self) -> Result<bool, StoreError> {
+        for table in tables::ALL {
+            if !self.rows(table, 1).await?.is_empty() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The first rows of a table in the order of its key, in the text form in which rows are compared.
+    async fn rows(&self, table: &'static table::Table, limit: u32) -> Result<Vec<Vec<String>>, StoreError> {
+        compare::stream(self, table, Some(limit)).try_collect().await
+    }
+
+    /// The rows of an event, identify, chunk or post that was applied, found by primary keys.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
+        either!(self, store => store.trace(id).await)
+    }
+
+    /// The dead letters whose record contains `text`, of all logs. All dead letters are read for it.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn dead_letters_with(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
+        either!(self, store => store.set_aside(text).await)
+    }
+}
