@@ -39,9 +39,15 @@ pub struct Ops {
     pub projector: Option<ProjectorReadiness>,
     pub draining: tokio_util::sync::CancellationToken,
     pub registry: Registry,
-    pub checked: Mutex<Option<(Instant, Readiness)>>,
-    pub log_probe: Probe,
-    pub store_probe: Probe,
+    pub probes: Probes,
+}
+
+/// The last answer to "ready?", and the checks under way.
+#[derive(Default)]
+pub struct Probes {
+    checked: Mutex<Option<(Instant, Readiness)>>,
+    log: Probe,
+    store: Probe,
 }
 
 /// What readiness has to know of a projector.
@@ -84,7 +90,7 @@ impl Ops {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
             return Readiness { ready: false, checks, stuck: Vec::new() };
         }
-        if let Some((at, readiness)) = &*self.checked.lock().unwrap_or_else(PoisonError::into_inner)
+        if let Some((at, readiness)) = &*self.probes.checked.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < FRESH
         {
             return readiness.clone();
@@ -93,8 +99,9 @@ impl Ops {
         let needs_store = self.sources.is_none();
         let (of_log, of_store) = (self.log.clone(), self.store.clone());
         let (log, store) = tokio::join!(
-            self.log_probe.ask(CHECK, async move { of_log.probe().await }),
-            self.store_probe
+            self.probes.log.ask(CHECK, async move { of_log.probe().await }),
+            self.probes
+                .store
                 .ask(if needs_store { CHECK } else { ASIDE }, async move { of_store.ping().await }),
         );
         readiness.note("event_log", log, true);
@@ -118,7 +125,7 @@ impl Ops {
         if let Some(projector) = &self.projector {
             readiness.note_projector(projector, needs_store);
         }
-        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) =
+        *self.probes.checked.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), readiness.clone()));
         readiness
     }

@@ -1,0 +1,228 @@
+//! The serving commands: start the roles of this process, run until a signal, then drain.
+//!
+//! [`Process::start`] is the whole start, and [`Process`]'s `drain` the whole stop. Each role is a file: `collect`,
+//! `project`, `profiles`; each starts its tasks and returns what runs and how it stops. `tables` makes the store's tables
+//! and decides the rules that roles need to know, `introduce` prints how to send a first event.
+
+mod collect;
+mod helpers;
+mod introduce;
+mod profiles;
+mod project;
+mod tables;
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use axum::Router;
+use dashi_domain::calendar::ms_since_1970;
+use dashi_domain::umami::Release;
+use dashi_event_log::EventLog;
+use dashi_http::{ServerLimits, ServerMetrics, serve};
+use dashi_store::Store;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::ServeArgs;
+use crate::ops::Ops;
+use crate::serve::collect::{Collecting, Ids};
+use crate::serve::helpers::{Helpers, log_panic};
+use crate::serve::profiles::ReadingProfiles;
+use crate::serve::project::Projecting;
+use crate::serve::tables::Tables;
+use crate::topic::TopicMetrics;
+use crate::{Exit, checked, logging, open, open_files};
+use dashi_config::{Loaded, Origin, Settings};
+
+/// The roles of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Roles {
+    Both,
+    Collect,
+    Project,
+}
+
+impl Roles {
+    const fn collects(self) -> bool {
+        matches!(self, Self::Both | Self::Collect)
+    }
+
+    const fn projects(self) -> bool {
+        matches!(self, Self::Both | Self::Project)
+    }
+}
+
+/// The default port of `project`: a collector with its own default runs beside it.
+const PROJECT_PORT: u16 = 8485;
+
+/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects cannot run at all: the store holds
+/// another log's projection, or the log refuses it. A partition that fails is no such reason.
+pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Result<Exit> {
+    checked(&loaded)?;
+    let mut settings = loaded.settings.clone();
+    if roles == Roles::Project && matches!(loaded.origin("listen"), Some(Origin::Default)) {
+        settings.listen.set_port(PROJECT_PORT);
+    }
+    logging::start(&settings.logs)?;
+    // Before anything that takes time, so that a signal is never missed.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let signalled = async {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    };
+    tokio::pin!(signalled);
+    let process = tokio::select! {
+        started = Process::start(&settings, roles, args.accept_new_log) => started?,
+        _ = &mut signalled => return Ok(Exit::Done),
+    };
+    let exit = tokio::select! {
+        name = &mut signalled => {
+            tracing::info!(signal = name, "draining");
+            Exit::Done
+        }
+        // The projector has logged the reason.
+        () = process.projector_failed() => Exit::Failed,
+    };
+    let grace = Duration::from_millis(settings.shutdown.grace_ms);
+    match tokio::time::timeout(grace, process.drain()).await {
+        Ok(()) => tracing::info!("drained"),
+        Err(_) => {
+            tracing::error!(grace_ms = settings.shutdown.grace_ms, "stopped before everything was finished");
+            return Ok(Exit::Overdue);
+        }
+    }
+    Ok(exit)
+}
+
+/// What all roles work with.
+struct Base<'s> {
+    settings: &'s Settings,
+    roles: Roles,
+    /// Where the process listens.
+    address: SocketAddr,
+    log: EventLog,
+    store: Store,
+    /// Cancelled when the process begins to stop.
+    draining: CancellationToken,
+}
+
+/// Everything that runs.
+struct Process {
+    log: EventLog,
+    store: Store,
+    draining: CancellationToken,
+    server: JoinHandle<()>,
+    collecting: Option<Collecting>,
+    projecting: Option<Projecting>,
+    profiles: Option<ReadingProfiles>,
+    helpers: Helpers,
+}
+
+impl Process {
+    async fn start(settings: &Settings, roles: Roles, accept_new_log: bool) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(settings.listen)
+            .await
+            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+        let address = listener.local_addr()?;
+        let ids = roles.collects().then(|| Ids::new(settings)).transpose()?;
+        // The projector task replaces the release by the one in force.
+        let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
+        let store = open::store(&settings.store, settings, open::Absent::Create).await?;
+        let log = open::log(settings, open::Absent::Create).await?;
+        let base = Base { settings, roles, address, log, store, draining: CancellationToken::new() };
+
+        let (mut registry, mut helpers) = (Registry::default(), Helpers::default());
+        if let EventLog::Kafka(_) = &base.log {
+            registry.register_collector(Box::new(TopicMetrics(base.log.clone())));
+        }
+        let server_metrics = ServerMetrics::new(&mut registry);
+        let session_ids = ids.as_ref().map(|ids| ids.sessions.clone());
+        let tables = Tables::prepare(&base, session_ids.clone(), &mut helpers).await?;
+        let collecting = match ids {
+            Some(ids) => Some(Collecting::start(&base, ids, &tables, &mut helpers, &mut registry)?),
+            None => None,
+        };
+        let projecting = roles
+            .projects()
+            .then(|| Projecting::start(&base, projector_settings, &tables, &mut helpers, &mut registry));
+        let profiles = ReadingProfiles::start(&base, &mut helpers, &mut registry);
+
+        let ops = Ops {
+            log: base.log.clone(),
+            store: base.store.clone(),
+            sources: collecting.as_ref().map(Collecting::sources),
+            ids: session_ids,
+            projector: projecting.as_ref().map(|projecting| projecting.readiness(settings)),
+            draining: base.draining.clone(),
+            registry,
+            probes: Default::default(),
+        };
+        let router = collecting.as_ref().map_or_else(Router::new, Collecting::router);
+        let router = router.merge(ops.router());
+        let router = match &profiles {
+            Some(profiles) => router.merge(profiles.router()),
+            None => router,
+        };
+        let limits = server_limits(settings);
+        let server = tokio::spawn(serve(listener, router, limits, server_metrics, base.draining.clone()));
+        tracing::info!(
+            address = %address, log = %base.log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
+        );
+        let Base { log, store, draining, .. } = base;
+        Ok(Self { log, store, draining, server, collecting, projecting, profiles, helpers })
+    }
+
+    /// Waits until the projector cannot run and the process cannot do anything else. Never returns in other processes.
+    async fn projector_failed(&self) {
+        match &self.projecting {
+            Some(projecting) => projecting.failed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Readiness off, listener closed, requests in flight answered, the projector's batch committed, log flushed. The
+    /// projector stops beside the connections, not after the last of them; the log closes after the last append.
+    async fn drain(self) {
+        self.draining.cancel();
+        let answering = async {
+            log_panic("the server", self.server.await);
+            if let Some(collecting) = self.collecting {
+                collecting.drain().await;
+            }
+            if let Some(profiles) = self.profiles {
+                profiles.drain().await;
+            }
+        };
+        let projecting = async {
+            if let Some(projecting) = self.projecting {
+                projecting.stop().await;
+            }
+        };
+        tokio::join!(projecting, answering);
+        self.helpers.stop().await;
+        self.log.close().await;
+        self.store.close().await;
+    }
+}
+
+fn server_limits(settings: &Settings) -> ServerLimits {
+    ServerLimits {
+        connections_max: open_files::connections(settings),
+        idle_timeout: Duration::from_millis(settings.ingest.idle_timeout_ms),
+        head_timeout: Duration::from_millis(settings.ingest.head_timeout_ms),
+        answer_timeout: Duration::from_millis(settings.ingest.answer_timeout_ms),
+        answers_bytes_max: settings.ingest.answers_bytes_max,
+    }
+}
+
+/// The wall clock, in milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "the cli is an edge at which time enters")]
+pub fn now_ms() -> i64 {
+    ms_since_1970(SystemTime::now())
+}
