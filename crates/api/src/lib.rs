@@ -21,3 +21,4 @@ mod write;
 pub use api::{Api, ApiSettings};
 pub use keys::Keys;
 pub use metrics::ApiMetrics;
+pub use routes::PATHS;

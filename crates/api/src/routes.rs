@@ -1,4 +1,4 @@
-//! Which paths there are, and what answers them.
+//! The paths of the read side, and what answers them.
 
 use axum::Router;
 use axum::extract::State;
@@ -9,20 +9,29 @@ use crate::answer::Refusal;
 use crate::api::Api;
 use crate::{read, stream};
 
+const PROFILES_PATH: &str = "/api/websites/{website}/profiles";
+const PROFILE_PATH: &str = "/api/websites/{website}/profiles/{person}";
+const JOURNEY_PATH: &str = "/api/websites/{website}/profiles/{person}/journey";
+const SESSION_PATH: &str = "/api/websites/{website}/sessions/{session}";
+const STREAM_PATH: &str = "/api/websites/{website}/sessions/{session}/stream";
+
+/// All paths of the read side; a name in braces stands for a segment.
+pub const PATHS: [&str; 5] = [PROFILES_PATH, PROFILE_PATH, JOURNEY_PATH, SESSION_PATH, STREAM_PATH];
+
 impl Api {
-    /// The routes. They need a [`dashi_http::Outgoing`] among a request's extensions. No other origin's pages may read the
-    /// answers.
+    /// The routes. They need a [`dashi_http::Outgoing`] among a request's extensions, as the server puts it. Pages of
+    /// other origins may not read the answers.
     pub fn router(&self) -> Router {
         let router = Router::new()
-            .route("/api/websites/{website}/profiles", get(read::profiles))
-            .route("/api/websites/{website}/profiles/{person}", get(read::profile))
-            .route("/api/websites/{website}/profiles/{person}/journey", get(read::journey))
-            .route("/api/websites/{website}/sessions/{session}", get(read::session))
-            .route("/api/websites/{website}/sessions/{session}/stream", get(stream::open))
+            .route(PROFILES_PATH, get(read::profiles))
+            .route(PROFILE_PATH, get(read::profile))
+            .route(JOURNEY_PATH, get(read::journey))
+            .route(SESSION_PATH, get(read::session))
+            .route(STREAM_PATH, get(stream::open))
             .method_not_allowed_fallback(no_such_method);
         let router = match self.0.settings.base_path.as_str() {
             "" => router,
-            base_path => Router::new().nest(base_path, router),
+            base_path => Router::new().without_v07_checks().nest(base_path, router),
         };
         router.with_state(self.clone())
     }

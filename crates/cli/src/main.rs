@@ -25,7 +25,7 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use crate::args::{Cli, Command, ConfigCommand};
-use dashi_config::{ConfigError, Layers, Loaded, Settings};
+use dashi_config::{ConfigError, Layers, Loaded, ServedPaths, Settings};
 
 /// Requests make many small, short-lived allocations on several threads; the system's allocator took a tenth of the
 /// collector's time.
@@ -163,7 +163,13 @@ fn load(cli: &Cli) -> Result<Loaded, ConfigError> {
 /// Refuses settings that must not run together; tells of those that somebody should know about.
 pub fn checked(loaded: &Loaded) -> anyhow::Result<()> {
     let known_timezone = |name: &str| jiff::tz::TimeZone::get(name).is_ok();
-    match dashi_config::check(&loaded.settings, known_timezone, dashi_ingest::vitals_path) {
+    let served = ServedPaths {
+        routes: &[&dashi_ingest::PATHS, &dashi_api::PATHS, &ops::PATHS],
+        send: dashi_ingest::SEND_PATH,
+        script: dashi_ingest::SCRIPT_PATH,
+        vitals_path: dashi_ingest::vitals_path,
+    };
+    match dashi_config::check(&loaded.settings, known_timezone, &served) {
         Ok(warnings) => {
             for warning in warnings {
                 eprintln!("dashi: note: {warning}");

@@ -26,6 +26,9 @@ const CHECK: Duration = Duration::from_millis(700);
 /// of a collector until whoever asks takes it for dead.
 const ASIDE: Duration = Duration::from_millis(500);
 
+/// The paths of operators; a name in braces stands for a segment.
+pub const PATHS: [&str; 2] = ["/health/{check}", "/metrics"];
+
 /// What readiness depends on. A process that collects is ready when it can accept durably now; one that only
 /// projects, when log and store answer.
 pub struct Ops {

@@ -40,15 +40,39 @@ impl fmt::Display for Warning {
     }
 }
 
-/// Checks that the settings may run together. `known_timezone` returns whether a name is a time zone; `vitals_path` the
-/// path that the collector serves beside a tracker script's path.
+/// The paths that this program serves, against which the paths of the settings are checked.
+#[derive(Debug, Clone, Copy)]
+pub struct ServedPaths<'p> {
+    /// All routes. One with a name in braces answers at every path that begins as it does.
+    pub routes: &'p [&'p [&'p str]],
+    /// The route of events, for which `ingest.send_path` is another path.
+    pub send: &'p str,
+    /// The route of the tracker script, for which `script.names` are other paths.
+    pub script: &'p str,
+    /// The path that is served beside a tracker script's path.
+    pub vitals_path: fn(&str) -> String,
+}
+
+impl ServedPaths<'_> {
+    /// Whether a route other than `own` answers at a path.
+    fn is_taken(&self, path: &str, own: &str) -> bool {
+        let mut routes = self.routes.iter().copied().flatten();
+        path != own
+            && routes.any(|route| match route.split_once('{') {
+                Some((begin, _)) => path.starts_with(begin),
+                None => path == *route,
+            })
+    }
+}
+
+/// Checks that the settings may run together. `known_timezone` returns whether a name is a time zone.
 ///
 /// # Errors
 /// Everything that has to be changed first, not only the first of it.
 pub fn check(
     settings: &Settings,
     known_timezone: impl Fn(&str) -> bool,
-    vitals_path: impl Fn(&str) -> String,
+    served: &ServedPaths<'_>,
 ) -> Result<Vec<Warning>, Vec<ConfigError>> {
     let mut errors = Vec::new();
     let log = parse_log_url(&settings.log).map_err(|error| errors.push(error)).ok();
@@ -72,7 +96,7 @@ pub fn check(
             remedy: "give each a file of its own",
         });
     }
-    errors.extend(paths(settings, vitals_path));
+    errors.extend(paths(settings, served));
     errors.extend(api(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
@@ -129,7 +153,7 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
 }
 
 /// Paths that no request could have, and addresses that no header could hold.
-fn paths(settings: &Settings, vitals_path: impl Fn(&str) -> String) -> Vec<ConfigError> {
+fn paths(settings: &Settings, served: &ServedPaths<'_>) -> Vec<ConfigError> {
     let (ingest, script) = (&settings.ingest, &settings.script);
     let mut errors = Vec::new();
     let mut refuse = |key, got: &str, reason, remedy| {
@@ -154,18 +178,13 @@ fn paths(settings: &Settings, vitals_path: impl Fn(&str) -> String) -> Vec<Confi
         refuse("script.names", path, SHAPE, "set something like \"stats.js\"");
     }
     const TAKEN: &str = "Dashi answers something else there";
-    let is_taken = |path: &str| {
-        ["/api/batch", "/api/record", "/api/heartbeat", "/metrics"].contains(&path)
-            || ["/p/", "/q/", "/health/", "/api/websites/"].iter().any(|begin| path.starts_with(begin))
-    };
     let scripts = settings.script_paths();
-    let all_scripts = || scripts.iter().map(String::as_str).chain(["/script.js"]);
-    let measures = |path: &str| all_scripts().any(|script| vitals_path(script) == path);
-    if is_taken(&ingest.send_path) || ingest.send_path == "/script.js" || measures(&ingest.send_path) {
+    let measures = |path: &str| scripts.iter().any(|script| (served.vitals_path)(script) == path);
+    if served.is_taken(&ingest.send_path, served.send) || measures(&ingest.send_path) {
         refuse("ingest.send_path", &ingest.send_path, TAKEN, "set a path of its own, such as \"/collect\"");
     }
     for path in &scripts {
-        if is_taken(path) || path == "/api/send" || *path == ingest.send_path || measures(path) {
+        if served.is_taken(path, served.script) || *path == ingest.send_path || measures(path) {
             refuse("script.names", path, TAKEN, "set a name of its own, such as \"stats.js\"");
         }
     }

@@ -8,7 +8,7 @@ use dashi_http::answer::{error_json, json};
 use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
-use crate::frame::Outcome;
+use crate::frame::PartOutcome;
 use crate::metrics::Counted;
 
 /// Bytes of a body of `/api/record`, at most, from Umami 3.2 on.
@@ -240,9 +240,9 @@ impl Disabled {
 
 /// The answer to `/api/batch`: how many, how many failed and why, and the first token. The first 100 failures are spelled
 /// out, the others counted in `detailsOmitted`, a key that Umami does not have.
-pub fn batch_json(outcomes: &[Outcome<Accepted, Ignored>]) -> String {
+pub fn batch_json(outcomes: &[PartOutcome<Accepted, Ignored>]) -> String {
     let rejected = outcomes.iter().enumerate().filter_map(|(index, outcome)| match outcome {
-        Outcome::Refused(rejection) => Some((index, rejection)),
+        PartOutcome::Refused(rejection) => Some((index, rejection)),
         _ => None,
     });
     let errors = rejected.clone().count();
@@ -262,7 +262,7 @@ pub fn batch_json(outcomes: &[Outcome<Accepted, Ignored>]) -> String {
         out.push_str(&format!(r#","detailsOmitted":{}"#, errors - BATCH_ERRORS_MAX));
     }
     let cache = outcomes.iter().find_map(|outcome| match outcome {
-        Outcome::Stored(accepted) => Some(&accepted.cache),
+        PartOutcome::Stored(accepted) => Some(&accepted.cache),
         _ => None,
     });
     match cache {
@@ -287,15 +287,15 @@ pub fn not_found() -> Response {
 mod tests {
     use super::*;
 
-    fn event(cache: &str) -> Outcome<Accepted, Ignored> {
+    fn event(cache: &str) -> PartOutcome<Accepted, Ignored> {
         let (session_id, visit_id) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        Outcome::Stored(Accepted { cache: cache.to_owned(), session_id, visit_id })
+        PartOutcome::Stored(Accepted { cache: cache.to_owned(), session_id, visit_id })
     }
 
     #[test]
     fn a_batchs_token_is_the_first_one_null_without_success_and_absent_after_bots() {
         let (bot, unknown) =
-            (|| Outcome::Answered(Ignored::Bot), || Outcome::Refused(Rejection::UnknownWebsite));
+            (|| PartOutcome::Answered(Ignored::Bot), || PartOutcome::Refused(Rejection::UnknownWebsite));
         assert_eq!(batch_json(&[]), r#"{"size":0,"processed":0,"errors":0,"details":[],"cache":null}"#);
         assert_eq!(
             batch_json(&[unknown(), bot(), event("a"), event("b")]),
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn the_answer_to_a_batch_spells_out_a_hundred_failures_and_counts_the_others() {
         let failures = |count| -> Vec<_> {
-            std::iter::repeat_with(|| Outcome::Refused(Rejection::Blocked)).take(count).collect()
+            std::iter::repeat_with(|| PartOutcome::Refused(Rejection::Blocked)).take(count).collect()
         };
         assert!(!batch_json(&failures(100)).contains("detailsOmitted"));
         let answer = batch_json(&failures(5_000));

@@ -10,7 +10,7 @@ use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::answer::Rejection;
-use crate::frame::{Fair, Origin, Part};
+use crate::origin::{Origin, OriginLimits, OriginShare};
 
 /// One permit stands for this many bytes.
 const BYTES_PER_PERMIT: usize = 1_024;
@@ -29,7 +29,7 @@ pub struct BodyBudget {
     /// What large bodies leave free.
     reserve: usize,
     /// What the large bodies of each client hold, and those that come from each address.
-    fair: Arc<Fair>,
+    limits: Arc<OriginLimits>,
 }
 
 /// A body, and the part of the budget that it holds until it is dropped.
@@ -45,7 +45,7 @@ pub struct BudgetedBody {
 #[derive(Debug, Default)]
 pub struct Share {
     permit: Option<OwnedSemaphorePermit>,
-    part: Option<Part>,
+    of_origin: Option<OriginShare>,
 }
 
 impl BudgetedBody {
@@ -65,7 +65,7 @@ impl BodyBudget {
             bytes_max,
             permits: Arc::new(Semaphore::new(permits)),
             reserve: permits / 4,
-            fair: Arc::new(Fair::new(permits / 4, permits / 2)),
+            limits: Arc::new(OriginLimits::new(permits / 4, permits / 2)),
         }
     }
 
@@ -118,10 +118,10 @@ impl BodyBudget {
             if self.permits.available_permits() < self.reserve + more {
                 return Err(Rejection::Unavailable);
             }
-            let charged = match &mut share.part {
-                Some(part) => part.grow(more as u32),
+            let charged = match &mut share.of_origin {
+                Some(of_origin) => of_origin.grow(more as u32),
                 none => {
-                    *none = self.fair.part(origin, (held + more) as u32);
+                    *none = self.limits.share(origin, (held + more) as u32);
                     none.is_some()
                 }
             };
@@ -171,7 +171,7 @@ mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
-    use crate::frame::Origins;
+    use crate::origin::Origins;
 
     const MIB: usize = 1 << 20;
 
@@ -186,7 +186,7 @@ mod tests {
         budget.read(Body::from_stream(futures::stream::iter(chunks)), origin).await
     }
 
-    /// Clients behind one address, or at an address each, none of which share a slot.
+    /// Clients behind one address, or at an address each, none of which share a bucket.
     fn origins(count: u8, behind_one: bool) -> Vec<Origin> {
         let of = Origins::default();
         let mut found: Vec<Origin> = Vec::new();

@@ -7,39 +7,15 @@ use dashi_domain::client_address::{BlockedAddresses, strip_port};
 use dashi_domain::ids::{IdentifiedSessions, Visitor, message_name, named_event_id, request_name};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
-use dashi_domain::submission::{SchemaRules, SourceKind, Submission};
-use dashi_domain::token::{TokenClaims, Tokens};
+use dashi_domain::submission::{SourceKind, Submission};
+use dashi_domain::token::TokenClaims;
 use dashi_event_log::NewRecord;
 use uuid::Uuid;
 
 use crate::answer::{Accepted, Ignored, Rejection};
 use crate::client::{Client, effective, place};
 use crate::frame;
-use crate::geo::GeoDatabase;
-use crate::session_ids::SessionIds;
-
-/// What every decision of a collector rests on.
-pub struct Rules {
-    /// How ids are computed and requests checked.
-    pub ids: SessionIds,
-    /// Whether texts longer than their columns are taken also where Umami refuses them.
-    pub cut_long_fields: bool,
-    /// How tokens are signed.
-    pub tokens: Tokens,
-    /// Addresses that are answered 403.
-    pub blocked: BlockedAddresses,
-    /// Whether bots are counted as well.
-    pub bots_welcome: bool,
-    /// Where addresses are.
-    pub geo: GeoDatabase,
-}
-
-impl Rules {
-    /// How requests are checked.
-    pub fn schema(&self) -> SchemaRules {
-        self.ids.schema(self.cut_long_fields)
-    }
-}
+use crate::rules::Rules;
 
 /// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
 /// links and pixels are not, nor is a website that a token of ours vouches for.
@@ -177,6 +153,7 @@ mod tests {
     use dashi_domain::client_address::BlockedAddresses;
     use dashi_domain::ids::{IdRules, Secret};
     use dashi_domain::submission::SubmissionKind;
+    use dashi_domain::token::Tokens;
     use http::{HeaderMap, HeaderValue, StatusCode};
     use jiff::tz::TimeZone;
     use proptest::prelude::*;
@@ -184,6 +161,8 @@ mod tests {
     use super::*;
     use crate::any_body::any_body;
     use crate::client::ClientRules;
+    use crate::geo::GeoDatabase;
+    use crate::session_ids::SessionIds;
     use crate::whole::{MOMENTS_MS, RECEIVED_MS, assert_refusal, assert_whole};
 
     const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
@@ -199,9 +178,11 @@ mod tests {
             tokens: Tokens::new(&ids.secret),
             ids: SessionIds::decided(ids),
             cut_long_fields: false,
+            keep_unknown_types: false,
             blocked: BlockedAddresses::parse("198.51.100.0/24, 127.0.0.1"),
             bots_welcome: false,
             geo: GeoDatabase::default(),
+            client: ClientRules::default(),
         }
     }
 

@@ -1,25 +1,37 @@
 //! The collector: HTTP in, event log out. It decides nothing that needs another request's outcome, and answers
-//! 2xx with a token only when the record is durable (I1). It knows of the store only what collects: websites, links
-//! and pixels.
+//! 2xx with a token only when the record is durable (I1). Of the store it knows only the sources of events: websites, links
+//! and pixels. README.md draws the way of a request.
 //!
-//! * [`Collector::router`]: the endpoints (`routes`); `visit`, `recorder` and `script` hold those beside `/api/send`
-//! * `frame`: what holds a request's place, gauge and outcome, also when its client hangs up
-//! * `decide`: one submission and its circumstances in, an outcome out; no I/O
+//! * [`Collector::router`]: the endpoints (`routes`). `endpoint` is the way of a request with a body; `events`, `recorder`
+//!   and `visit` decide and answer what is posted or visited, `script` serves the tracker
+//! * `frame`: a request's slot, time and outcome, also when its client hangs up
+//! * `decide`: one submission and its circumstances in, a decision out; no I/O
+//! * `rules`, `limits`: what is the same for every request
 
 mod answer;
+mod append;
 mod body;
 mod client;
 mod collector;
 mod decide;
+mod endpoint;
+mod events;
+mod finishing;
 mod frame;
 mod geo;
+mod limits;
 mod metrics;
+mod now;
+mod origin;
 mod recorder;
 mod routes;
+mod rules;
 mod script;
 mod session_ids;
+mod slots;
 mod source_registry;
 mod visit;
+mod websites;
 
 // Shared with the fuzz target and with the tests on real servers.
 #[cfg(test)]
@@ -32,6 +44,7 @@ mod whole;
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
+pub use routes::{PATHS, SCRIPT_PATH, SEND_PATH};
 pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
 pub use source_registry::{SourceRegistry, SourceRegistrySettings};

@@ -2,10 +2,9 @@
 //! Source of the rules: docs/umami-contract.md §14.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
@@ -15,54 +14,39 @@ use dashi_domain::ids::named_event_id;
 use dashi_event_log::NewRecord;
 use dashi_http::answer::json;
 use dashi_store::{Heatmaps, Recorder, RecorderRules};
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
 use crate::answer::{CHUNK_JSON, Disabled, RECORD_BYTES_MAX, Rejection, Unstored};
-use crate::client::Client;
-use crate::collector::{Collector, Look, Now, Websites};
+use crate::collector::Collector;
 use crate::decide::{names_or_silent, turned_away};
-use crate::frame::{self, Outcome, Plan};
+use crate::endpoint::{Attempt, Endpoint, Posted};
+use crate::frame::{self, Outcomes, PartOutcome};
+use crate::limits::LARGE_BODY_BYTES;
 use crate::metrics::Subject;
+use crate::now::Now;
 use crate::source_registry::Found;
 
 type Decision = frame::Decision<(), Unstored>;
 
-/// `POST /api/record`.
-pub async fn record(State(collector): State<Collector>, request: Request<Body>) -> Response {
-    let client = collector.client(&request);
-    let origin = collector.origin(&client, &request);
-    let frame = match collector.enter(Subject::Chunks, origin, &request) {
-        Ok(frame) => frame,
-        Err(rejection) => return collector.refusal(rejection),
-    };
-    frame
-        .answer(async {
-            let body = collector.read(request.into_body(), origin).await?;
-            let now = Now::read();
-            let look = |websites: &Websites<'_>| decide(&collector, &client, &body.bytes, now, websites);
-            let decision = collector.looking(&body, false, now, look).await?;
-            let respond = |outcomes: Vec<Outcome<(), Unstored>>| match outcomes.into_iter().next() {
-                Some(Outcome::Stored(())) => Ok(json(StatusCode::OK, CHUNK_JSON.to_owned())),
-                Some(Outcome::Answered(unstored)) => Ok(json(StatusCode::OK, unstored.to_json().to_owned())),
-                Some(Outcome::Refused(rejection)) => Err(rejection),
-                None => Err(Rejection::Unavailable),
-            };
-            Ok(Plan { decisions: vec![decision], share: Some(body.into_share()), respond })
-        })
-        .await
+/// `POST /api/record`
+pub(crate) static RECORD: Endpoint<(), Unstored> =
+    Endpoint { subject: Subject::Chunks, large_bytes: LARGE_BODY_BYTES, decide, respond };
+
+fn respond(outcomes: Outcomes<(), Unstored>) -> Result<Response, Rejection> {
+    match outcomes.into_iter().next() {
+        Some(PartOutcome::Stored(())) => Ok(json(StatusCode::OK, CHUNK_JSON.to_owned())),
+        Some(PartOutcome::Answered(unstored)) => Ok(json(StatusCode::OK, unstored.to_json().to_owned())),
+        Some(PartOutcome::Refused(rejection)) => Err(rejection),
+        None => Err(Rejection::Unavailable),
+    }
 }
 
-/// Decides what a recorder sent, as far as the website is known that takes it.
-fn decide(
-    collector: &Collector,
-    client: &Client,
-    body: &[u8],
-    now: Now,
-    websites: &Websites<'_>,
-) -> Result<Look<Decision>, Rejection> {
-    let answer = |unstored| Ok(Look::Decided(Decision::Answer(unstored)));
-    let rules = collector.sources().recorder_rules();
+/// Decides on a chunk or a heatmap, unless its website has to be looked up first.
+fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
+    let Posted { collector, client, body, now, websites } = *posted;
+    let answer = |unstored| Ok(Attempt::Decided(vec![Decision::Answer(unstored)]));
+    let rules = collector.sources.recorder_rules();
     if rules == RecorderRules::Configured && body.len() > RECORD_BYTES_MAX {
         return Err(Rejection::RecordTooLarge { bytes: body.len() });
     }
@@ -76,12 +60,12 @@ fn decide(
     if client.token.is_none() {
         return Err(Rejection::NoToken);
     }
-    let claims = collector.claims(client, now.ms).unwrap_or_default();
+    let claims = collector.rules.claims(client, now.ms).unwrap_or_default();
     let Some((session_id, visit_id)) = claims.session_id.zip(claims.visit_id) else {
         return Err(Rejection::BadToken);
     };
     let website = match websites.get(website_id) {
-        None => return Ok(Look::Unknown(vec![website_id])),
+        None => return Ok(Attempt::Unknown(vec![website_id])),
         // Umami compares no token with the website before 3.3, so one of any website fills the recordings of all others.
         Some(Found::Yes(_)) if !names_or_silent(&claims, website_id) => return Err(Rejection::BadToken),
         Some(Found::Yes(website)) => website,
@@ -97,7 +81,7 @@ fn decide(
         return answer(refuse(collector, website_id, disabled, now));
     }
     let agent = client.user_agent.as_deref().unwrap_or_default();
-    match turned_away(collector.rules(), Some(&website.blocked), &client.address, agent) {
+    match turned_away(&collector.rules, Some(&website.blocked), &client.address, agent) {
         None => {}
         Some(Ok(ignored)) => return answer(Unstored::Ignored(ignored)),
         Some(Err(rejection)) => return Err(rejection),
@@ -121,7 +105,7 @@ fn decide(
                 .encode()
         }
     };
-    Ok(Look::Decided(Decision::Append(NewRecord { session_id, value }, ())))
+    Ok(Attempt::Decided(vec![Decision::Append(NewRecord { session_id, value }, ())]))
 }
 
 /// What a website has turned off that this would need.
@@ -138,7 +122,7 @@ fn disabled(recorder: &Recorder, is_heatmap: bool) -> Option<Disabled> {
 }
 
 fn refuse(collector: &Collector, website_id: Uuid, disabled: Disabled, now: Now) -> Unstored {
-    if let Some(refused) = collector.refusals().told(website_id, disabled, now.instant) {
+    if let Some(refused) = collector.refusals.count(website_id, disabled, now.instant) {
         tracing::info!(
             website = %website_id, reason = disabled.reason(), refused,
             "what the website's recorder sends is refused, for the website has that turned off: turn it on, or take the \
@@ -161,7 +145,7 @@ impl Refusals {
 
     /// Counts a refusal; gives the number of those since the last that was logged, this one included, if it is to be
     /// logged.
-    fn told(&self, website_id: Uuid, disabled: Disabled, now: Instant) -> Option<u64> {
+    fn count(&self, website_id: Uuid, disabled: Disabled, now: Instant) -> Option<u64> {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |at: Instant| now.saturating_duration_since(at) >= Self::INTERVAL;
         if let Some((at, refused)) = logged.get_mut(&(website_id, disabled)) {
@@ -186,7 +170,7 @@ impl Refusals {
 /// `GET /api/websites/{id}/recorder`: the settings that Umami's recorder, from 3.2 on, asks for before it begins. An
 /// unknown website is answered like one that has it turned off, as by Umami; an id that is none is not found.
 pub async fn recorder(
-    State(collector): State<Collector>,
+    State(collector): State<Arc<Collector>>,
     id: Result<Path<String>, PathRejection>,
 ) -> Response {
     let off = |status| json(status, Recorder::default().to_json());
@@ -194,7 +178,7 @@ pub async fn recorder(
         return off(StatusCode::NOT_FOUND);
     };
     let asked = Instant::now();
-    let mut response = match collector.sources().website(id, asked).await {
+    let mut response = match collector.sources.website(id, asked).await {
         Found::Yes(website) => json(StatusCode::OK, website.recorder.to_json()),
         Found::No => off(StatusCode::OK),
         Found::Unsure => return collector.refusal(Rejection::Unavailable),
@@ -212,19 +196,20 @@ mod tests {
     fn a_website_and_reason_are_logged_once_in_an_interval() {
         let refusals = Refusals::default();
         let (one, two, start) = (Uuid::from_u128(1), Uuid::from_u128(2), Instant::now());
-        let told = |id, disabled, after: u64| refusals.told(id, disabled, start + Duration::from_secs(after));
-        assert_eq!(told(one, Disabled::Recordings, 0), Some(1));
-        assert_eq!(told(one, Disabled::Recordings, 1), None);
-        assert_eq!(told(one, Disabled::Heatmaps, 1), Some(1));
-        assert_eq!(told(two, Disabled::Recordings, 1), Some(1));
-        assert_eq!(told(one, Disabled::Recordings, 599), None);
-        assert_eq!(told(one, Disabled::Recordings, 600), Some(3));
-        assert_eq!(told(one, Disabled::Recordings, 601), None);
+        let counted =
+            |id, disabled, after: u64| refusals.count(id, disabled, start + Duration::from_secs(after));
+        assert_eq!(counted(one, Disabled::Recordings, 0), Some(1));
+        assert_eq!(counted(one, Disabled::Recordings, 1), None);
+        assert_eq!(counted(one, Disabled::Heatmaps, 1), Some(1));
+        assert_eq!(counted(two, Disabled::Recordings, 1), Some(1));
+        assert_eq!(counted(one, Disabled::Recordings, 599), None);
+        assert_eq!(counted(one, Disabled::Recordings, 600), Some(3));
+        assert_eq!(counted(one, Disabled::Recordings, 601), None);
         for n in 0..2_000 {
-            told(Uuid::from_u128(100 + n), Disabled::Recorder, 602);
+            counted(Uuid::from_u128(100 + n), Disabled::Recorder, 602);
         }
         assert_eq!(refusals.0.lock().unwrap().len(), Refusals::REMEMBERED_MAX);
-        assert_eq!(told(Uuid::from_u128(7), Disabled::Recorder, 603), None);
-        assert_eq!(told(Uuid::from_u128(7), Disabled::Recorder, 1_300), Some(1));
+        assert_eq!(counted(Uuid::from_u128(7), Disabled::Recorder, 603), None);
+        assert_eq!(counted(Uuid::from_u128(7), Disabled::Recorder, 1_300), Some(1));
     }
 }

@@ -14,14 +14,13 @@ use flate2::write::GzEncoder;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use sha2::{Digest as _, Sha256};
 
+use crate::routes::SEND_PATH;
+
 /// Built from `tracker/src`; a test of the tracker proves it current.
 const SCRIPT: &str = include_str!("../../../tracker/dist/script.js");
 
 /// The second file, which the first one loads on pages that ask for web vitals. Built from `tracker/src` as well.
 const VITALS: &str = include_str!("../../../tracker/dist/script-vitals.js");
-
-/// The path in it that events are posted to.
-const SEND_PATH: &str = "/api/send";
 
 /// What is served as the tracker script.
 #[derive(Debug, Clone)]

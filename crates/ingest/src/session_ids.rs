@@ -3,7 +3,6 @@
 use std::sync::{Arc, OnceLock};
 
 use dashi_domain::ids::{IdRules, IdentifiedSessions};
-use dashi_domain::submission::SchemaRules;
 use dashi_domain::umami::Release;
 
 /// The id rules of a collector. What a distinct id does to a session may have to be read from the database first; until
@@ -44,10 +43,9 @@ impl SessionIds {
         self.release.get_or_init(|| release);
     }
 
-    /// How requests are checked. As long as the version is not known, nothing is refused that one of them takes.
-    pub fn schema(&self, cut_long_fields: bool) -> SchemaRules {
-        let known = self.release.get();
-        known.map_or(SchemaRules::UNKNOWN, |release| SchemaRules::of(*release, cut_long_fields))
+    /// The version by whose rules requests are checked, once it is known.
+    pub(crate) fn release(&self) -> Option<Release> {
+        self.release.get().copied()
     }
 
     /// Whether there are rules for everybody.

@@ -1,5 +1,7 @@
-//! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): recorded as an event, answered whatever becomes of it. Source
-//! of the rules: docs/umami-contract.md §13.
+//! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): appended as an event, and answered also if the event cannot be
+//! stored. Source of the rules: docs/umami-contract.md §13.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -15,31 +17,31 @@ use uuid::Uuid;
 
 use crate::answer::{Rejection, not_found};
 use crate::client::{Client, public_host};
-use crate::collector::{Collector, Now};
+use crate::collector::{Admitted, Collector, peer};
 use crate::decide::{Decision, decide};
-use crate::frame::{Frame, Outcome, Plan};
+use crate::frame::{Frame, Outcomes, PartOutcome, Plan};
 use crate::metrics::{Counted, Subject};
+use crate::now::Now;
 use crate::source_registry::{Found, LinkTarget};
 
-/// One transparent pixel.
+/// A picture of one transparent pixel.
 const GIF: [u8; 43] = [
     0x47, 0x49, 0x46, 0x38, 0x39, 0x61, 0x01, 0x00, 0x01, 0x00, 0x80, 0x00, 0x00, 0xff, 0xff, 0xff, 0x00,
     0x00, 0x00, 0x21, 0xf9, 0x04, 0x01, 0x00, 0x00, 0x00, 0x00, 0x2c, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00,
     0x01, 0x00, 0x00, 0x02, 0x02, 0x44, 0x01, 0x00, 0x3b,
 ];
 
-/// `GET /q/{slug}`: where the link leads.
+/// `GET /q/{slug}`: a redirect to the link's target.
 pub async fn link(
-    State(collector): State<Collector>,
+    State(collector): State<Arc<Collector>>,
     slug: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &request);
-    let origin = collector.origin(&visit.client, &request);
-    let Ok(frame) = collector.enter(Subject::Events, origin, &request) else {
-        // Whoever follows a link is to arrive, recorded or not.
-        return match collector.sources().known_link(&slug) {
+    let Ok(Admitted { client, frame, .. }) = collector.admit(Subject::Events, &request) else {
+        // A visitor who follows a link is to arrive, recorded or not.
+        return match collector.sources.known_link(&slug) {
             Some(link) => {
                 visit.unrecorded(&collector, link.id);
                 leads_to(&link)
@@ -47,13 +49,13 @@ pub async fn link(
             None => collector.refusal(Rejection::Unavailable),
         };
     };
-    let link = match visit.bounded(collector.sources().link(&slug)).await {
+    let link = match visit.bounded(collector.sources.link(&slug)).await {
         Found::Yes(link) => link,
         Found::No => return frame.refuse(Rejection::NoSuchSlug),
         Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
     let visit = Visit { url: with_parameters(&visit.url, &link.campaign), ..visit };
-    record(frame, &collector, SourceKind::Link, link.id, visit).await;
+    append_visit(frame, &collector, client, SourceKind::Link, link.id, visit).await;
     leads_to(&link)
 }
 
@@ -64,7 +66,7 @@ fn leads_to(link: &LinkTarget) -> Response {
             *response.status_mut() = StatusCode::TEMPORARY_REDIRECT;
             response.headers_mut().insert(header::LOCATION, location);
         }
-        // What its owner entered is no URL.
+        // The link's owner entered a text that is no URL.
         None => *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR,
     }
     response
@@ -72,15 +74,14 @@ fn leads_to(link: &LinkTarget) -> Response {
 
 /// `GET /p/{slug}`: a picture of one pixel.
 pub async fn pixel(
-    State(collector): State<Collector>,
+    State(collector): State<Arc<Collector>>,
     slug: Result<Path<String>, PathRejection>,
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
     let visit = Visit::read(&collector, &request);
-    let origin = collector.origin(&visit.client, &request);
-    let Ok(frame) = collector.enter(Subject::Events, origin, &request) else {
-        return match collector.sources().known_pixel(&slug) {
+    let Ok(Admitted { client, frame, .. }) = collector.admit(Subject::Events, &request) else {
+        return match collector.sources.known_pixel(&slug) {
             Some(id) => {
                 visit.unrecorded(&collector, id);
                 picture()
@@ -88,12 +89,12 @@ pub async fn pixel(
             None => collector.refusal(Rejection::Unavailable),
         };
     };
-    let id = match visit.bounded(collector.sources().pixel(&slug)).await {
+    let id = match visit.bounded(collector.sources.pixel(&slug)).await {
         Found::Yes(id) => id,
         Found::No => return frame.refuse(Rejection::NoSuchSlug),
         Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
-    record(frame, &collector, SourceKind::Pixel, id, visit).await;
+    append_visit(frame, &collector, client, SourceKind::Pixel, id, visit).await;
     picture()
 }
 
@@ -107,30 +108,28 @@ fn picture() -> Response {
     response
 }
 
-/// Who asked for what. A HEAD only asks where a link leads and is no visit.
+/// A visit. A HEAD asks only where a link leads and is no visit.
 struct Visit {
-    client: Client,
     url: String,
     referrer: Option<String>,
     counts: bool,
-    /// Until when whoever asks is kept waiting, for the slug to be found and the visit to be stored together.
+    /// Until when the visitor is kept waiting, for the slug to be found and the visit to be stored together.
     deadline: Instant,
 }
 
 impl Visit {
-    /// Reads a request's head. The URL is the public one, as far as the client or a believed proxy tells it.
+    /// Reads a request's head. The URL is the public one, as far as the client or a trusted proxy names it.
     fn read(collector: &Collector, request: &Request<Body>) -> Self {
-        let host = public_host(request.headers(), collector.peer(request), collector.client_rules());
+        let host = public_host(request.headers(), peer(request), &collector.rules.client);
         let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
-        let path = format!("{}{path}", collector.paths().base);
+        let path = format!("{}{path}", collector.routes.base);
         let url = host.map(|host| format!("https://{host}{path}")).filter(|url| is_url(url));
         let referrer = request.headers().get(header::REFERER).and_then(|value| value.to_str().ok());
         Self {
-            client: collector.client(request),
             url: url.unwrap_or(path),
             referrer: referrer.filter(|referrer| is_url(referrer)).map(str::to_owned),
             counts: request.method() != Method::HEAD,
-            deadline: Instant::now() + collector.redirect_wait(),
+            deadline: Instant::now() + collector.limits.redirect_wait,
         }
     }
 
@@ -138,7 +137,7 @@ impl Visit {
         tokio::time::timeout_at(self.deadline, found).await.unwrap_or(Found::Unsure)
     }
 
-    /// Notes that the visit is answered and not recorded.
+    /// Counts and logs that the visit is answered and not recorded.
     fn unrecorded(&self, collector: &Collector, source: Uuid) {
         if self.counts {
             collector.unrecorded(source);
@@ -146,7 +145,7 @@ impl Visit {
     }
 }
 
-/// A HEAD.
+/// The outcome of a HEAD.
 struct OnlyAsked;
 
 impl Counted for OnlyAsked {
@@ -155,8 +154,16 @@ impl Counted for OnlyAsked {
     }
 }
 
-/// Records the visit, and waits until that is durable or the bound is over; it goes on behind the answer then.
-async fn record(frame: Frame, collector: &Collector, kind: SourceKind, id: Uuid, visit: Visit) {
+/// Appends the visit's event and waits until it is durable or the deadline is over; after the deadline, the append goes on
+/// behind the answer.
+async fn append_visit(
+    frame: Frame,
+    collector: &Arc<Collector>,
+    client: Client,
+    kind: SourceKind,
+    id: Uuid,
+    visit: Visit,
+) {
     if !visit.counts {
         return frame.done(OnlyAsked);
     }
@@ -170,19 +177,16 @@ async fn record(frame: Frame, collector: &Collector, kind: SourceKind, id: Uuid,
     let body =
         [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_members(payload)))];
     let body = Value::Object(Object::from_members(body.map(|(key, value)| (key.into(), value))));
-    let decision = match Submission::from_value(body, collector.rules().schema()) {
-        Ok(submission) => {
-            decide(collector.rules(), None, &visit.client, None, submission, None, Now::read().ms)
-        }
+    let decision = match Submission::from_value(body, collector.rules.schema()) {
+        Ok(submission) => decide(&collector.rules, None, &client, None, submission, None, Now::read().ms),
         Err(error) => Decision::Refuse(Rejection::Schema(error)),
     };
-    let of_outcomes = collector.clone();
-    let respond = move |outcomes: Vec<Outcome<_, _>>| {
-        if let Some(Outcome::Refused(Rejection::Unavailable | Rejection::TooLarge)) = outcomes.first() {
+    let of_outcomes = Arc::clone(collector);
+    let respond = move |outcomes: Outcomes<_, _>| {
+        if let Some(PartOutcome::Refused(Rejection::Unavailable | Rejection::TooLarge)) = outcomes.first() {
             of_outcomes.unrecorded(id);
         }
     };
-    let recording = frame.finish(Plan { decisions: vec![decision], share: None, respond });
-    // Past the bound it goes on by itself.
-    let _ = tokio::time::timeout_at(visit.deadline, recording).await;
+    let appending = frame.finish(Plan { decisions: vec![decision], share: None, respond });
+    let _ = tokio::time::timeout_at(visit.deadline, appending).await;
 }

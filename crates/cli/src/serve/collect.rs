@@ -1,5 +1,6 @@
 //! The role of a collector: HTTP in, event log out.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
@@ -36,7 +37,7 @@ impl Ids {
 
 /// A collector that runs.
 pub struct Collecting {
-    collector: Collector,
+    collector: Arc<Collector>,
     sources: SourceRegistry,
 }
 

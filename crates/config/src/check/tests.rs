@@ -3,13 +3,21 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::{FlagValue, Layers, load, schema::Schema};
 
-/// [`check`] with a stand-in for the collector's rule of paths.
+/// [`check`] with a stand-in for the paths that the program serves.
 fn check_settings(
     settings: &Settings,
     known_timezone: impl Fn(&str) -> bool,
 ) -> Result<Vec<Warning>, Vec<ConfigError>> {
-    let vitals_path = |script: &str| format!("{}-vitals.js", script.strip_suffix(".js").unwrap_or(script));
-    check(settings, known_timezone, vitals_path)
+    let served = ServedPaths {
+        routes: &[
+            &["/api/send", "/api/batch", "/q/{slug}", "/script.js", "/script-vitals.js"],
+            &["/metrics"],
+        ],
+        send: "/api/send",
+        script: "/script.js",
+        vitals_path: |script| format!("{}-vitals.js", script.strip_suffix(".js").unwrap_or(script)),
+    };
+    check(settings, known_timezone, &served)
 }
 
 const KAFKA: (&str, &str) = ("log", "kafka://h:9092/t");

@@ -1,0 +1,147 @@
+//! `POST /api/send` and `POST /api/batch`: one event, or several in one request.
+
+use axum::response::Response;
+use dashi_domain::schema::SchemaError;
+use dashi_domain::submission::{BATCH_ERRORS_MAX, SchemaRules, SourceKind, Submission, parse_batch};
+use dashi_domain::token::TokenClaims;
+use dashi_http::answer::json;
+use http::StatusCode;
+use uuid::Uuid;
+
+use crate::answer::{Accepted, IGNORED_JSON, Ignored, Rejection, batch_json};
+use crate::decide::{Decision, decide, website_to_look_up};
+use crate::endpoint::{Attempt, Endpoint, Posted};
+use crate::frame::{Outcomes, PartOutcome};
+use crate::limits::LARGE_BODY_BYTES;
+use crate::metrics::Subject;
+use crate::source_registry::Found;
+
+/// Batches above this have so many elements that they count as large.
+const LARGE_BATCH_BYTES: usize = 4 * 1024;
+
+/// `POST /api/send`
+pub(crate) static SEND: Endpoint<Accepted, Ignored> = Endpoint {
+    subject: Subject::Events,
+    large_bytes: LARGE_BODY_BYTES,
+    decide: decide_one,
+    respond: answer_one,
+};
+
+/// `POST /api/batch`
+pub(crate) static BATCH: Endpoint<Accepted, Ignored> = Endpoint {
+    subject: Subject::Events,
+    large_bytes: LARGE_BATCH_BYTES,
+    decide: decide_each,
+    respond: answer_each,
+};
+
+fn decide_one(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Rejection> {
+    let mut deciding = Deciding::new(posted);
+    let parsed = Submission::parse(posted.body, deciding.schema);
+    deciding.count_unknown_type(&parsed);
+    let decision = deciding.decide(parsed.map_err(Rejection::Schema)?, None);
+    Ok(deciding.attempt(vec![decision]))
+}
+
+fn decide_each(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Rejection> {
+    let elements = parse_batch(posted.body, posted.collector.limits.batch_elements_max)?;
+    let mut deciding = Deciding::new(posted);
+    let mut invalid = 0;
+    let decisions = elements
+        .into_iter()
+        .enumerate()
+        .map(|(index, element)| {
+            let parsed = Submission::from_value(element, deciding.schema);
+            deciding.count_unknown_type(&parsed);
+            match parsed {
+                Ok(submission) => deciding.decide(submission, Some(index)),
+                Err(error) => {
+                    invalid += 1;
+                    // The answer spells out no more of them.
+                    let error = if invalid > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
+                    Decision::Refuse(Rejection::Schema(error))
+                }
+            }
+        })
+        .collect();
+    Ok(deciding.attempt(decisions))
+}
+
+/// Decides the submissions of one request.
+struct Deciding<'r> {
+    posted: &'r Posted<'r>,
+    schema: SchemaRules,
+    claims: Option<TokenClaims>,
+    /// Websites that have to be looked up first.
+    unknown: Vec<Uuid>,
+}
+
+impl<'r> Deciding<'r> {
+    fn new(posted: &'r Posted<'r>) -> Self {
+        let rules = &posted.collector.rules;
+        let claims = rules.claims(posted.client, posted.now.ms);
+        Self { posted, schema: rules.schema(), claims, unknown: Vec::new() }
+    }
+
+    /// Decides a submission. If its website has to be looked up first, that is noted and the decision is not used.
+    fn decide(&mut self, submission: Submission<'_>, index: Option<usize>) -> Decision {
+        let Posted { collector, client, now, websites, .. } = self.posted;
+        if let Some(website) = website_to_look_up(&submission, self.claims.as_ref()) {
+            match websites.get(website) {
+                Some(Found::Yes(_)) => {}
+                Some(Found::No) => return Decision::Refuse(Rejection::UnknownWebsite),
+                Some(Found::Unsure) => return Decision::Refuse(Rejection::Unavailable),
+                None => {
+                    self.unknown.push(website);
+                    return Decision::Refuse(Rejection::Unavailable);
+                }
+            }
+        }
+        let source = &submission.payload.source;
+        let is_website = source.kind == SourceKind::Website;
+        let website = is_website.then(|| collector.sources.listed_website(source.id)).flatten();
+        let blocked = website.as_ref().map(|website| &website.blocked);
+        decide(&collector.rules, blocked, client, self.claims.as_ref(), submission, index, now.ms)
+    }
+
+    /// Counts a submission whose type is not known, kept or refused.
+    fn count_unknown_type(&self, parsed: &Result<Submission<'_>, SchemaError>) {
+        let unknown = match parsed {
+            Ok(submission) => submission.kept.as_ref().map(|kept| (kept.counted_as(), true)),
+            Err(error) => error.unknown_kind().map(|kind| (kind, false)),
+        };
+        if let Some((kind, is_kept)) = unknown {
+            self.posted.collector.metrics.count_unknown(kind, is_kept);
+        }
+    }
+
+    fn attempt(mut self, decisions: Vec<Decision>) -> Attempt<Accepted, Ignored> {
+        if self.unknown.is_empty() {
+            return Attempt::Decided(decisions);
+        }
+        self.unknown.sort_unstable();
+        self.unknown.dedup();
+        Attempt::Unknown(self.unknown)
+    }
+}
+
+fn answer_one(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejection> {
+    match outcomes.into_iter().next() {
+        Some(PartOutcome::Stored(accepted)) => Ok(json(StatusCode::OK, accepted.to_json())),
+        Some(PartOutcome::Answered(_)) => Ok(json(StatusCode::OK, IGNORED_JSON.to_owned())),
+        Some(PartOutcome::Refused(rejection)) => Err(rejection),
+        None => Err(Rejection::Unavailable),
+    }
+}
+
+/// If no element is in the log and a retry may help, the answer refuses the whole request. Otherwise each element has its
+/// own answer, and the client learns which ones to send again.
+fn answer_each(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejection> {
+    let is_deferred =
+        |outcome: &PartOutcome<_, _>| matches!(outcome, PartOutcome::Refused(Rejection::Unavailable));
+    let is_taken = |outcome: &PartOutcome<_, _>| !matches!(outcome, PartOutcome::Refused(_));
+    if outcomes.iter().any(is_deferred) && !outcomes.iter().any(is_taken) {
+        return Err(Rejection::Unavailable);
+    }
+    Ok(json(StatusCode::OK, batch_json(&outcomes)))
+}
