@@ -5,18 +5,18 @@ use dashi_http::answer::{self, error_json};
 use dashi_http::conditional::if_none_match;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-/// Why a request is not answered with what it asks for.
+/// The reason why a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Something in the path or the query is not what it should be; says what.
+    /// A part of the path or the query is invalid; the text names it.
     Bad(&'static str),
-    /// No key, or one that is not known.
+    /// No key, or an unknown one.
     NoKey,
     /// There is no such person or session.
     NotFound,
-    /// Only GET and HEAD.
+    /// The method is neither GET nor HEAD.
     Method,
-    /// The store does not answer, or all places are taken; the client should come back.
+    /// The store does not answer, or no slot is free; the client should ask again later.
     Unavailable,
 }
 
@@ -47,14 +47,14 @@ impl Refusal {
     }
 }
 
-/// A JSON answer. It is about people: nobody but who asked may keep it, and only to ask whether it still holds.
+/// A JSON answer. It is about people, so only the client itself may keep it, and must ask each time whether it still holds.
 pub fn json(status: StatusCode, body: String) -> Response {
     let mut response = answer::json(status, body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     response
 }
 
-/// 200 with a validator, or 304 to who has it already. `tag` is printable ASCII without quotes.
+/// 200 with a validator, or 304 to a client that has this version. `tag` is printable ASCII without quotes.
 pub fn validated(request: &HeaderMap, tag: &str, body: String) -> Response {
     let tag = format!("\"{tag}\"");
     let mut response = if if_none_match(request, &tag) == Some(true) {

@@ -1,4 +1,4 @@
-//! The endpoints' frame: who may ask, in what time, and how many at once.
+//! The frame of all endpoints: the key, the time of a request, and how many reads run at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,30 +20,30 @@ use crate::metrics::ApiMetrics;
 /// Settings of the read side.
 #[derive(Debug, Clone)]
 pub struct ApiSettings {
-    /// Who may read.
+    /// The keys that permit reading.
     pub keys: Keys,
-    /// What every path begins with, such as `/umami`; empty for nothing.
+    /// The beginning of every path, such as `/umami`; empty for none.
     pub base_path: String,
-    /// Bound of one request that is no stream, and of one read of a stream.
+    /// Longest time of a request that is no stream, and of one read of a stream.
     pub request_timeout: Duration,
-    /// What `Retry-After` says with a 503.
+    /// The value of `Retry-After` with a 503, in seconds.
     pub retry_after_s: u64,
-    /// Reads of the store at once, those of streams included; further ones wait.
+    /// Most reads of the store at once, those of streams included; further reads wait.
     pub reads_max: usize,
-    /// Open streams; more are answered 503.
+    /// Most open streams; one more is answered 503.
     pub streams_max: usize,
-    /// How often a stream that has nothing to say sends a comment.
+    /// How often a stream without changes sends a comment.
     pub stream_heartbeat: Duration,
     /// How long the reader of a stream may take for one event; then the stream ends.
     pub stream_write_timeout: Duration,
-    /// How young the last event of a session is that counts as live.
+    /// A session is live while its last event is younger than this.
     pub live: Duration,
-    /// How often streams look whether something has changed, for a store that does not tell what other processes
-    /// change; `None` for one that does.
+    /// How often streams look for changes, for a store that does not report the changes of other processes; `None` for a
+    /// store that does.
     pub look_again: Option<Duration>,
 }
 
-/// Answers who has a key. Cheap to clone.
+/// Answers requests that have a key. Cheap to clone.
 #[derive(Clone)]
 pub struct Api(pub(crate) Arc<Shared>);
 
@@ -63,7 +63,7 @@ pub(crate) struct Shared {
 }
 
 impl Api {
-    /// The read side of a store, and the task that keeps its streams told until `stop`. `draining` ends the streams.
+    /// The read side of a store, and the task that marks its streams until `stop`. `draining` ends the streams.
     pub fn new(
         store: Store,
         settings: ApiSettings,
@@ -73,7 +73,7 @@ impl Api {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let fan_out = FanOut::default();
         // From here on nothing is missed: no stream has read anything yet.
-        let telling = fan_out.clone().run(store.profile_changes(), settings.look_again, stop);
+        let marking = fan_out.clone().run(store.profile_changes(), settings.look_again, stop);
         let api = Self(Arc::new(Shared {
             streams: Arc::new(Semaphore::new(settings.streams_max)),
             reads: Semaphore::new(settings.reads_max),
@@ -85,7 +85,7 @@ impl Api {
             draining,
             failing: AtomicBool::new(false),
         }));
-        (api, telling)
+        (api, marking)
     }
 
     /// Waits until every stream has ended. To be called once they are draining and no request can come any more.
@@ -126,7 +126,7 @@ impl Api {
             .is_some_and(|value| self.0.settings.keys.authorize(value.as_bytes()))
     }
 
-    /// Reads from the store, once it is this one's turn.
+    /// Reads from the store, when its turn comes.
     pub(crate) async fn read<T>(
         &self,
         reading: impl Future<Output = Result<T, StoreError>>,
@@ -148,7 +148,7 @@ impl Api {
         }
     }
 
-    /// The same in bounded time, for who is not bounded as a whole.
+    /// The same in bounded time, for a caller whose own time has no bound.
     pub(crate) async fn read_in_time<T>(
         &self,
         reading: impl Future<Output = Result<T, StoreError>>,
@@ -159,7 +159,7 @@ impl Api {
     fn failed(&self, error: &str) {
         self.0.metrics.failed_reads.inc();
         if !self.0.failing.swap(true, Ordering::Relaxed) {
-            tracing::warn!(error, "profiles cannot be read; said once until they can");
+            tracing::warn!(error, "profiles cannot be read; logged once until they can");
         }
     }
 }

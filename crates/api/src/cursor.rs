@@ -1,21 +1,21 @@
-//! Places in lists, as clients hand them back. Clients read nothing from them.
+//! Positions in lists, as clients send them back. Clients cannot read them.
 //!
-//! A cursor holds the key of the last row that was given, and the next page begins behind that key. So rows that are
-//! added meanwhile move no others: whoever is there all the time is listed once.
+//! A cursor holds the key of the last row of a page, and the next page begins behind that key. So rows that are added
+//! meanwhile move no others: a row that exists all the time is listed once.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use uuid::Uuid;
 
-/// Longest cursor that is looked at; ours are shorter.
+/// Longest cursor that is decoded; ours are shorter.
 const CHARS_MAX: usize = 400;
 
-/// Behind this distinct id.
+/// A cursor behind this distinct id.
 pub fn of_person(distinct_id: &str) -> String {
     BASE64.encode(format!("p{distinct_id}"))
 }
 
-/// Behind what has this time and id.
+/// A cursor behind the row of this time and id.
 pub fn of_moment(list: List, (at_ms, id): (i64, Uuid)) -> String {
     BASE64.encode(format!("{}{at_ms},{id}", list.letter()))
 }
@@ -35,7 +35,7 @@ pub fn moment(list: List, cursor: &str) -> Option<(i64, Uuid)> {
 /// Lists that are ordered by time and id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum List {
-    /// A person's sessions, by when they first belonged to them.
+    /// A person's sessions, by the time when each first belonged to the person.
     Sessions,
     /// A person's events.
     Journey,
@@ -66,9 +66,9 @@ mod tests {
         for distinct_id in ["a", "ärger, 1", "", "p", "\u{1F600}".repeat(50).as_str()] {
             assert_eq!(person(&of_person(distinct_id)).as_deref(), Some(distinct_id));
         }
-        for place in [(0, Uuid::nil()), (1_795_267_812_345, Uuid::max()), (-1, Uuid::from_u128(7))] {
+        for position in [(0, Uuid::nil()), (1_795_267_812_345, Uuid::max()), (-1, Uuid::from_u128(7))] {
             for list in [List::Sessions, List::Journey] {
-                assert_eq!(moment(list, &of_moment(list, place)), Some(place));
+                assert_eq!(moment(list, &of_moment(list, position)), Some(position));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From what has changed to the streams that show it.
+//! The way from a change in the store to the streams that show it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 /// A session of a website.
 type Session = (Uuid, Uuid);
 
-/// Which streams show whom. Cheap to clone. Its lock is never held across an await.
+/// The streams, by the session and the person that each shows. Cheap to clone. Its lock is never held across an await.
 #[derive(Debug, Clone, Default)]
 pub struct FanOut(Arc<Mutex<Index>>);
 
@@ -27,7 +27,7 @@ struct Index {
     by_person: HashMap<Person, HashMap<u64, Arc<Notify>>>,
 }
 
-/// A stream's place in the index; gives it up on drop.
+/// A stream's entry in the index; removes it on drop.
 #[derive(Debug)]
 pub struct Subscription {
     fan_out: FanOut,
@@ -38,7 +38,7 @@ pub struct Subscription {
 }
 
 impl FanOut {
-    /// A place for a stream of this session.
+    /// Enters a stream of this session.
     pub fn subscribe(&self, website_id: Uuid, session_id: Uuid) -> Subscription {
         let session = (website_id, session_id);
         let dirty = Arc::new(Notify::new());
@@ -51,7 +51,7 @@ impl FanOut {
     }
 
     /// Marks the streams that may show this change.
-    pub fn tell(&self, change: &ProfileChange) {
+    pub fn mark(&self, change: &ProfileChange) {
         let index = self.lock();
         let streams = match change {
             ProfileChange::Person(person) => index.by_person.get(person),
@@ -67,8 +67,8 @@ impl FanOut {
         streams.into_iter().flat_map(HashMap::values).for_each(|dirty| dirty.notify_one());
     }
 
-    /// Passes on what the store tells until `stop`. With `every`, all streams look again that often as well: for a
-    /// store that does not tell what other processes change.
+    /// Marks streams as the store reports changes, until `stop`. With `every`, all streams are marked that often as well: for
+    /// a store that does not report the changes of other processes.
     pub async fn run(
         self,
         mut changes: Receiver<ProfileChange>,
@@ -88,7 +88,7 @@ impl FanOut {
                 () = look_again => ProfileChange::Resync,
                 change = changes.recv() => match change {
                     Ok(change) => change,
-                    // What was missed is not known, so everything may have changed.
+                    // The missed changes are not known, so everything may have changed.
                     Err(RecvError::Lagged(missed)) => {
                         tracing::debug!(missed, "changes were missed: all streams look again");
                         ProfileChange::Resync
@@ -99,7 +99,7 @@ impl FanOut {
                     }
                 },
             };
-            self.tell(&change);
+            self.mark(&change);
         }
     }
 
@@ -114,8 +114,8 @@ impl Subscription {
         self.dirty.notified().await;
     }
 
-    /// Follows this person from now on. Says whether that is another one than before: then changes may have been
-    /// missed, and what was read before is to be read again.
+    /// Follows this person from now on. Returns whether that is another person than before: then changes may have been
+    /// missed, and everything that was read before must be read again.
     pub fn follow(&mut self, person: Option<&str>) -> bool {
         if self.person.as_ref().map(|person| person.distinct_id.as_str()) == person {
             return false;
@@ -187,17 +187,17 @@ mod tests {
         for (change, marks) in
             [(person("ada"), true), (person("bob"), false), (session(2), true), (session(3), false)]
         {
-            fan_out.tell(&change);
-            fan_out.tell(&change);
+            fan_out.mark(&change);
+            fan_out.mark(&change);
             assert_eq!(is_dirty(&stream).await, marks, "{change:?}");
             assert!(!is_dirty(&stream).await, "two changes are one mark");
         }
         assert!(stream.follow(Some("bob")));
-        fan_out.tell(&person("ada"));
+        fan_out.mark(&person("ada"));
         assert!(!is_dirty(&stream).await);
-        fan_out.tell(&person("bob"));
+        fan_out.mark(&person("bob"));
         assert!(is_dirty(&stream).await);
-        fan_out.tell(&ProfileChange::Resync);
+        fan_out.mark(&ProfileChange::Resync);
         assert!(is_dirty(&stream).await);
         assert!(stream.follow(None));
         drop(stream);

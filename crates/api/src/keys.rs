@@ -1,11 +1,11 @@
-//! Who may read.
+//! The API keys, which permit reading.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// The API keys, as hashes: comparing takes the same time whatever was sent, and prints nothing.
+/// The API keys, as hashes: a comparison takes the same time for every key that is sent, and nothing prints them.
 #[derive(Clone)]
 pub struct Keys(Vec<[u8; 32]>);
 
@@ -24,7 +24,7 @@ impl Keys {
     /// Whether this is one of them.
     pub(crate) fn knows(&self, key: &[u8]) -> bool {
         let sent = hash(key);
-        // All are looked at, so that time does not tell which one came near.
+        // All are compared, so that the time does not show which key was nearly hit.
         self.0.iter().fold(subtle::Choice::from(0), |known, key| known | key.ct_eq(&sent)).into()
     }
 

@@ -2,10 +2,10 @@
 //! needs an API key. Nothing is written here.
 //!
 //! * [`Api::router`]: the endpoints
-//! * `stream`: one connection that is told of changes. It holds no queue: a change marks it, and it reads what is true
-//!   now when the last event was taken
-//! * `fan_out`: from what the store says has changed to the streams that show it
-//! * `cursor`, `keys`, `write`: places in lists, who may read, traits as JSON
+//! * `stream`: one connection that is notified of changes. It holds no queue: a change marks it, and it reads the present
+//!   state when the last event was written
+//! * `fan_out`: the way from a change in the store to the streams that show it
+//! * `cursor`, `keys`, `write`: positions in lists, API keys, traits as JSON
 
 mod answer;
 mod api;

@@ -1,4 +1,4 @@
-//! What the read side counts.
+//! The read side's metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -14,9 +14,9 @@ use prometheus_client::registry::Registry;
 pub struct ApiMetrics {
     /// Streams that are open.
     pub(crate) streams: Gauge,
-    /// Events that were handed to the readers of streams.
+    /// Events that were written to the readers of streams.
     pub(crate) events: Counter<u64, AtomicU64>,
-    /// Streams that ended because their reader did not take what was sent.
+    /// Streams that ended because their reader did not read an event in time.
     pub(crate) dropped: Counter<u64, AtomicU64>,
     /// Reads that the store did not answer, or not in time.
     pub(crate) failed_reads: Counter<u64, AtomicU64>,

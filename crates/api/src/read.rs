@@ -1,4 +1,4 @@
-//! What is true now: people, one of them, a journey, a session.
+//! The present state: people, one person, a journey, a session.
 
 use std::time::SystemTime;
 
@@ -19,14 +19,14 @@ use crate::api::Api;
 use crate::cursor::{self, List};
 use crate::write::{Object, array, type_name, value};
 
-/// Rows of a page, if the request does not say, and at most.
+/// Rows of a page if the request names no limit, and at most.
 const LIMIT: u32 = 50;
 const LIMIT_MAX: u32 = 200;
 
 /// Longest text that is searched for; no distinct id is longer.
 const QUERY_CHARS_MAX: usize = 50;
 
-/// What a page of a list is asked by.
+/// The parameters of a page of a list.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Page {
     query: String,
@@ -35,7 +35,7 @@ struct Page {
 }
 
 impl Page {
-    /// Reads a URL's query. What is not known is passed over; of two of a name the last one counts.
+    /// Reads a URL's query. Unknown parameters are ignored; of two with one name the last one counts.
     fn parse(query: Option<&str>) -> Result<Self, Refusal> {
         let mut page = Self { limit: LIMIT, ..Self::default() };
         for (name, value) in url::form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
@@ -59,12 +59,12 @@ impl Page {
         self.after.as_deref().map(|after| cursor::moment(list, after).ok_or(BAD_CURSOR)).transpose()
     }
 
-    /// One more than fits the page, which tells whether there is another page.
+    /// The number of rows to read: one more than fits the page, which shows whether there is another page.
     fn rows(&self) -> u32 {
         self.limit + 1
     }
 
-    /// Cuts the rows to the page, and gives the cursor of the next one, if there is one.
+    /// Cuts the rows to the page, and returns the cursor of the next page, if there is one.
     fn cut<T>(&self, rows: &mut Vec<T>, cursor: impl FnOnce(&T) -> String) -> Option<String> {
         let more = rows.len() > self.limit as usize;
         rows.truncate(self.limit as usize);
@@ -72,14 +72,14 @@ impl Page {
     }
 }
 
-const BAD_CURSOR: Refusal = Refusal::Bad("after must be what an earlier page gave as the next one");
+const BAD_CURSOR: Refusal = Refusal::Bad("after must be the value of next in an earlier page");
 
 /// An id in a path.
 pub fn id(text: &str) -> Result<Uuid, Refusal> {
     Uuid::try_parse(text).map_err(|_| Refusal::Bad("Invalid UUID"))
 }
 
-/// A path's parts. Not all that is percent-encoded is text.
+/// A path's parts. Percent-encoded bytes need not be text.
 pub fn parts<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Refusal> {
     path.map(|Path(parts)| parts).map_err(|_| Refusal::Bad("the path is not UTF-8"))
 }
@@ -127,8 +127,8 @@ pub async fn profile(State(api): State<Api>, path: PathOf<(String, String)>, req
         });
         let live_since_ms = now_ms().saturating_sub(api.0.settings.live.as_millis() as i64);
         let body = person_json(&profile, &sessions, next.as_deref(), live_since_ms);
-        // Sessions come, go on and end without a change of the traits, so the version alone would not tell whether
-        // what the client has still holds.
+        // Sessions begin, go on and end without a change of the traits, so the version alone would not show whether the
+        // client's copy is still valid.
         let tag = format!("{}.{}", profile.version, hash(&body));
         Ok(validated(&request.headers, &tag, body))
     };
@@ -158,7 +158,7 @@ fn person_json(
             None if settled.changed != Stamp::NEVER => {
                 deleted = deleted.json(&row.key, &since(Object::new()));
             }
-            // Nothing was ever written: all that was sent equalled what its sender had read.
+            // Nothing was ever written: every value that was sent equalled the one that its sender had read.
             None => {}
         }
     }
@@ -212,7 +212,7 @@ pub async fn journey(State(api): State<Api>, path: PathOf<(String, String)>, req
         let page = Page::parse(request.uri.query())?;
         let after = page.moment(List::Journey)?;
         let mut events = api.read(api.0.store.journey(website_id, &person, after, page.rows())).await?;
-        // A person whose events are all before the cursor is there all the same.
+        // A person may exist and have no event behind the cursor.
         if events.is_empty() && api.read(api.0.store.profile(website_id, &person)).await?.is_none() {
             return Err(Refusal::NotFound);
         }
@@ -259,7 +259,7 @@ pub async fn session(State(api): State<Api>, path: PathOf<(String, String)>, req
     api.answer(&request, work).await
 }
 
-/// What a session is effectively known by: the answer to a GET and the data of a stream's event.
+/// A session's effective traits: the answer to a GET, and the data of a stream's event.
 pub fn traits_json(session: &SessionTraits) -> String {
     let persons =
         session.traits.iter().filter_map(|row| Some((row.key.as_str(), row.settled.value.as_ref()?)));
@@ -276,7 +276,7 @@ pub fn traits_json(session: &SessionTraits) -> String {
         .end()
 }
 
-/// What is known of a session of which no event was applied yet.
+/// The traits of a session of which no event was applied yet: none.
 pub fn nothing_known(website_id: Uuid, session_id: Uuid) -> SessionTraits {
     let version = session_version(None, []);
     SessionTraits { website_id, session_id, person: None, traits: Vec::new(), own: Vec::new(), version }
@@ -287,7 +287,7 @@ fn hash(text: &str) -> String {
     Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What "live" is measured by.
+/// The wall clock, by which a session is live or not, in milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the api is an edge at which time enters")]
 fn now_ms() -> i64 {
     ms_since_1970(SystemTime::now())

@@ -1,4 +1,4 @@
-//! The paths of the read side, and what answers them.
+//! The paths of the read side, and their handlers.
 
 use axum::Router;
 use axum::extract::State;

@@ -1,8 +1,8 @@
-//! A session's effective traits as server-sent events: what is true now, and again whenever that changes.
+//! A session's effective traits as server-sent events: their present state, and again whenever it changes.
 //!
-//! Behind each stream stands a task. It holds no queue: a change marks its stream (see `fan_out`), and when the reader
-//! has taken the last event, the task reads what is true then. So a reader that is slower than the changes misses
-//! values in between and never the last one. One that takes nothing at all loses its connection.
+//! Each stream has a task. It holds no queue: a change marks its stream (see `fan_out`), and when the last event is
+//! written, the task reads the state at that time. So a reader that is slower than the changes misses values in between and
+//! never the last one. A reader that reads nothing at all loses its connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -29,13 +29,13 @@ use crate::api::Api;
 use crate::fan_out::Subscription;
 use crate::read::{id, nothing_known, parts, traits_json};
 
-/// Pause before a read that failed is tried again.
+/// Pause before a failed read is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long a reader may take for the last event of a stream that ends for its own sake or the server's.
+/// How long a reader may take for the last event of a stream that ends because the reader is slow or the server stops.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A comment: says that the stream is there, and shows whether the reader is.
+/// A comment: it shows the reader that the stream is alive, and the server whether the reader is.
 const HEARTBEAT: &[u8] = b":\n\n";
 
 /// `GET …/sessions/{sessionId}/stream`
@@ -53,7 +53,7 @@ fn start(
     path: Result<Path<(String, String)>, PathRejection>,
     request: &Parts,
 ) -> Result<Response, Refusal> {
-    // A browser's EventSource sends no headers of one's own.
+    // A browser's EventSource cannot send further headers.
     let in_query = || {
         let query = request.uri.query().unwrap_or_default();
         url::form_urlencoded::parse(query.as_bytes())
@@ -69,7 +69,7 @@ fn start(
     if api.0.draining.is_cancelled() {
         return Err(Refusal::Unavailable);
     }
-    let place = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| Refusal::Unavailable)?;
+    let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| Refusal::Unavailable)?;
     let known = request.headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let (sender, receiver) = mpsc::channel(1);
     let stream = Stream {
@@ -81,7 +81,7 @@ fn start(
         outgoing: outgoing.clone(),
         shown: known.map(str::to_owned),
         stale: true,
-        _open: Open::new(&api.0.metrics.streams, place),
+        _open: OpenStream::new(&api.0.metrics.streams, permit),
     };
     api.0.tasks.spawn(stream.run());
     let mut response = Response::new(Body::new(Events { receiver, outgoing, last: None }));
@@ -96,39 +96,39 @@ fn start(
     Ok(response)
 }
 
-/// A stream's place among those that may be open, counted while it is.
-struct Open {
+/// An open stream's slot, in the gauge while it is held.
+struct OpenStream {
     gauge: Gauge,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Open {
-    fn new(gauge: &Gauge, place: OwnedSemaphorePermit) -> Self {
+impl OpenStream {
+    fn new(gauge: &Gauge, permit: OwnedSemaphorePermit) -> Self {
         gauge.inc();
-        Self { gauge: gauge.clone(), _place: place }
+        Self { gauge: gauge.clone(), _permit: permit }
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.gauge.dec();
     }
 }
 
-/// The task behind a stream.
+/// The task of a stream.
 struct Stream {
     api: Api,
     website_id: Uuid,
     session_id: Uuid,
     subscription: Subscription,
-    /// To the answer's body. Has room whenever the last item was taken.
+    /// To the answer's body. Has room whenever the last item was written.
     sender: mpsc::Sender<Item>,
     outgoing: Outgoing,
     /// The version that the reader has.
     shown: Option<String>,
-    /// Whether something may have changed since what was read last.
+    /// Whether something may have changed since the last read.
     stale: bool,
-    _open: Open,
+    _open: OpenStream,
 }
 
 /// Why a stream ends.
@@ -148,7 +148,7 @@ impl Stream {
         let ending = tokio::select! {
             biased;
             () = draining.cancelled() => Ending::Draining,
-            ending = self.tell() => ending,
+            ending = self.send_changes() => ending,
         };
         match ending {
             Ending::Gone => return,
@@ -162,12 +162,13 @@ impl Stream {
             Ending::Draining => {}
         }
         let reason = if ending == Ending::Slow { "slow" } else { "draining" };
-        if !self.part(reason).await {
+        if !self.send_farewell(reason).await {
             self.outgoing.end();
         }
     }
 
-    async fn tell(&mut self) -> Ending {
+    /// Sends an event for each change, and heartbeats between them. Returns when the reader is gone or too slow.
+    async fn send_changes(&mut self) -> Ending {
         let every = self.api.0.settings.stream_heartbeat;
         let mut heartbeat = tokio::time::interval_at(Instant::now() + every, every);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -189,7 +190,7 @@ impl Stream {
         }
     }
 
-    /// The next event; none when it is time for a sign of life.
+    /// The next event; `None` when a heartbeat is due.
     async fn next(&mut self, heartbeat: &mut Interval) -> Option<String> {
         tokio::select! {
             event = self.change() => Some(event),
@@ -197,7 +198,7 @@ impl Stream {
         }
     }
 
-    /// Waits until the traits are others than the reader has. May be broken off and called again.
+    /// Waits until the traits differ from those that the reader has. May be cancelled and called again.
     async fn change(&mut self) -> String {
         loop {
             if !self.stale {
@@ -222,25 +223,26 @@ impl Stream {
         }
     }
 
-    /// Sends, and waits until it is taken.
+    /// Sends bytes, and waits until they are written.
     async fn deliver(&self, bytes: Bytes) -> Result<(), Ending> {
-        let (receipt, taken) = oneshot::channel();
+        let (receipt, written) = oneshot::channel();
         self.sender.try_send(Item { bytes, receipt, is_last: false }).map_err(|_| Ending::Gone)?;
-        match tokio::time::timeout(self.api.0.settings.stream_write_timeout, taken).await {
+        match tokio::time::timeout(self.api.0.settings.stream_write_timeout, written).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(Ending::Gone),
             Err(_) => Err(Ending::Slow),
         }
     }
 
-    /// Tries to tell the reader that it has to ask again, and to end the answer in order. Says whether all was taken.
-    async fn part(&self, reason: &str) -> bool {
-        let (receipt, taken) = oneshot::channel();
+    /// Tries to notify the reader that it has to ask again, and to end the answer in order. Returns whether all of it was
+    /// written.
+    async fn send_farewell(&self, reason: &str) -> bool {
+        let (receipt, written) = oneshot::channel();
         let bytes = event(None, "resync", &format!(r#"{{"reason":"{reason}"}}"#)).into();
-        let parting = async {
-            self.sender.send(Item { bytes, receipt, is_last: true }).await.is_ok() && taken.await.is_ok()
+        let sending = async {
+            self.sender.send(Item { bytes, receipt, is_last: true }).await.is_ok() && written.await.is_ok()
         };
-        tokio::time::timeout(FAREWELL, parting).await.unwrap_or(false)
+        tokio::time::timeout(FAREWELL, sending).await.unwrap_or(false)
     }
 }
 
@@ -263,7 +265,7 @@ fn event(id: Option<&str>, name: &str, data: &str) -> String {
 /// A part of the answer.
 struct Item {
     bytes: Bytes,
-    /// Sent when the operating system has taken it; of the last one, when it has taken the answer's end as well.
+    /// Sent when the operating system has accepted it; for the last part, when it has accepted the answer's end as well.
     receipt: oneshot::Sender<()>,
     is_last: bool,
 }
@@ -272,7 +274,7 @@ struct Item {
 struct Events {
     receiver: mpsc::Receiver<Item>,
     outgoing: Outgoing,
-    /// The receipt of the last item, which was yielded.
+    /// The receipt of the last item, once that was yielded.
     last: Option<oneshot::Sender<()>>,
 }
 

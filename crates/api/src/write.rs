@@ -5,7 +5,7 @@ use dashi_domain::flatten::DataType;
 use dashi_domain::json;
 use dashi_domain::rows::DataValue;
 
-/// A JSON object in the making. Names are not looked at: each may come once.
+/// A JSON object that is being written. Names are not compared: each may come once.
 #[derive(Debug)]
 pub struct Object(String);
 
@@ -72,7 +72,7 @@ fn text(value: &str) -> String {
 
 /// A trait's value as JSON: text, number, boolean, date as ISO text, array, null.
 ///
-/// What a column did not hold whole is given as the text that it holds: an array whose text was cut to 500
+/// A value that its column does not hold whole is given as the text that it holds: an array whose text was cut to 500
 /// characters, a number that is infinite to JavaScript.
 pub fn value(value: &DataValue) -> String {
     let stored = value.string_value.as_deref().unwrap_or_default();
@@ -99,7 +99,7 @@ pub fn value(value: &DataValue) -> String {
     }
 }
 
-/// What a value is called: that of `null` is `null`, though it is stored as an array.
+/// The name of a value's type. That of `null` is `null`, though it is stored as an array.
 pub fn type_name(value: &DataValue) -> &'static str {
     match value.data_type {
         DataType::String => "string",

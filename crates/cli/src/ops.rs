@@ -1,4 +1,4 @@
-//! What operators and orchestrators ask: /health/live, /health/ready, /metrics.
+//! The endpoints of operators and orchestrators: /health/live, /health/ready, /metrics.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,34 +18,34 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::sync::watch;
 
-/// How long an answer to "ready?" is good for, and how long one check may take: probes give up after a second.
+/// How long an answer of readiness is given again, and how long one check may take: probes give up after a second.
 const FRESH: Duration = Duration::from_millis(500);
 const CHECK: Duration = Duration::from_millis(700);
 
-/// How long a check may take that readiness does not depend on: a database that is away is not to hold up the answer
-/// of a collector until whoever asks takes it for dead.
+/// How long a check may take on which readiness does not depend: a database that is away must not delay the answer of a
+/// collector until the prober takes it for dead.
 const ASIDE: Duration = Duration::from_millis(500);
 
 /// The paths of operators; a name in braces stands for a segment.
 pub const PATHS: [&str; 2] = ["/health/{check}", "/metrics"];
 
-/// What readiness depends on. A process that collects is ready when it can accept durably now; one that only
-/// projects, when log and store answer.
+/// The parts on which readiness depends. A process that collects is ready when it can make an event durable now; a process
+/// that only projects, when log and store answer.
 pub struct Ops {
     pub log: EventLog,
     pub store: Store,
-    /// Those of a collector.
+    /// The list of websites of a collector.
     pub sources: Option<SourceRegistry>,
-    /// Those of a collector.
+    /// The session ids of a collector.
     pub ids: Option<SessionIds>,
-    /// Where the projector stands, if there is one here.
+    /// The projector, if this process has one.
     pub projector: Option<ProjectorReadiness>,
     pub draining: tokio_util::sync::CancellationToken,
     pub registry: Registry,
     pub probes: Probes,
 }
 
-/// The last answer to "ready?", and the checks under way.
+/// The last answer of readiness, and the checks that run.
 #[derive(Default)]
 pub struct Probes {
     checked: Mutex<Option<(Instant, Readiness)>>,
@@ -53,9 +53,9 @@ pub struct Probes {
     store: Probe,
 }
 
-/// What readiness has to know of a projector.
+/// The part of readiness that depends on a projector.
 pub struct ProjectorReadiness {
-    /// Where it stands.
+    /// The states of the projector and its partitions.
     pub progress: Progress,
     /// How long the store may work on one call for a partition.
     pub call_max: Duration,
@@ -63,15 +63,15 @@ pub struct ProjectorReadiness {
     pub failed_partition_unready: bool,
 }
 
-/// Partitions that an answer names, at most.
+/// Most partitions that an answer names.
 const STUCK_MAX: usize = 100;
 
-/// One answer to "ready?".
+/// One answer of readiness.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     ready: bool,
     checks: serde_json::Map<String, serde_json::Value>,
-    /// Of the partitions of this process, those that do not move.
+    /// The partitions of this process that do not move.
     stuck: Vec<Stuck>,
 }
 
@@ -109,7 +109,7 @@ impl Ops {
         );
         readiness.note("event_log", log, true);
         if let EventLog::Kafka(_) = &self.log {
-            // A collector goes on under the new topic: what it accepts there is durable. A projector does not.
+            // A collector goes on under the new topic: events that it accepts there are durable. A projector does not.
             readiness.note("topic", crate::topic::readiness(&self.log), needs_store);
         }
         if let Some(sources) = &self.sources {
@@ -140,8 +140,8 @@ impl Readiness {
         self.checks.insert(check.to_owned(), json!(outcome.err().unwrap_or_else(|| "ok".to_owned())));
     }
 
-    /// A process that only projects needs its projector; whether it needs each partition, the settings say. A partition
-    /// that waits for a server is that server's to speak of.
+    /// A process that only projects needs its projector; the settings decide whether it needs each partition. A partition
+    /// that waits for a server does not make the process unready: the check of that server does.
     fn note_projector(&mut self, projector: &ProjectorReadiness, is_needed: bool) {
         let (state, partitions) = (projector.progress.projector(), projector.progress.partitions());
         match state {
@@ -192,19 +192,19 @@ impl Readiness {
     }
 }
 
-/// A question that is asked once at a time, however many want to know, and that nobody waits for longer than a bound: one
-/// that hangs is left to itself, and not asked again before it has ended.
+/// A check that runs once at a time, however many requests need it, and for which nobody waits longer than a bound: a check
+/// that hangs is left running, and no other one begins before it has ended.
 #[derive(Default)]
-pub struct Probe(Mutex<Option<Asked>>);
+pub struct Probe(Mutex<Option<Running>>);
 
-/// Where the answer to a question will be.
-type Asked = watch::Receiver<Option<Result<(), String>>>;
+/// Holds the result of a check once there is one.
+type Running = watch::Receiver<Option<Result<(), String>>>;
 
 impl Probe {
     async fn ask<E: std::error::Error + Send + 'static>(
         &self,
         limit: Duration,
-        question: impl Future<Output = Result<(), E>> + Send + 'static,
+        check: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> Result<(), String> {
         let mut answer = {
             let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,7 +212,7 @@ impl Probe {
                 Some(answer) if answer.borrow().is_none() && answer.has_changed().is_ok() => answer.clone(),
                 _ => {
                     let (sender, receiver) = watch::channel(None);
-                    tokio::spawn(async move { sender.send_replace(Some(question.await.map_err(told))) });
+                    tokio::spawn(async move { sender.send_replace(Some(check.await.map_err(with_cause))) });
                     asked.insert(receiver).clone()
                 }
             }
@@ -225,7 +225,8 @@ impl Probe {
     }
 }
 
-fn told(error: impl std::error::Error) -> String {
+/// An error and its cause.
+fn with_cause(error: impl std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 

@@ -1,4 +1,4 @@
-//! What clients read: Umami's envelopes to the letter, less its leak of exceptions.
+//! The answers that clients read: Umami's envelopes to the letter, but without its leak of exceptions.
 
 use axum::response::Response;
 use dashi_domain::json::write_string;
@@ -17,7 +17,7 @@ pub const RECORD_BYTES_MAX: usize = 1_000_000;
 /// Why an event was not taken.
 #[derive(Debug)]
 pub enum Rejection {
-    /// The body is not what the endpoint takes.
+    /// The body does not have the endpoint's schema.
     Schema(SchemaError),
     /// There is no such website.
     UnknownWebsite,
@@ -36,23 +36,23 @@ pub enum Rejection {
     TooLarge,
     /// The batch has more elements than we take.
     TooMany {
-        /// So many may be.
+        /// The most that it may have.
         max: usize,
     },
     /// The body did not arrive in time.
     TooSlow,
-    /// What came is not what HTTP calls a body.
+    /// The bytes of the body are not valid HTTP.
     Malformed,
     /// The client went away before its request was whole. Nobody reads the answer.
     ClientGone,
     /// There is no link or pixel of this name.
     NoSuchSlug,
-    /// It cannot be made durable now; the client should come back.
+    /// It cannot be made durable now; the client should send it again later.
     Unavailable,
 }
 
 impl Rejection {
-    /// The status it is answered with.
+    /// The status of the answer.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::Schema(_)
@@ -98,7 +98,7 @@ impl Rejection {
         error_json(self.status(), message, code)
     }
 
-    /// Under which name it is counted.
+    /// The name under which it is counted.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Schema(_) => "invalid",
@@ -122,7 +122,7 @@ impl Rejection {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
         }
         if matches!(self, Self::TooLarge | Self::TooSlow | Self::Malformed | Self::ClientGone) {
-            // What may be left of the body is not read, so the connection cannot serve another request.
+            // The rest of the body is not read, so the connection cannot serve another request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -157,17 +157,17 @@ impl Accepted {
     }
 }
 
-/// A visitor who is not wanted: answered 200 without a token, and nothing is stored.
+/// A visitor who is ignored: the answer is 200 without a token, and nothing is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ignored {
     /// A bot.
     Bot,
-    /// One whose address the website blocks. Answered like a bot, so that nobody notices, as Umami does
-    /// (docs/umami-contract.md §7.6).
+    /// A visitor whose address the website blocks. As in Umami, the answer is that to a bot, so that the visitor does not
+    /// notice (docs/umami-contract.md §7.6).
     BlockedByWebsite,
 }
 
-/// The whole body of the answer to whom is ignored.
+/// The whole body of the answer to an ignored visitor.
 pub const IGNORED_JSON: &str = r#"{"beep":"boop"}"#;
 
 impl Counted for Ignored {
@@ -184,9 +184,9 @@ impl Counted for Ignored {
 pub enum Unstored {
     /// It held no event.
     Empty,
-    /// The website does not want it.
+    /// The website has turned it off.
     Disabled(Disabled),
-    /// It came from somebody who is not wanted.
+    /// Its visitor is ignored.
     Ignored(Ignored),
 }
 
@@ -216,10 +216,10 @@ impl Counted for Unstored {
     }
 }
 
-/// What a website has turned off.
+/// A feature of recorders that a website has turned off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Disabled {
-    /// All that a recorder sends.
+    /// The recorder as a whole.
     Recorder,
     /// Recordings.
     Recordings,
@@ -238,8 +238,8 @@ impl Disabled {
     }
 }
 
-/// The answer to `/api/batch`: how many, how many failed and why, and the first token. The first 100 failures are spelled
-/// out, the others counted in `detailsOmitted`, a key that Umami does not have.
+/// The answer to `/api/batch`: the number of elements, how many of them failed and why, and the first token. The first 100
+/// failures are spelled out; the others are counted in `detailsOmitted`, a key that Umami does not have.
 pub fn batch_json(outcomes: &[PartOutcome<Accepted, Ignored>]) -> String {
     let rejected = outcomes.iter().enumerate().filter_map(|(index, outcome)| match outcome {
         PartOutcome::Refused(rejection) => Some((index, rejection)),
@@ -251,8 +251,8 @@ pub fn batch_json(outcomes: &[PartOutcome<Accepted, Ignored>]) -> String {
         outcomes.len(),
         outcomes.len() - errors
     );
-    for (place, (index, rejection)) in rejected.take(BATCH_ERRORS_MAX).enumerate() {
-        if place > 0 {
+    for (position, (index, rejection)) in rejected.take(BATCH_ERRORS_MAX).enumerate() {
+        if position > 0 {
             out.push(',');
         }
         out.push_str(&format!(r#"{{"index":{index},"response":{}}}"#, rejection.to_json()));

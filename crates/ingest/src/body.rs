@@ -1,4 +1,4 @@
-//! Reading request bodies within bounds: each body has one, all bodies of a client have one, and all bodies together.
+//! Reading request bodies within bounds: one for each body, one for all large bodies of a client, one for all bodies.
 
 use std::error::Error;
 use std::io;
@@ -15,8 +15,8 @@ use crate::origin::{Origin, OriginLimits, OriginShare};
 /// One permit stands for this many bytes.
 const BYTES_PER_PERMIT: usize = 1_024;
 
-/// Up to this a body is an ordinary event's. A quarter of the budget is kept for such bodies, and they are charged to no
-/// client, so that large ones cannot shut them out.
+/// Up to this size a body is an ordinary event's. A quarter of the budget is kept for such bodies, and they are charged to
+/// no client, so that large bodies cannot shut them out.
 const ORDINARY_BYTES: usize = 64 * 1_024;
 
 /// The memory that bodies may take.
@@ -26,9 +26,9 @@ pub struct BodyBudget {
     bytes_max: usize,
     /// Of all bodies that are being read or worked on.
     permits: Arc<Semaphore>,
-    /// What large bodies leave free.
+    /// Permits that large bodies must leave free.
     reserve: usize,
-    /// What the large bodies of each client hold, and those that come from each address.
+    /// How much the large bodies of one client, and those from one address, may hold.
     limits: Arc<OriginLimits>,
 }
 
@@ -40,7 +40,7 @@ pub struct BudgetedBody {
     share: Share,
 }
 
-/// A part of the budget. It outlives the body while the record made of it waits to be appended: then that one takes
+/// A part of the budget. It outlives the body while the record made of it waits to be appended: by then the record takes
 /// the memory.
 #[derive(Debug, Default)]
 pub struct Share {
@@ -49,15 +49,15 @@ pub struct Share {
 }
 
 impl BudgetedBody {
-    /// Lets go of the bytes, but not of the budget.
+    /// Drops the bytes and keeps the part of the budget.
     pub fn into_share(self) -> Share {
         self.share
     }
 }
 
 impl BodyBudget {
-    /// A budget of `bytes_max` per body and `bytes_total_max` in all, of which a client has a quarter at most, and all that
-    /// come from one address a half; or what each client needs for one body.
+    /// A budget of `bytes_max` per body and `bytes_total_max` in all. The large bodies of one client have a quarter of it at
+    /// most, and those from one address a half; the budget is at least so large that a quarter holds one body.
     pub fn new(bytes_max: usize, bytes_total_max: usize) -> Self {
         let least = bytes_max.max(ORDINARY_BYTES).next_multiple_of(BYTES_PER_PERMIT).saturating_mul(4);
         let permits = (bytes_total_max.max(least) / BYTES_PER_PERMIT).clamp(4, Semaphore::MAX_PERMITS);
@@ -73,8 +73,8 @@ impl BodyBudget {
     ///
     /// # Errors
     /// [`Rejection::TooLarge`] past the bound of one body, [`Rejection::Unavailable`] past that of the client or of all,
-    /// [`Rejection::Malformed`] if it is not what HTTP calls a body, [`Rejection::ClientGone`] if the client goes away
-    /// in the middle.
+    /// [`Rejection::Malformed`] if its bytes are not valid HTTP, [`Rejection::ClientGone`] if the client goes away in the
+    /// middle.
     pub async fn read(&self, mut body: Body, origin: Origin) -> Result<BudgetedBody, Rejection> {
         let too_large = |bytes: u64| bytes > self.bytes_max as u64;
         if too_large(body.size_hint().lower()) {
@@ -93,7 +93,7 @@ impl BodyBudget {
                 return Err(Rejection::TooLarge);
             }
             self.charge(&mut share, bytes, origin)?;
-            // Nearly every body is one chunk, which then needs no copy.
+            // Nearly every body comes in one piece, which then needs no copy.
             if first.is_empty() && all.is_empty() {
                 first = chunk;
             } else {
@@ -107,7 +107,7 @@ impl BodyBudget {
         Ok(BudgetedBody { bytes, share })
     }
 
-    /// Makes a share large enough for a body that has come to so many bytes.
+    /// Enlarges a share for a body of which so many bytes have arrived.
     fn charge(&self, share: &mut Share, bytes: usize, origin: Origin) -> Result<(), Rejection> {
         let held = share.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = bytes.div_ceil(BYTES_PER_PERMIT).saturating_sub(held);
@@ -139,7 +139,7 @@ impl BodyBudget {
     }
 }
 
-/// Why a body did not come to its end: bytes that are no HTTP, or a client that is not there any more.
+/// The reason why a body did not come to its end: bytes that are no HTTP, or a client that is gone.
 fn failure(error: &axum::Error) -> Rejection {
     let mut source: Option<&(dyn Error + 'static)> = Some(error);
     while let Some(error) = source {
@@ -154,8 +154,8 @@ fn failure(error: &axum::Error) -> Rejection {
     Rejection::ClientGone
 }
 
-/// Reads so many bytes more at most and keeps nothing. A client that still sends when its connection is closed may lose
-/// the answer; this way only one whose body is more than twice as large as it may be does.
+/// Reads so many more bytes at most and keeps nothing. A client that still sends when its connection is closed may lose
+/// the answer; so only a client whose body is more than twice as large as it may be loses it.
 async fn discard(mut body: Body, bytes: usize) {
     let mut left = bytes;
     while let Some(Ok(frame)) = body.frame().await {

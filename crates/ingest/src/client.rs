@@ -1,4 +1,4 @@
-//! Who sent a request, as its connection and headers tell it: worked out once, also for a whole batch.
+//! The client of a request, by its connection and headers: determined once, also for a whole batch.
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -14,12 +14,11 @@ pub struct Client {
     pub address: String,
     /// The `User-Agent` header, its bytes read as Latin-1, as Umami's server does.
     pub user_agent: Option<String>,
-    /// What a proxy's headers say, if they say anything; only for clients whose address does not come from the
-    /// payload.
+    /// The location that a proxy's headers name, if they do; used only if the payload names no address.
     pub location: Option<Location>,
     /// The token of an earlier answer.
     pub token: Option<String>,
-    /// `Idempotency-Key`: names the request, for clients that cannot name each event.
+    /// `Idempotency-Key`: the request's name, from clients that cannot name each event.
     pub idempotency_key: Option<String>,
 }
 
@@ -30,7 +29,7 @@ pub struct ClientRules {
     pub address_header: Option<String>,
     /// Whether proxies' location headers are ignored.
     pub skip_location_headers: bool,
-    /// Whose headers are believed at all.
+    /// The proxies whose headers are believed at all.
     pub trusted_proxies: TrustedProxies,
 }
 
@@ -39,9 +38,9 @@ impl Client {
     pub fn read(headers: &HeaderMap, peer: IpAddr, rules: &ClientRules) -> Self {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         let trusted = rules.trusted_proxies.trusts(peer);
-        let told = |name: &str| if trusted { text(name) } else { None };
-        let address = client_address(told, rules.address_header.as_deref(), peer);
-        let location = if rules.skip_location_headers || !trusted || place(&address).is_none() {
+        let by_proxy = |name: &str| if trusted { text(name) } else { None };
+        let address = client_address(by_proxy, rules.address_header.as_deref(), peer);
+        let location = if rules.skip_location_headers || !trusted || locatable(&address).is_none() {
             None
         } else {
             from_headers(|name| headers.get(name).map(|value| value.as_bytes()))
@@ -56,20 +55,20 @@ impl Client {
     }
 }
 
-/// The host that a client asked for, with its port: what a believed proxy says, else the `Host` header.
+/// The host that a client asked for, with its port: the one that a trusted proxy names, else the `Host` header.
 pub fn public_host<'h>(headers: &'h HeaderMap, peer: IpAddr, rules: &ClientRules) -> Option<&'h str> {
     let host = |name: &str| {
         let first = headers.get(name)?.to_str().ok()?.split(',').next()?.trim();
         let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
         (!first.is_empty() && first.bytes().all(is_host)).then_some(first)
     };
-    let told = if rules.trusted_proxies.trusts(peer) { host("x-forwarded-host") } else { None };
-    told.or_else(|| host("host"))
+    let by_proxy = if rules.trusted_proxies.trusts(peer) { host("x-forwarded-host") } else { None };
+    by_proxy.or_else(|| host("host"))
 }
 
-/// The address to look up, if this text may be anywhere at all: local addresses, and texts that are none, are
-/// nowhere.
-pub fn place(address: &str) -> Option<IpAddr> {
+/// The address to look up, if this text has a location at all: a local address has none, nor has a text that is no
+/// address.
+pub fn locatable(address: &str) -> Option<IpAddr> {
     parse_lenient(address).map(|address| address.ip).filter(|ip| !is_local(ip))
 }
 
@@ -80,7 +79,7 @@ fn latin1(bytes: &[u8]) -> String {
     }
 }
 
-/// The agent an event counts for: the payload's, if it has one that is not empty, else the header's.
+/// The agent of an event: the payload's, if it has one that is not empty, else the header's.
 pub fn effective<'a>(payload: Option<&'a str>, header: Option<&'a str>) -> Option<Cow<'a, str>> {
     payload.filter(|text| !text.is_empty()).or(header).map(Cow::Borrowed)
 }

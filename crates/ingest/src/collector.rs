@@ -1,4 +1,5 @@
-//! The collector: what its handlers share. [`crate::routes`] has the paths, [`crate::endpoint`] the way of a request.
+//! The collector: the parts that its handlers share. [`crate::routes`] has the paths, [`crate::endpoint`] the way of a
+//! request.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -33,7 +34,7 @@ use crate::source_registry::SourceRegistry;
 pub struct CollectorSettings {
     /// How ids are computed.
     pub ids: SessionIds,
-    /// Whether texts longer than their columns are accepted also by versions of Umami that refuse them.
+    /// Whether texts longer than their columns are accepted also where the rules of Umami's version refuse them.
     pub cut_long_fields: bool,
     /// The key that signs tokens: the ids' secret.
     pub secret: Secret,

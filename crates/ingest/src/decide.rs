@@ -1,4 +1,4 @@
-//! What becomes of one submission: its circumstances in, an outcome out. No I/O, no clock, no look-up.
+//! The decision on one submission: its circumstances in, a decision out. No I/O, no clock, no look-up.
 
 use std::borrow::Cow;
 
@@ -13,27 +13,27 @@ use dashi_event_log::NewRecord;
 use uuid::Uuid;
 
 use crate::answer::{Accepted, Ignored, Rejection};
-use crate::client::{Client, effective, place};
+use crate::client::{Client, effective, locatable};
 use crate::frame;
 use crate::rules::Rules;
 
-/// A website that must be known before the submission can be decided, or `None` if nothing has to be looked up:
-/// links and pixels are not, nor is a website that a token of ours vouches for.
+/// The website that must be known before the submission can be decided, or `None` if nothing has to be looked up: links
+/// and pixels are not looked up, nor is a website for which a token of ours vouches.
 pub fn website_to_look_up(submission: &Submission<'_>, claims: Option<&TokenClaims>) -> Option<Uuid> {
     let source = &submission.payload.source;
     (source.kind == SourceKind::Website && !claims.is_some_and(|claims| names(claims, source.id)))
         .then_some(source.id)
 }
 
-/// Whether a token is about this website. One of another website is no token: Umami trusts it and files the
-/// event under a website that was never looked up.
+/// Whether a token names this website. A token of another website counts as none: Umami trusts it and stores the event
+/// under a website that was never looked up.
 fn names(claims: &TokenClaims, website: Uuid) -> bool {
     claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
 }
 
 /// Decides: a record to append and the answer to give once it is durable, or an answer alone. `blocked` are the addresses
-/// that the submission's website does not want, beside those of all; `index` is the place of the submission in its
-/// batch, if it came in one.
+/// that the submission's website blocks, beside those that the operator blocks; `index` is the position of the submission
+/// in its batch, if it came in one.
 pub fn decide(
     rules: &Rules,
     blocked: Option<&BlockedAddresses>,
@@ -108,23 +108,23 @@ pub fn turned_away(
     blocked.is_some_and(|list| list.contains(address)).then_some(Ok(Ignored::BlockedByWebsite))
 }
 
-/// Where the client is: by a proxy's headers, unless the payload names the address, else by the location database.
+/// The client's location: by a proxy's headers, unless the payload names the address; else by the location database.
 fn location(rules: &Rules, client: &Client, own_address: Option<&str>) -> Location {
     match (own_address, &client.location) {
         (None, Some(location)) => location.clone(),
         _ => {
-            // An address that the payload names may carry a port, which a look-up does without.
+            // An address that the payload names may have a port, which is not looked up.
             let address = own_address.map_or(Cow::Borrowed(client.address.as_str()), strip_port);
-            place(&address).map(|ip| rules.geo.locate(&ip)).unwrap_or_default()
+            locatable(&address).map(|ip| rules.geo.locate(&ip)).unwrap_or_default()
         }
     }
 }
 
-/// The client's own id of the event makes the event's, so that a copy sent again is the same event. Without one the
-/// event is new.
+/// The id of the event. It is derived from the client's own id of the event, if there is one, so that a copy that is sent
+/// again is the same event. Without one the event is new.
 fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) -> Uuid {
     let source = submission.payload.source.id;
-    // A name of its own, so that it cannot be a copy of an event of a known type.
+    // An event of an unknown type has ids of its own, so that it cannot be a copy of an event of a known type.
     let kept = submission.kept.as_ref().map_or_else(String::new, |kept| format!("kept:{}:", kept.kind));
     match (&submission.payload.message_id, &client.idempotency_key, index) {
         (Some(id), ..) => named_event_id(source, &format!("{kept}{}", message_name(id))),
@@ -133,7 +133,8 @@ fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) 
     }
 }
 
-/// A token without a website (Umami issues none for websites, but accepts it) is used for the claims it has.
+/// Whether a token may be used for this website: it names it, or no website at all. (Umami issues no such token for a
+/// website, but accepts it, and uses the claims that it has.)
 pub fn names_or_silent(claims: &TokenClaims, website: Uuid) -> bool {
     claims.website_id.is_none() || names(claims, website)
 }
@@ -281,7 +282,7 @@ mod tests {
         for source in ["link", "pixel"] {
             assert_eq!(recorded("identify", &format!(r#""{source}":"{SOURCE}","id":"ada""#)).1, None);
         }
-        // Of what the payload says about address, agent and time, as for the session.
+        // Address, agent and time of the payload count for the device as for the session.
         for own in [r#""ip":"198.51.100.9""#, r#""userAgent":"other""#, r#""timestamp":1700000000"#] {
             let there = recorded("event", &format!("{website},{own}")).0;
             assert_ne!(there, anonymous.0, "{own}");

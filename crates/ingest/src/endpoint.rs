@@ -18,7 +18,7 @@ use crate::websites::Websites;
 
 /// An endpoint that takes a body. `S` answers a part that was stored, `A` one of which nothing is stored.
 pub(crate) struct Endpoint<S, A> {
-    /// What its outcomes are counted as.
+    /// The kind with which its outcomes are counted.
     pub(crate) subject: Subject,
     /// A body of more bytes is large: it is worked on where other requests do not wait for it.
     pub(crate) large_bytes: usize,
@@ -31,7 +31,7 @@ pub(crate) struct Endpoint<S, A> {
 type Decide<S, A> = fn(&Posted<'_>) -> Result<Attempt<S, A>, Rejection>;
 type Respond<S, A> = fn(Outcomes<S, A>) -> Result<Response, Rejection>;
 
-/// A posted request that has arrived, and what is known when it is decided.
+/// A posted request that has arrived, with everything that its decision uses.
 pub(crate) struct Posted<'r> {
     pub(crate) collector: &'r Collector,
     pub(crate) client: &'r Client,
@@ -50,8 +50,7 @@ pub(crate) enum Attempt<S, A> {
 }
 
 impl<S: Send + 'static, A: Counted + Send + 'static> Endpoint<S, A> {
-    /// Takes a request: a slot and its head, its body, a decision on each part, the append of what is to be stored, and
-    /// the answer. [`Frame::answer`](crate::frame::Frame::answer) bounds its time, counts its outcomes, and finishes an
+    /// Takes a request: its head and a slot, its body, a decision on each part, the append of its records, and the answer. [`Frame::answer`](crate::frame::Frame::answer) bounds its time, counts its outcomes, and finishes an
     /// append whose client is gone.
     pub(crate) async fn take(&self, collector: Arc<Collector>, request: Request<Body>) -> Response {
         let Admitted { client, origin, frame } = match collector.admit(self.subject, &request) {

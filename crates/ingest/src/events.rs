@@ -57,7 +57,7 @@ fn decide_each(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Reject
                 Ok(submission) => deciding.decide(submission, Some(index)),
                 Err(error) => {
                     invalid += 1;
-                    // The answer spells out no more of them.
+                    // The answer spells out the reasons of no more elements than that.
                     let error = if invalid > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
                     Decision::Refuse(Rejection::Schema(error))
                 }

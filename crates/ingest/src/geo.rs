@@ -1,4 +1,4 @@
-//! Where an address is, by a file in MaxMind's format, reloaded when it changes.
+//! The locations of addresses, by a file in MaxMind's format that is loaded again when it changes.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use maxminddb::Reader;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-/// How often the file is looked at: its length and time of change, unless they differ.
+/// How often the file's length and time of change are compared with those of the loaded version.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks addresses up. Without a file, or with one that cannot be read, nobody is anywhere. Cheap to clone.
+/// Looks addresses up. Without a file, or with one that cannot be read, every location is unknown. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct GeoDatabase(Option<Arc<Shared>>);
 
@@ -22,10 +22,10 @@ struct Shared {
     reader: RwLock<Option<Reader<Vec<u8>>>>,
 }
 
-/// What of a record is looked at; files have more, and may lack any of it.
+/// The members of a file's record that are read; a record has more, and may lack any of these.
 #[derive(Deserialize, Default)]
 #[serde(default)]
-struct Place<'a> {
+struct GeoRecord<'a> {
     #[serde(borrow)]
     country: Coded<'a>,
     #[serde(borrow)]
@@ -55,14 +55,14 @@ struct Names<'a> {
     en: Option<&'a str>,
 }
 
-/// What tells one version of the file from another.
+/// Time of change and length of the file: they distinguish its versions. `None` if the file cannot be read.
 type Version = Option<(SystemTime, u64)>;
 
 impl GeoDatabase {
-    /// Reads the file. One that is not there, or is none, is told of once and looked for again.
+    /// Reads the file. If it is missing, or is no location database, that is logged once, and the keeper tries it again.
     pub fn open(path: PathBuf) -> (Self, GeoKeeper) {
         let shared = Arc::new(Shared { path, reader: RwLock::new(None) });
-        let mut keeper = GeoKeeper { shared: Arc::clone(&shared), seen: None, told: false };
+        let mut keeper = GeoKeeper { shared: Arc::clone(&shared), seen: None, logged: false };
         keeper.look();
         (Self(Some(shared)), keeper)
     }
@@ -72,15 +72,15 @@ impl GeoDatabase {
         let Some(shared) = &self.0 else { return Location::default() };
         let reader = shared.reader.read().unwrap_or_else(PoisonError::into_inner);
         let Some(reader) = &*reader else { return Location::default() };
-        match reader.lookup(*address).and_then(|found| found.decode::<Place<'_>>()) {
-            Ok(Some(place)) => Location::from_parts(
-                place.country.iso_code.or(place.registered_country.iso_code),
-                place.subdivisions.first().and_then(|subdivision| subdivision.iso_code),
-                place.city.names.en,
+        match reader.lookup(*address).and_then(|found| found.decode::<GeoRecord<'_>>()) {
+            Ok(Some(record)) => Location::from_parts(
+                record.country.iso_code.or(record.registered_country.iso_code),
+                record.subdivisions.first().and_then(|subdivision| subdivision.iso_code),
+                record.city.names.en,
             ),
             Ok(None) => Location::default(),
             Err(error) => {
-                // An IPv6 address in a file of IPv4 ones, or a damaged record: it is nowhere.
+                // An IPv6 address in a file of IPv4 addresses, or a damaged record: the location is unknown.
                 tracing::debug!(error = %error, "the location database has no answer");
                 Location::default()
             }
@@ -91,13 +91,14 @@ impl GeoDatabase {
 /// Keeps a [`GeoDatabase`] current. One task of [`GeoKeeper::keep`] must run.
 pub struct GeoKeeper {
     shared: Arc<Shared>,
-    /// The version that was read last, well or not.
+    /// The version that was read last, with or without success.
     seen: Version,
-    told: bool,
+    /// Whether the present failure was logged.
+    logged: bool,
 }
 
 impl GeoKeeper {
-    /// Looks at the file now and then until `stop`.
+    /// Checks the file at intervals until `stop`.
     pub async fn keep(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -111,14 +112,14 @@ impl GeoKeeper {
             match looked.await {
                 Ok(keeper) => self = keeper,
                 Err(error) => {
-                    tracing::error!(error = %error, "the location database is no longer looked at");
+                    tracing::error!(error = %error, "the location database is no longer checked for changes");
                     return;
                 }
             }
         }
     }
 
-    /// Loads the file if it has changed. One that cannot be read leaves the last good one in place.
+    /// Loads the file if it has changed. If it cannot be read, the last good version stays in use.
     fn look(&mut self) {
         let path = &self.shared.path;
         let version = version(path);
@@ -132,10 +133,10 @@ impl GeoKeeper {
                     path = %path.display(), kind = reader.metadata().database_type, "loaded the location database"
                 );
                 *self.shared.reader.write().unwrap_or_else(PoisonError::into_inner) = Some(reader);
-                self.told = false;
+                self.logged = false;
             }
-            Err(error) if !self.told => {
-                self.told = true;
+            Err(error) if !self.logged => {
+                self.logged = true;
                 let instead = match *self.shared.reader.read().unwrap_or_else(PoisonError::into_inner) {
                     Some(_) => "its last good version stays in use",
                     None => "events get a location from proxies' headers only",

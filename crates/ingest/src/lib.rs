@@ -3,10 +3,10 @@
 //! and pixels. README.md draws the way of a request.
 //!
 //! * [`Collector::router`]: the endpoints (`routes`). `endpoint` is the way of a request with a body; `events`, `recorder`
-//!   and `visit` decide and answer what is posted or visited, `script` serves the tracker
+//!   and `visit` decide and answer posts and visits, `script` serves the tracker
 //! * `frame`: a request's slot, time and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, a decision out; no I/O
-//! * `rules`, `limits`: what is the same for every request
+//! * `rules`, `limits`: the settings that hold for every request
 
 mod answer;
 mod append;

@@ -14,7 +14,7 @@ use crate::slots::Slots;
 /// A body above this is large, unless its endpoint has another limit.
 pub(crate) const LARGE_BODY_BYTES: usize = 64 * 1024;
 
-/// Above this, a body is parsed alone: one of ten megabytes of `0,` makes a tree of some hundred megabytes.
+/// Above this, a body is parsed alone: a body of ten megabytes of `0,` makes a tree of some hundred megabytes.
 const HUGE_BODY_BYTES: usize = 1024 * 1024;
 
 /// The limits of a collector.
@@ -23,7 +23,7 @@ pub struct Limits {
     pub slots: Slots,
     /// The memory of bodies.
     pub bodies: BodyBudget,
-    /// How requests are assigned to clients and to addresses, none of which may take everything.
+    /// Assigns requests to clients and to addresses, none of which may take everything.
     pub origins: Origins,
     /// The time of one request.
     pub deadlines: Deadlines,

@@ -1,4 +1,4 @@
-//! What the collector counts.
+//! The collector's metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -10,12 +10,12 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-/// What the outcomes of a request are counted as.
+/// The kind of requests that an outcome is counted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subject {
     /// Events: requests, or elements of a batch.
     Events,
-    /// Chunks of recordings.
+    /// Chunks of recordings, and heatmap posts.
     Chunks,
 }
 
@@ -72,7 +72,7 @@ impl IngestMetrics {
             chunks: register(
                 registry,
                 "dashi_ingest_recording_chunks",
-                "What recorders sent, chunks of recordings and heatmap posts, by outcome",
+                "Chunks of recordings and heatmap posts that recorders sent, by outcome",
             ),
             unknown_types: register(
                 registry,

@@ -1,11 +1,11 @@
-//! Where requests come from, and what one client or one address may have of what all share.
+//! The origins of requests, and the limits of one client or one address on things that all share.
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where a request comes from: the client's address, which a proxy may have named, and that of the connection, each as a
+/// The origin of a request: the client's address, which a proxy may have named, and that of the connection, each as a
 /// bucket that it shares with others by chance.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {

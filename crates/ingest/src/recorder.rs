@@ -1,4 +1,4 @@
-//! What a recorder in a page asks for and sends: its settings, chunks of recordings, and heatmaps.
+//! The endpoints of a recorder in a page: it asks for its settings, and sends chunks of recordings, and heatmaps.
 //! Source of the rules: docs/umami-contract.md §14.
 
 use std::collections::HashMap;
@@ -66,14 +66,15 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
     };
     let website = match websites.get(website_id) {
         None => return Ok(Attempt::Unknown(vec![website_id])),
-        // Umami compares no token with the website before 3.3, so one of any website fills the recordings of all others.
+        // Before 3.3, Umami does not compare a token with the website, so that a token of any website can write into the
+        // recordings of all others.
         Some(Found::Yes(_)) if !names_or_silent(&claims, website_id) => return Err(Rejection::BadToken),
         Some(Found::Yes(website)) => website,
         Some(Found::No) => return Err(Rejection::UnknownWebsite),
         Some(Found::Unsure) => return Err(Rejection::Unavailable),
     };
     let disabled = disabled(&website.recorder, is_heatmap);
-    // Since the recorder has a configuration, only its main switch is looked at before bots and addresses.
+    // Since the recorder has a configuration, only its main switch is checked before bots and addresses.
     let is_main = disabled == Some(Disabled::Recorder);
     if let Some(disabled) =
         disabled.filter(|_| is_main || website.recorder.rules != RecorderRules::Configured)
@@ -89,9 +90,9 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
     if let Some(disabled) = disabled {
         return answer(refuse(collector, website_id, disabled, now));
     }
-    let what = if is_heatmap { "heatmap" } else { "recording" };
+    let kind = if is_heatmap { "heatmap" } else { "recording" };
     let record_id = match &client.idempotency_key {
-        Some(key) => named_event_id(website_id, &format!("{what}:{key}")),
+        Some(key) => named_event_id(website_id, &format!("{kind}:{key}")),
         None => Uuid::now_v7(),
     };
     let value = match submission {
@@ -108,7 +109,7 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
     Ok(Attempt::Decided(vec![Decision::Append(NewRecord { session_id, value }, ())]))
 }
 
-/// What a website has turned off that this would need.
+/// The feature that this needs and that the website has turned off, if there is one.
 fn disabled(recorder: &Recorder, is_heatmap: bool) -> Option<Disabled> {
     if recorder.rules == RecorderRules::Configured && !recorder.enabled {
         return Some(Disabled::Recorder);
@@ -125,8 +126,8 @@ fn refuse(collector: &Collector, website_id: Uuid, disabled: Disabled, now: Now)
     if let Some(refused) = collector.refusals.count(website_id, disabled, now.instant) {
         tracing::info!(
             website = %website_id, reason = disabled.reason(), refused,
-            "what the website's recorder sends is refused, for the website has that turned off: turn it on, or take the \
-             recorder out of its pages"
+            "the website's recorder is refused, because the website has turned that off: turn it on, or take the recorder out of \
+             its pages"
         );
     }
     Unstored::Disabled(disabled)
@@ -137,14 +138,14 @@ fn refuse(collector: &Collector, website_id: Uuid, disabled: Disabled, now: Now)
 pub struct Refusals(Mutex<HashMap<(Uuid, Disabled), (Instant, u64)>>);
 
 impl Refusals {
-    /// How often one website and reason is logged at most.
+    /// Least time between two log lines of one website and reason.
     const INTERVAL: Duration = Duration::from_secs(600);
 
-    /// Websites and reasons that are remembered; past that nothing new is logged until an interval is over.
+    /// Most websites and reasons that are remembered; past that nothing new is logged until an interval is over.
     const REMEMBERED_MAX: usize = 1_000;
 
-    /// Counts a refusal; gives the number of those since the last that was logged, this one included, if it is to be
-    /// logged.
+    /// Counts a refusal. If it is to be logged, returns the number of refusals since the last one that was logged, this
+    /// one included.
     fn count(&self, website_id: Uuid, disabled: Disabled, now: Instant) -> Option<u64> {
         let mut logged = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |at: Instant| now.saturating_duration_since(at) >= Self::INTERVAL;
@@ -167,8 +168,9 @@ impl Refusals {
     }
 }
 
-/// `GET /api/websites/{id}/recorder`: the settings that Umami's recorder, from 3.2 on, asks for before it begins. An
-/// unknown website is answered like one that has it turned off, as by Umami; an id that is none is not found.
+/// `GET /api/websites/{id}/recorder`: the settings for which Umami's recorder, from 3.2 on, asks before it begins. As in
+/// Umami, an unknown website has the answer of a website whose recorder is turned off; a path segment that is no id is not
+/// found.
 pub async fn recorder(
     State(collector): State<Arc<Collector>>,
     id: Result<Path<String>, PathRejection>,

@@ -1,4 +1,4 @@
-//! The collector's paths, their methods, and what answers them.
+//! The collector's paths, their methods and handlers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::collector::{Collector, CollectorSettings};
 use crate::script::{ScriptFile, vitals_path};
 use crate::{events, recorder, visit};
 
-/// The path that events are posted to.
+/// The path to which events are posted.
 pub const SEND_PATH: &str = "/api/send";
 
 /// The path of the tracker script.

@@ -13,7 +13,7 @@ use crate::session_ids::SessionIds;
 pub struct Rules {
     /// How ids are computed, and by which version's rules requests are checked.
     pub ids: SessionIds,
-    /// Whether texts longer than their columns are accepted also by versions of Umami that refuse them.
+    /// Whether texts longer than their columns are accepted also where the rules of Umami's version refuse them.
     pub cut_long_fields: bool,
     /// Whether submissions of unknown types are kept in the log; else they are refused.
     pub keep_unknown_types: bool,

@@ -22,14 +22,14 @@ const SCRIPT: &str = include_str!("../../../tracker/dist/script.js");
 /// The second file, which the first one loads on pages that ask for web vitals. Built from `tracker/src` as well.
 const VITALS: &str = include_str!("../../../tracker/dist/script-vitals.js");
 
-/// What is served as the tracker script.
+/// Settings of the tracker script.
 #[derive(Debug, Clone)]
 pub struct ScriptSettings {
-    /// Where events are posted, in place of `/api/send`.
+    /// The path to which events are posted, in place of `/api/send`.
     pub send_path: Option<String>,
-    /// The host that events are posted to where the page's tag names none; without it, the script's own.
+    /// The host to which events are posted if the page's tag names none; without it, the script's own host.
     pub collect_host: Option<String>,
-    /// Another address to load the script from: requests are sent there.
+    /// Another address of the script, to which requests are redirected.
     pub url: Option<String>,
     /// When the script was made, for `Last-Modified`.
     pub modified: SystemTime,
@@ -50,7 +50,7 @@ pub struct Script {
     modified: SystemTime,
 }
 
-/// Which of the two files a request is for.
+/// One of the two files.
 #[derive(Debug, Clone, Copy)]
 pub enum ScriptFile {
     Tracker,
@@ -70,7 +70,7 @@ impl Script {
     pub fn new(settings: &ScriptSettings) -> Self {
         let mut text = String::new();
         if let Some(host) = &settings.collect_host {
-            // In words that every browser of the script knows, and harmless where there is no tag.
+            // In syntax that every browser of the script knows, and without effect where there is no tag.
             text.push_str("(s=>{if(s)s.dataset.hostUrl=s.dataset.hostUrl||");
             json::write_string(host, &mut text);
             text.push_str("})(document.currentScript);\n");
@@ -250,7 +250,7 @@ mod tests {
                 script.respond(ScriptFile::Tracker, &request(&[(header::ACCEPT_ENCODING, encoding)]));
             assert_eq!(answer.headers().contains_key(header::CONTENT_ENCODING), compressed, "{encoding}");
         }
-        // 3 KB is what a page is asked to load; the figure is the tracker's own promise.
+        // The tracker's own promise is that a page loads at most 3 KB.
         assert!(script.tracker.compressed.len() <= 3_072, "{}", script.tracker.compressed.len());
     }
 }

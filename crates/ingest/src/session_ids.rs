@@ -1,30 +1,30 @@
-//! How a collector computes ids and checks requests, from when that is known.
+//! How a collector computes session ids, and by which version's rules it checks requests, once that is known.
 
 use std::sync::{Arc, OnceLock};
 
 use dashi_domain::ids::{IdRules, IdentifiedSessions};
 use dashi_domain::umami::Release;
 
-/// The id rules of a collector. What a distinct id does to a session may have to be read from the database first; until
-/// then there are no rules for visitors who have one, and so no id is ever computed by two formulas in one process.
+/// The id rules of a collector. Whether a distinct id changes the session may have to be read from the database first; until
+/// then there are no rules for visitors with a distinct id, so that no id is ever computed by two formulas in one process.
 /// Cheap to clone; all clones are decided together.
 #[derive(Debug, Clone)]
 pub struct SessionIds {
-    /// Those of visitors without a distinct id, whom the decision does not concern.
+    /// The rules for visitors without a distinct id; the decision does not change them.
     anonymous: IdRules,
     decided: Arc<OnceLock<IdRules>>,
-    /// Whose rules requests are checked by.
+    /// The version of Umami by whose rules requests are checked.
     release: Arc<OnceLock<Release>>,
 }
 
 impl SessionIds {
-    /// Nothing is known of identified visitors yet; what `rules` say of them is not used.
+    /// The rules for identified visitors are not decided yet; those of `rules` are not used.
     pub fn undecided(rules: IdRules) -> Self {
         let anonymous = IdRules { identified: IdentifiedSessions::Shared, ..rules };
         Self { anonymous, decided: Arc::default(), release: Arc::default() }
     }
 
-    /// The rules hold for all visitors.
+    /// The rules for all visitors are decided.
     pub fn decided(rules: IdRules) -> Self {
         let identified = rules.identified;
         let ids = Self::undecided(rules);
@@ -32,14 +32,13 @@ impl SessionIds {
         ids
     }
 
-    /// Settles it for the rest of the process: what comes after the first decision changes nothing.
+    /// Decides the rules for identified visitors for the rest of the process; later calls change nothing.
     pub fn decide(&self, identified: IdentifiedSessions) {
         self.decided.get_or_init(|| IdRules { identified, ..self.anonymous.clone() });
     }
 
-    /// Settles by whose rules requests are checked for the rest of the process: what comes after the first changes
-    /// nothing.
-    pub fn know(&self, release: Release) {
+    /// Decides by which version's rules requests are checked for the rest of the process; later calls change nothing.
+    pub fn decide_release(&self, release: Release) {
         self.release.get_or_init(|| release);
     }
 
@@ -48,12 +47,12 @@ impl SessionIds {
         self.release.get().copied()
     }
 
-    /// Whether there are rules for everybody.
+    /// Whether there are rules for all visitors.
     pub fn is_decided(&self) -> bool {
         self.decided.get().is_some()
     }
 
-    /// The rules for a visitor; none as long as they depend on what is not known yet: try again later.
+    /// The rules for a visitor; `None` as long as they are not decided: try again later.
     pub fn rules(&self, distinct_id: Option<&str>) -> Option<&IdRules> {
         let is_anonymous = distinct_id.is_none_or(str::is_empty);
         self.decided.get().or(is_anonymous.then_some(&self.anonymous))

@@ -1,6 +1,6 @@
-//! What takes events: websites, links and pixels, kept in memory, so that they outlive the database's outages.
+//! The sources of events: websites, links and pixels, kept in memory, so that they outlive the database's outages.
 //!
-//! The lists are read again at intervals, and once more (for all who ask together) when a request names something
+//! The lists are read again at intervals, and once more (for all waiting requests together) when a request names a source
 //! that is not on them. So a new website is found at once, and a flood of unknown ids costs a few reads a second.
 
 use std::collections::HashMap;
@@ -17,9 +17,9 @@ use uuid::Uuid;
 /// How the lists are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct SourceRegistrySettings {
-    /// How often they are read again when nobody asks.
+    /// How often they are read again when no request needs it.
     pub refresh: Duration,
-    /// How long something that was not on them is taken to be absent without reading them again.
+    /// How long a source that was not on them is taken to be absent without reading them again.
     pub recheck: Duration,
 }
 
@@ -29,13 +29,13 @@ const SPACING: Duration = Duration::from_millis(100);
 /// How long a request waits for a read.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Names remembered as absent; past that the memory starts anew.
+/// Most names that are remembered as absent; past that all of them are forgotten.
 const ABSENT_MAX: usize = 10_000;
 
 /// No slug is longer: the width of its column.
 const SLUG_CHARS_MAX: usize = 100;
 
-/// What is known of a source.
+/// The result of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Found<T> {
     /// It takes events.
@@ -49,18 +49,18 @@ pub enum Found<T> {
 /// A website that takes events.
 #[derive(Debug, Clone)]
 pub struct Website {
-    /// What it takes of a recorder.
+    /// The settings of its recorder.
     pub recorder: Recorder,
-    /// Addresses whose visits it does not want.
+    /// Addresses whose visits it ignores.
     pub blocked: BlockedAddresses,
 }
 
-/// A link that leads somewhere.
+/// A link and its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkTarget {
-    /// What its events are filed under.
+    /// The source of its events.
     pub id: Uuid,
-    /// Where it leads, as a URL parser writes it, with the campaign's parameters; `None` if that is no URL.
+    /// The URL of its target, as a URL parser writes it, with the campaign's parameters; `None` if the target is no URL.
     pub location: Option<String>,
     /// Campaign parameters of its visits, by name.
     pub campaign: Vec<(&'static str, String)>,
@@ -75,7 +75,7 @@ impl LinkTarget {
     }
 }
 
-/// What a request names.
+/// A source as a request names it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Name {
     Website(Uuid),
@@ -114,7 +114,8 @@ impl Lists {
     }
 }
 
-/// See the module's text. Cheap to clone.
+/// The lists of websites, links and pixels, kept in memory and read again at intervals, and when a request names a source
+/// that is not on them. Cheap to clone.
 #[derive(Clone)]
 pub struct SourceRegistry(Arc<Shared>);
 
@@ -176,14 +177,14 @@ impl SourceRegistry {
         }
     }
 
-    /// Whether the lists were ever read: before that, nothing unknown can be told from something new.
+    /// Whether the lists were ever read: before that, an unknown source may only be missing in memory.
     pub fn is_loaded(&self) -> bool {
         self.0.read.borrow().is_some_and(|(_, succeeded)| succeeded) || !self.lists().websites.is_empty()
     }
 
-    /// A website. Waits for a read of the lists if it is not on them, for a bounded time, as the others do. A read that
-    /// began after `asked`, the moment of the request, tells all that it can be told: so the unknown websites of a whole
-    /// batch wait for one read.
+    /// A website. If it is not on the list, this waits a bounded time for a read of the lists, as do the other look-ups. A
+    /// read that began after `asked`, the moment of the request, is recent enough: so the unknown websites of a whole batch
+    /// wait for one read.
     pub async fn website(&self, id: Uuid, asked: Instant) -> Found<Arc<Website>> {
         self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).cloned()).await
     }
@@ -193,12 +194,12 @@ impl SourceRegistry {
         self.known(&Name::Website(id), |lists| lists.websites.get(&id).cloned())
     }
 
-    /// A website as the lists have it at this moment, if they do.
+    /// A website, if it is on the list at this moment.
     pub(crate) fn listed_website(&self, id: Uuid) -> Option<Arc<Website>> {
         self.lists().websites.get(&id).cloned()
     }
 
-    /// Whose rules of recorders hold, as far as the lists tell.
+    /// The rules of the store's recorders, by the last read of the lists.
     pub(crate) fn recorder_rules(&self) -> RecorderRules {
         self.lists().recorder_rules
     }
@@ -234,8 +235,8 @@ impl SourceRegistry {
             return known;
         }
         let mut read = self.0.read.subscribe();
-        let is_told = read.borrow().is_some_and(|(began, succeeded)| began >= asked && succeeded);
-        if !is_told {
+        let is_recent = read.borrow().is_some_and(|(began, succeeded)| began >= asked && succeeded);
+        if !is_recent {
             self.0.wanted.notify_one();
         }
         let waited = tokio::time::timeout(
@@ -277,7 +278,7 @@ impl SourceRegistry {
     }
 }
 
-/// Says of each website's list what is no address in it, when that is news.
+/// Logs entries of each website's list that are no address, when they are new.
 fn warn_of_bad_addresses(before: &Lists, now: &Lists) {
     for (id, website) in &now.websites {
         let bad = website.blocked.unparsable();

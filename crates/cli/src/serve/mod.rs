@@ -100,7 +100,7 @@ pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Resul
     Ok(exit)
 }
 
-/// What all roles work with.
+/// The parts that all roles use.
 struct Base<'s> {
     settings: &'s Settings,
     roles: Roles,

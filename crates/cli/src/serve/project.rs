@@ -73,7 +73,7 @@ impl Projecting {
         self.failed.cancelled().await;
     }
 
-    /// What readiness has to know.
+    /// The projector's part of readiness.
     pub fn readiness(&self, settings: &Settings) -> ProjectorReadiness {
         ProjectorReadiness {
             progress: self.progress.clone(),

@@ -163,7 +163,7 @@ impl Deciding {
         );
         self.release.get_or_init(|| in_force.release);
         if let Some(ids) = &self.ids {
-            ids.know(in_force.release);
+            ids.decide_release(in_force.release);
         }
     }
 
