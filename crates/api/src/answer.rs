@@ -47,7 +47,8 @@ impl Refusal {
     }
 }
 
-/// A JSON answer. It is about people, so only the client itself may keep it, and must ask each time whether it still holds.
+/// A JSON answer. It is about people, so only the client itself may keep it, and must ask each time whether it still
+/// holds.
 pub fn json(status: StatusCode, body: String) -> Response {
     let mut response = answer::json(status, body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));

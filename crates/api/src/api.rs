@@ -38,8 +38,8 @@ pub struct ApiSettings {
     pub stream_write_timeout: Duration,
     /// A session is live while its last event is younger than this.
     pub live: Duration,
-    /// How often streams look for changes, for a store that does not report the changes of other processes; `None` for a
-    /// store that does.
+    /// How often streams look for changes, for a store that does not report the changes of other processes; `None` for
+    /// a store that does.
     pub look_again: Option<Duration>,
 }
 

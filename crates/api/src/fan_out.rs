@@ -67,8 +67,8 @@ impl FanOut {
         streams.into_iter().flat_map(HashMap::values).for_each(|dirty| dirty.notify_one());
     }
 
-    /// Marks streams as the store reports changes, until `stop`. With `every`, all streams are marked that often as well: for
-    /// a store that does not report the changes of other processes.
+    /// Marks streams as the store reports changes, until `stop`. With `every`, all streams are marked that often as
+    /// well: for a store that does not report the changes of other processes.
     pub async fn run(
         self,
         mut changes: Receiver<ProfileChange>,

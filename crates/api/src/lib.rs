@@ -2,8 +2,8 @@
 //! needs an API key. Nothing is written here.
 //!
 //! * [`Api::router`]: the endpoints
-//! * `stream`: one connection that is notified of changes. It holds no queue: a change marks it, and it reads the present
-//!   state when the last event was written
+//! * `stream`: one connection that is notified of changes. It holds no queue: a change marks it, and it reads the
+//!   present state when the last event was written
 //! * `fan_out`: the way from a change in the store to the streams that show it
 //! * `cursor`, `keys`, `write`: positions in lists, API keys, traits as JSON
 

@@ -1,8 +1,8 @@
 //! A session's effective traits as server-sent events: their present state, and again whenever it changes.
 //!
 //! Each stream has a task. It holds no queue: a change marks its stream (see `fan_out`), and when the last event is
-//! written, the task reads the state at that time. So a reader that is slower than the changes misses values in between and
-//! never the last one. A reader that reads nothing at all loses its connection.
+//! written, the task reads the state at that time. So a reader that is slower than the changes misses values in between
+//! and never the last one. A reader that reads nothing at all loses its connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -234,8 +234,8 @@ impl Stream {
         }
     }
 
-    /// Tries to notify the reader that it has to ask again, and to end the answer in order. Returns whether all of it was
-    /// written.
+    /// Tries to notify the reader that it has to ask again, and to end the answer in order. Returns whether all of it
+    /// was written.
     async fn send_farewell(&self, reason: &str) -> bool {
         let (receipt, written) = oneshot::channel();
         let bytes = event(None, "resync", &format!(r#"{{"reason":"{reason}"}}"#)).into();
@@ -265,7 +265,8 @@ fn event(id: Option<&str>, name: &str, data: &str) -> String {
 /// A part of the answer.
 struct Item {
     bytes: Bytes,
-    /// Sent when the operating system has accepted it; for the last part, when it has accepted the answer's end as well.
+    /// Sent when the operating system has accepted it; for the last part, when it has accepted the answer's end as
+    /// well.
     receipt: oneshot::Sender<()>,
     is_last: bool,
 }

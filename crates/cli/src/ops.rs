@@ -29,8 +29,8 @@ const ASIDE: Duration = Duration::from_millis(500);
 /// The paths of operators; a name in braces stands for a segment.
 pub const PATHS: [&str; 2] = ["/health/{check}", "/metrics"];
 
-/// The parts on which readiness depends. A process that collects is ready when it can make an event durable now; a process
-/// that only projects, when log and store answer.
+/// The parts on which readiness depends. A process that collects is ready when it can make an event durable now; a
+/// process that only projects, when log and store answer.
 pub struct Ops {
     pub log: EventLog,
     pub store: Store,
@@ -140,8 +140,8 @@ impl Readiness {
         self.checks.insert(check.to_owned(), json!(outcome.err().unwrap_or_else(|| "ok".to_owned())));
     }
 
-    /// A process that only projects needs its projector; the settings decide whether it needs each partition. A partition
-    /// that waits for a server does not make the process unready: the check of that server does.
+    /// A process that only projects needs its projector; the settings decide whether it needs each partition. A
+    /// partition that waits for a server does not make the process unready: the check of that server does.
     fn note_projector(&mut self, projector: &ProjectorReadiness, is_needed: bool) {
         let (state, partitions) = (projector.progress.projector(), projector.progress.partitions());
         match state {
@@ -192,8 +192,8 @@ impl Readiness {
     }
 }
 
-/// A check that runs once at a time, however many requests need it, and for which nobody waits longer than a bound: a check
-/// that hangs is left running, and no other one begins before it has ended.
+/// A check that runs once at a time, however many requests need it, and for which nobody waits longer than a bound: a
+/// check that hangs is left running, and no other one begins before it has ended.
 #[derive(Default)]
 pub struct Probe(Mutex<Option<Running>>);
 

@@ -11,11 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 /// A connection, among every request's extensions. Cheap to clone.
 ///
-/// HTTP does not report whether the other end accepts the bytes it is sent: bytes wait in the server's buffers, and while
-/// they do, the body of an answer that is a stream is not polled. So a stream asks here whether its bytes were written,
-/// and closes the connection of a client that does not read.
+/// HTTP does not report whether the other end accepts the bytes it is sent: bytes wait in the server's buffers, and
+/// while they do, the body of an answer that is a stream is not polled. So a stream asks here whether its bytes were
+/// written, and closes the connection of a client that does not read.
 ///
-/// Bytes are *written* when the operating system has accepted them; while it accepts no more, the connection is *blocked*.
+/// Bytes are *written* when the operating system has accepted them; while it accepts no more, the connection is
+/// *blocked*.
 #[derive(Clone)]
 pub struct Outgoing(Arc<State>);
 
@@ -85,8 +86,8 @@ impl Default for Outgoing {
 /// For answers, and whoever waits for a client.
 impl Outgoing {
     /// Sends `receipt` when everything buffered on this connection is written, including the frame that is being
-    /// yielded: call it from the body's `poll_frame`. The receipt is dropped if the connection ends before. A connection
-    /// holds one receipt; a newer one replaces an older one, which is dropped.
+    /// yielded: call it from the body's `poll_frame`. The receipt is dropped if the connection ends before. A
+    /// connection holds one receipt; a newer one replaces an older one, which is dropped.
     pub fn when_written(&self, receipt: oneshot::Sender<()>) {
         *self.0.receipt.lock().unwrap_or_else(PoisonError::into_inner) = Some(receipt);
         self.0.has_receipt.store(true, Ordering::Release);

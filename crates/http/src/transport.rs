@@ -84,8 +84,8 @@ impl Transport {
         }
     }
 
-    /// The operating system accepts no more bytes. Pending within the bounds on time and on waiting bytes, an error past
-    /// them.
+    /// The operating system accepts no more bytes. Pending within the bounds on time and on waiting bytes, an error
+    /// past them.
     fn blocked<R>(&mut self, context: &mut Context<'_>) -> Poll<io::Result<R>> {
         let waiting = self.outgoing.blocks();
         let more = waiting.saturating_sub(self.charged);

@@ -162,8 +162,8 @@ impl Accepted {
 pub enum Ignored {
     /// A bot.
     Bot,
-    /// A visitor whose address the website blocks. As in Umami, the answer is that to a bot, so that the visitor does not
-    /// notice (docs/umami-contract.md §7.6).
+    /// A visitor whose address the website blocks. As in Umami, the answer is that to a bot, so that the visitor does
+    /// not notice (docs/umami-contract.md §7.6).
     BlockedByWebsite,
 }
 
@@ -238,8 +238,8 @@ impl Disabled {
     }
 }
 
-/// The answer to `/api/batch`: the number of elements, how many of them failed and why, and the first token. The first 100
-/// failures are spelled out; the others are counted in `detailsOmitted`, a key that Umami does not have.
+/// The answer to `/api/batch`: the number of elements, how many of them failed and why, and the first token. The first
+/// 100 failures are spelled out; the others are counted in `detailsOmitted`, a key that Umami does not have.
 pub fn batch_json(outcomes: &[PartOutcome<Accepted, Ignored>]) -> String {
     let rejected = outcomes.iter().enumerate().filter_map(|(index, outcome)| match outcome {
         PartOutcome::Refused(rejection) => Some((index, rejection)),

@@ -15,8 +15,8 @@ use crate::origin::{Origin, OriginLimits, OriginShare};
 /// One permit stands for this many bytes.
 const BYTES_PER_PERMIT: usize = 1_024;
 
-/// Up to this size a body is an ordinary event's. A quarter of the budget is kept for such bodies, and they are charged to
-/// no client, so that large bodies cannot shut them out.
+/// Up to this size a body is an ordinary event's. A quarter of the budget is kept for such bodies, and they are charged
+/// to no client, so that large bodies cannot shut them out.
 const ORDINARY_BYTES: usize = 64 * 1_024;
 
 /// The memory that bodies may take.
@@ -40,8 +40,8 @@ pub struct BudgetedBody {
     share: Share,
 }
 
-/// A part of the budget. It outlives the body while the record made of it waits to be appended: by then the record takes
-/// the memory.
+/// A part of the budget. It outlives the body while the record made of it waits to be appended: by then the record
+/// takes the memory.
 #[derive(Debug, Default)]
 pub struct Share {
     permit: Option<OwnedSemaphorePermit>,
@@ -56,8 +56,8 @@ impl BudgetedBody {
 }
 
 impl BodyBudget {
-    /// A budget of `bytes_max` per body and `bytes_total_max` in all. The large bodies of one client have a quarter of it at
-    /// most, and those from one address a half; the budget is at least so large that a quarter holds one body.
+    /// A budget of `bytes_max` per body and `bytes_total_max` in all. The large bodies of one client have a quarter of
+    /// it at most, and those from one address a half; the budget is at least so large that a quarter holds one body.
     pub fn new(bytes_max: usize, bytes_total_max: usize) -> Self {
         let least = bytes_max.max(ORDINARY_BYTES).next_multiple_of(BYTES_PER_PERMIT).saturating_mul(4);
         let permits = (bytes_total_max.max(least) / BYTES_PER_PERMIT).clamp(4, Semaphore::MAX_PERMITS);
@@ -72,9 +72,9 @@ impl BodyBudget {
     /// Reads a client's body to its end.
     ///
     /// # Errors
-    /// [`Rejection::TooLarge`] past the bound of one body, [`Rejection::Unavailable`] past that of the client or of all,
-    /// [`Rejection::Malformed`] if its bytes are not valid HTTP, [`Rejection::ClientGone`] if the client goes away in the
-    /// middle.
+    /// [`Rejection::TooLarge`] past the bound of one body, [`Rejection::Unavailable`] past that of the client or of
+    /// all, [`Rejection::Malformed`] if its bytes are not valid HTTP, [`Rejection::ClientGone`] if the client goes away
+    /// in the middle.
     pub async fn read(&self, mut body: Body, origin: Origin) -> Result<BudgetedBody, Rejection> {
         let too_large = |bytes: u64| bytes > self.bytes_max as u64;
         if too_large(body.size_hint().lower()) {

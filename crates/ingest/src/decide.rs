@@ -31,9 +31,9 @@ fn names(claims: &TokenClaims, website: Uuid) -> bool {
     claims.website_id.as_deref().and_then(|id| Uuid::try_parse(id).ok()) == Some(website)
 }
 
-/// Decides: a record to append and the answer to give once it is durable, or an answer alone. `blocked` are the addresses
-/// that the submission's website blocks, beside those that the operator blocks; `index` is the position of the submission
-/// in its batch, if it came in one.
+/// Decides: a record to append and the answer to give once it is durable, or an answer alone. `blocked` are the
+/// addresses that the submission's website blocks, beside those that the operator blocks; `index` is the position of
+/// the submission in its batch, if it came in one.
 pub fn decide(
     rules: &Rules,
     blocked: Option<&BlockedAddresses>,
@@ -91,8 +91,8 @@ pub fn decide(
     Decision::Append(NewRecord { session_id, value: event.encode() }, accepted)
 }
 
-/// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere. An address that the
-/// operator blocks is refused; one that the website blocks is ignored.
+/// The answer to a bot, or to a blocked address: in this order, so a bot is answered 200 from anywhere. An address that
+/// the operator blocks is refused; one that the website blocks is ignored.
 pub fn turned_away(
     rules: &Rules,
     blocked: Option<&BlockedAddresses>,
@@ -120,8 +120,8 @@ fn location(rules: &Rules, client: &Client, own_address: Option<&str>) -> Locati
     }
 }
 
-/// The id of the event. It is derived from the client's own id of the event, if there is one, so that a copy that is sent
-/// again is the same event. Without one the event is new.
+/// The id of the event. It is derived from the client's own id of the event, if there is one, so that a copy that is
+/// sent again is the same event. Without one the event is new.
 fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) -> Uuid {
     let source = submission.payload.source.id;
     // An event of an unknown type has ids of its own, so that it cannot be a copy of an event of a known type.

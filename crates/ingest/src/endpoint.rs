@@ -50,7 +50,8 @@ pub(crate) enum Attempt<S, A> {
 }
 
 impl<S: Send + 'static, A: Counted + Send + 'static> Endpoint<S, A> {
-    /// Takes a request: its head and a slot, its body, a decision on each part, the append of its records, and the answer. [`Frame::answer`](crate::frame::Frame::answer) bounds its time, counts its outcomes, and finishes an
+    /// Takes a request: its head and a slot, its body, a decision on each part, the append of its records, and the
+    /// answer. [`Frame::answer`](crate::frame::Frame::answer) bounds its time, counts its outcomes, and finishes an
     /// append whose client is gone.
     pub(crate) async fn take(&self, collector: Arc<Collector>, request: Request<Body>) -> Response {
         let Admitted { client, origin, frame } = match collector.admit(self.subject, &request) {
@@ -66,8 +67,8 @@ impl<S: Send + 'static, A: Counted + Send + 'static> Endpoint<S, A> {
             .await
     }
 
-    /// Decides a body: at once, or once more when the websites that it names and that are not on the list were looked up.
-    /// No parsed body is kept while the list is read.
+    /// Decides a body: at once, or once more when the websites that it names and that are not on the list were looked
+    /// up. No parsed body is kept while the list is read.
     async fn decisions(
         &self,
         collector: &Collector,

@@ -134,8 +134,8 @@ fn answer_one(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejecti
     }
 }
 
-/// If no element is in the log and a retry may help, the answer refuses the whole request. Otherwise each element has its
-/// own answer, and the client learns which ones to send again.
+/// If no element is in the log and a retry may help, the answer refuses the whole request. Otherwise each element has
+/// its own answer, and the client learns which ones to send again.
 fn answer_each(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejection> {
     let is_deferred =
         |outcome: &PartOutcome<_, _>| matches!(outcome, PartOutcome::Refused(Rejection::Unavailable));

@@ -1,9 +1,9 @@
-//! One request's frame: its slot, its time and its outcome, each held by a guard that works when the future is dropped, as
-//! it is when the client hangs up.
+//! One request's frame: its slot, its time and its outcome, each held by a guard that works when the future is dropped,
+//! as it is when the client hangs up.
 //!
-//! A request has two halves. Until it is decided, it matters to its client alone: if the client goes away, it is counted as
-//! `client_gone` and forgotten. Once there is something to append, it is finished and counted whether or not somebody
-//! still waits for the answer ([`Finishing`]).
+//! A request has two halves. Until it is decided, it matters to its client alone: if the client goes away, it is
+//! counted as `client_gone` and forgotten. Once there is something to append, it is finished and counted whether or not
+//! somebody still waits for the answer ([`Finishing`]).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -72,8 +72,8 @@ impl Frame {
         Self { collector, subject, outgoing, began: Instant::now(), counted: false, _slot: slot }
     }
 
-    /// Answers a request: `prepare` reads and decides it, and is dropped with the client or past its deadlines; its plan
-    /// is carried out in any case.
+    /// Answers a request: `prepare` reads and decides it, and is dropped with the client or past its deadlines; its
+    /// plan is carried out in any case.
     pub async fn answer<S, A, R>(
         self,
         prepare: impl Future<Output = Result<Plan<S, A, R>, Rejection>>,

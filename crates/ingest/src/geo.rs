@@ -59,7 +59,8 @@ struct Names<'a> {
 type Version = Option<(SystemTime, u64)>;
 
 impl GeoDatabase {
-    /// Reads the file. If it is missing, or is no location database, that is logged once, and the keeper tries it again.
+    /// Reads the file. If it is missing, or is no location database, that is logged once, and the keeper tries it
+    /// again.
     pub fn open(path: PathBuf) -> (Self, GeoKeeper) {
         let shared = Arc::new(Shared { path, reader: RwLock::new(None) });
         let mut keeper = GeoKeeper { shared: Arc::clone(&shared), seen: None, logged: false };

@@ -1,9 +1,9 @@
-//! The collector: HTTP in, event log out. It decides nothing that needs another request's outcome, and answers
-//! 2xx with a token only when the record is durable (I1). Of the store it knows only the sources of events: websites, links
-//! and pixels. README.md draws the way of a request.
+//! The collector: HTTP in, event log out. It decides nothing that needs another request's outcome, and answers 2xx with
+//! a token only when the record is durable (I1). Of the store it knows only the sources of events: websites, links and
+//! pixels. README.md draws the way of a request.
 //!
-//! * [`Collector::router`]: the endpoints (`routes`). `endpoint` is the way of a request with a body; `events`, `recorder`
-//!   and `visit` decide and answer posts and visits, `script` serves the tracker
+//! * [`Collector::router`]: the endpoints (`routes`). `endpoint` is the way of a request with a body; `events`,
+//!   `recorder` and `visit` decide and answer posts and visits, `script` serves the tracker
 //! * `frame`: a request's slot, time and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, a decision out; no I/O
 //! * `rules`, `limits`: the settings that hold for every request

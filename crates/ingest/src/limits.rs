@@ -59,8 +59,8 @@ impl Limits {
         }
     }
 
-    /// Works on a body of so many bytes: at once if they are at most `large_bytes`; else where other requests do not wait
-    /// for it, and on few such bodies at once.
+    /// Works on a body of so many bytes: at once if they are at most `large_bytes`; else where other requests do not
+    /// wait for it, and on few such bodies at once.
     pub async fn work<T>(
         &self,
         bytes: usize,

@@ -66,8 +66,8 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
     };
     let website = match websites.get(website_id) {
         None => return Ok(Attempt::Unknown(vec![website_id])),
-        // Before 3.3, Umami does not compare a token with the website, so that a token of any website can write into the
-        // recordings of all others.
+        // Before 3.3, Umami does not compare a token with the website, so that a token of any website can write into
+        // the recordings of all others.
         Some(Found::Yes(_)) if !names_or_silent(&claims, website_id) => return Err(Rejection::BadToken),
         Some(Found::Yes(website)) => website,
         Some(Found::No) => return Err(Rejection::UnknownWebsite),
@@ -168,9 +168,9 @@ impl Refusals {
     }
 }
 
-/// `GET /api/websites/{id}/recorder`: the settings for which Umami's recorder, from 3.2 on, asks before it begins. As in
-/// Umami, an unknown website has the answer of a website whose recorder is turned off; a path segment that is no id is not
-/// found.
+/// `GET /api/websites/{id}/recorder`: the settings for which Umami's recorder, from 3.2 on, asks before it begins. As
+/// in Umami, an unknown website has the answer of a website whose recorder is turned off; a path segment that is no id
+/// is not found.
 pub async fn recorder(
     State(collector): State<Arc<Collector>>,
     id: Result<Path<String>, PathRejection>,

@@ -89,8 +89,8 @@ fn postable(route: MethodRouter<Arc<Collector>>) -> MethodRouter<Arc<Collector>>
 }
 
 impl Collector {
-    /// The collector's routes. They need [`dashi_http::Peer`] and [`dashi_http::Outgoing`] among a request's extensions,
-    /// as the server puts them.
+    /// The collector's routes. They need [`dashi_http::Peer`] and [`dashi_http::Outgoing`] among a request's
+    /// extensions, as the server puts them.
     pub fn router(self: &Arc<Self>) -> Router {
         let routes = &self.routes;
         // Without its checks, axum takes a segment that begins with a colon as it is.
@@ -165,4 +165,36 @@ async fn elsewhere(State(collector): State<Arc<Collector>>, uri: Uri) -> Respons
     let mut response = empty(StatusCode::PERMANENT_REDIRECT);
     response.headers_mut().insert(header::LOCATION, location);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_paths_are_routes_once_each_and_never_in_place_of_others() {
+        let scripts = ["/script.js", "/a", "/a.js", "/a", "/:x", "/b%20c/t"];
+        let routes = Routes {
+            base: String::new(),
+            send: Some(SEND_PATH.to_owned()),
+            scripts: scripts.map(str::to_owned).to_vec(),
+            force_ssl: false,
+            cors_max_age_s: 0,
+        };
+        let aliases = routes.aliases();
+        let paths: Vec<&str> = aliases.keys().map(String::as_str).collect();
+        assert_eq!(
+            paths,
+            ["/:x", "/:x-vitals.js", "/a", "/a-vitals.js", "/a.js", "/b%20c/t", "/b%20c/t-vitals.js"]
+        );
+        // A router refuses a path that it has, or cannot have, with a panic.
+        let mut router: Router<Arc<Collector>> = Router::new().without_v07_checks();
+        for path in PATHS {
+            router = router.route(path, get(heartbeat));
+        }
+        for (path, route) in aliases {
+            router = router.route(&path, route);
+        }
+        assert!(router.has_routes());
+    }
 }

@@ -1,5 +1,5 @@
-//! The tracker script, as `/script.js` and under the names that the operator gives it, and its second file, which measures
-//! web vitals, beside each of them. Source of the headers: docs/umami-contract.md §20.1.
+//! The tracker script, as `/script.js` and under the names that the operator gives it, and its second file, which
+//! measures web vitals, beside each of them. Source of the headers: docs/umami-contract.md §20.1.
 
 use std::io::Write as _;
 use std::time::SystemTime;

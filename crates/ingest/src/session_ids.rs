@@ -5,9 +5,9 @@ use std::sync::{Arc, OnceLock};
 use dashi_domain::ids::{IdRules, IdentifiedSessions};
 use dashi_domain::umami::Release;
 
-/// The id rules of a collector. Whether a distinct id changes the session may have to be read from the database first; until
-/// then there are no rules for visitors with a distinct id, so that no id is ever computed by two formulas in one process.
-/// Cheap to clone; all clones are decided together.
+/// The id rules of a collector. Whether a distinct id changes the session may have to be read from the database first;
+/// until then there are no rules for visitors with a distinct id, so that no id is ever computed by two formulas in one
+/// process. Cheap to clone; all clones are decided together.
 #[derive(Debug, Clone)]
 pub struct SessionIds {
     /// The rules for visitors without a distinct id; the decision does not change them.

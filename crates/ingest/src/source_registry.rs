@@ -1,7 +1,8 @@
 //! The sources of events: websites, links and pixels, kept in memory, so that they outlive the database's outages.
 //!
-//! The lists are read again at intervals, and once more (for all waiting requests together) when a request names a source
-//! that is not on them. So a new website is found at once, and a flood of unknown ids costs a few reads a second.
+//! The lists are read again at intervals, and once more (for all waiting requests together) when a request names a
+//! source that is not on them. So a new website is found at once, and a flood of unknown ids costs a few reads a
+//! second.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -60,7 +61,8 @@ pub struct Website {
 pub struct LinkTarget {
     /// The source of its events.
     pub id: Uuid,
-    /// The URL of its target, as a URL parser writes it, with the campaign's parameters; `None` if the target is no URL.
+    /// The URL of its target, as a URL parser writes it, with the campaign's parameters; `None` if the target is no
+    /// URL.
     pub location: Option<String>,
     /// Campaign parameters of its visits, by name.
     pub campaign: Vec<(&'static str, String)>,
@@ -114,8 +116,8 @@ impl Lists {
     }
 }
 
-/// The lists of websites, links and pixels, kept in memory and read again at intervals, and when a request names a source
-/// that is not on them. Cheap to clone.
+/// The lists of websites, links and pixels, kept in memory and read again at intervals, and when a request names a
+/// source that is not on them. Cheap to clone.
 #[derive(Clone)]
 pub struct SourceRegistry(Arc<Shared>);
 
@@ -182,9 +184,9 @@ impl SourceRegistry {
         self.0.read.borrow().is_some_and(|(_, succeeded)| succeeded) || !self.lists().websites.is_empty()
     }
 
-    /// A website. If it is not on the list, this waits a bounded time for a read of the lists, as do the other look-ups. A
-    /// read that began after `asked`, the moment of the request, is recent enough: so the unknown websites of a whole batch
-    /// wait for one read.
+    /// A website. If it is not on the list, this waits a bounded time for a read of the lists, as do the other
+    /// look-ups. A read that began after `asked`, the moment of the request, is recent enough: so the unknown websites
+    /// of a whole batch wait for one read.
     pub async fn website(&self, id: Uuid, asked: Instant) -> Found<Arc<Website>> {
         self.find(Name::Website(id), asked, |lists| lists.websites.get(&id).cloned()).await
     }

@@ -1,5 +1,5 @@
-//! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): appended as an event, and answered also if the event cannot be
-//! stored. Source of the rules: docs/umami-contract.md §13.
+//! Visits of links (`/q/{slug}`) and pixels (`/p/{slug}`): appended as an event, and answered also if the event cannot
+//! be stored. Source of the rules: docs/umami-contract.md §13.
 
 use std::sync::Arc;
 
@@ -154,8 +154,8 @@ impl Counted for OnlyAsked {
     }
 }
 
-/// Appends the visit's event and waits until it is durable or the deadline is over; after the deadline, the append goes on
-/// behind the answer.
+/// Appends the visit's event and waits until it is durable or the deadline is over; after the deadline, the append goes
+/// on behind the answer.
 async fn append_visit(
     frame: Frame,
     collector: &Arc<Collector>,

@@ -11,8 +11,8 @@ use crate::serve::now_ms;
 /// The agent of a browser.
 const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
-/// Makes a website in a store without one, so that a first event can be taken, and prints how to send an event and where
-/// its row can be read.
+/// Makes a website in a store without one, so that a first event can be taken, and prints how to send an event and
+/// where its row can be read.
 pub async fn introduce(store: &Store, url: &str, address: SocketAddr) -> anyhow::Result<()> {
     let first = NewWebsite { id: Uuid::now_v7(), name: "default".to_owned(), domain: None };
     store.add_first_website(&first, now_ms()).await?;

@@ -1,8 +1,8 @@
 //! The serving commands: start the roles of this process, run until a signal, then drain.
 //!
 //! [`Process::start`] is the whole start, and [`Process`]'s `drain` the whole stop. Each role is a file: `collect`,
-//! `project`, `profiles`; each starts its tasks and returns what runs and how it stops. `tables` makes the store's tables
-//! and decides the rules that roles need to know, `introduce` prints how to send a first event.
+//! `project`, `profiles`; each starts its tasks and returns what runs and how it stops. `tables` makes the store's
+//! tables and decides the rules that roles need to know, `introduce` prints how to send a first event.
 
 mod collect;
 mod helpers;
@@ -59,8 +59,8 @@ impl Roles {
 /// The default port of `project`: a collector with its own default runs beside it.
 const PROJECT_PORT: u16 = 8485;
 
-/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects cannot run at all: the store holds
-/// another log's projection, or the log refuses it. A partition that fails is no such reason.
+/// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects cannot run at all: the store
+/// holds another log's projection, or the log refuses it. A partition that fails is no such reason.
 pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Result<Exit> {
     checked(&loaded)?;
     let mut settings = loaded.settings.clone();

@@ -105,9 +105,9 @@ struct ProjectorTask {
 }
 
 impl ProjectorTask {
-    /// Runs the projector once the tables are made. If it cannot run, the collected events stay in the log; a process that
-    /// also collects continues to do so and tries the projector again at intervals: the process that holds the log's lock
-    /// may release it.
+    /// Runs the projector once the tables are made. If it cannot run, the collected events stay in the log; a process
+    /// that also collects continues to do so and tries the projector again at intervals: the process that holds the
+    /// log's lock may release it.
     async fn run(self) {
         let Self { log, store, settings, release, metrics, progress, tables_made, stop, failed } = self;
         tokio::select! {

@@ -70,8 +70,8 @@ impl Tables {
     }
 }
 
-/// The rules that the settings name: Umami's version, and what a distinct id does to a session. `None` where the database
-/// decides.
+/// The rules that the settings name: Umami's version, and what a distinct id does to a session. `None` where the
+/// database decides.
 struct SetRules {
     in_force: Option<InForce>,
     formula: Option<Formula>,
@@ -104,8 +104,8 @@ impl Deciding {
         }
     }
 
-    /// Makes the tables, however long the database is away, and decides the rules by the database. Logs the reason why it
-    /// waits whenever that changes, and cancels `tried` after the first failure.
+    /// Makes the tables, however long the database is away, and decides the rules by the database. Logs the reason why
+    /// it waits whenever that changes, and cancels `tried` after the first failure.
     async fn make(&self, store: &Store, tried: &CancellationToken) {
         let mut logged = String::new();
         loop {
@@ -124,8 +124,8 @@ impl Deciding {
         }
     }
 
-    /// Asks the database for its version of Umami. That decides the rules that the settings leave open; of the others, a
-    /// difference is logged.
+    /// Asks the database for its version of Umami. That decides the rules that the settings leave open; of the others,
+    /// a difference is logged.
     async fn by_store(&self, store: &Store) -> Result<(), StoreError> {
         let shown = open::release_by_store(store).await?;
         match &self.set.in_force {
