@@ -1,4 +1,4 @@
-//! Applying a batch: fold it, commit it, and find the record that cannot be applied if there is one.
+//! Applying a batch: folds it, commits it, and if a record cannot be applied, finds that record.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -20,17 +20,17 @@ use crate::progress::now_ms;
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
-    /// Someone else owns the partition.
+    /// Another projector owns the partition.
     #[error(transparent)]
     Fenced(ClaimError),
-    /// The store must say where the partition stands before anything else.
+    /// The commit failed or its outcome is unknown. Read the stored checkpoint before anything else.
     #[error(transparent)]
     Interrupted(CommitError),
 }
 
-/// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the
-/// last of them. Poison neither blocks nor vanishes: a record that the store refuses, or whose fold panics, becomes a
-/// dead letter, alone.
+/// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the last
+/// record. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
+/// dead letter.
 pub(crate) async fn apply(
     task: &PartitionTask,
     claim: &Claim,
@@ -39,18 +39,18 @@ pub(crate) async fn apply(
     missing: &[Range<Offset>],
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
-    // Runs still to apply, the next one last.
+    // Runs that are still to be applied; the last one is the next.
     let mut runs: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
     while let Some(run) = runs.pop() {
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
         match commit(task, claim, reached, to, &records, run.clone(), missing).await.map_err(failed)? {
-            Outcome::Applied => reached = to,
-            Outcome::Poisoned(reason) if run.len() == 1 => {
+            RunOutcome::Applied => reached = to,
+            RunOutcome::Poisoned(reason) if run.len() == 1 => {
                 set_aside(task, claim, reached, to, last, reason, missing).await?;
                 reached = to;
             }
-            Outcome::TooMany | Outcome::Poisoned(_) => {
+            RunOutcome::TooMany | RunOutcome::Poisoned(_) => {
                 let middle = run.start + run.len() / 2;
                 runs.push(middle..run.end);
                 runs.push(run.start..middle);
@@ -60,8 +60,8 @@ pub(crate) async fn apply(
     Ok(reached)
 }
 
-/// The changes of records between two checkpoints, with what else lies between them: offsets at which records are missing, and
-/// the rest, which never were records for a reader. So all offsets have an outcome (I2).
+/// The changes of records between two checkpoints, completed by the other offsets between them: those at which records are
+/// missing, and the rest, which never held a record for a reader. So every offset has an outcome (I2).
 pub(crate) fn passing(
     changes: Changes,
     from: Checkpoint,
@@ -76,8 +76,8 @@ pub(crate) fn passing(
     Changes { missing, markers, fingerprint: last.map(|record| fingerprint(&record.value)), ..changes }
 }
 
-/// What became of a run of records.
-enum Outcome {
+/// Outcome of an attempt to commit a run of records.
+enum RunOutcome {
     /// It is committed.
     Applied,
     /// It makes too many rows for one transaction; nothing was written. Take less of it.
@@ -86,11 +86,11 @@ enum Outcome {
     Poisoned(String),
 }
 
-/// Rows of data in one transaction, at most, unless a single record makes more: the statements that write them have a
-/// bound of time, and whoever waits for the transaction has one, too.
+/// Rows of data in one transaction, at most, unless a single record makes more: the statements that write them have a time
+/// limit, and so has everything that waits for the transaction.
 const DATA_ROWS_MAX: usize = 50_000;
 
-/// Folds and commits one run of the records. Events that the store turns out to hold already are folded out.
+/// Folds and commits one run of the records. If the store holds some of their events already, folds again without them.
 async fn commit(
     task: &PartitionTask,
     claim: &Claim,
@@ -99,15 +99,15 @@ async fn commit(
     records: &Arc<[Record]>,
     run: Range<usize>,
     missing: &[Range<Offset>],
-) -> Result<Outcome, CommitError> {
+) -> Result<RunOutcome, CommitError> {
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
         let changes = match fold_aside(task, records, run.clone(), applied_before.clone()).await {
             Ok(changes) => changes,
-            Err(panic) => return Ok(Outcome::Poisoned(format!("the fold panicked: {panic}"))),
+            Err(panic) => return Ok(RunOutcome::Poisoned(format!("the fold panicked: {panic}"))),
         };
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
-            return Ok(Outcome::TooMany);
+            return Ok(RunOutcome::TooMany);
         }
         let changes = passing(changes, from, to, &records[run.clone()], missing);
         match commit_once(task, claim, from, to, &changes).await {
@@ -117,15 +117,15 @@ async fn commit(
                         partition = %claim.partition, offset = %dead.offset, reason = dead.reason,
                         dead_letters = changes.dead_letters.len(), "set records aside as dead letters"
                     );
-                    note(task, claim, dead.offset, &dead.reason).await;
+                    report_dead_letter(task, claim, dead.offset, &dead.reason).await;
                 }
-                return Ok(Outcome::Applied);
+                return Ok(RunOutcome::Applied);
             }
             Err(CommitError::Duplicates(ids)) if ids.iter().any(|id| !applied_before.contains(id)) => {
                 applied_before.extend(ids);
             }
             Err(CommitError::Refused { source, .. }) => {
-                return Ok(Outcome::Poisoned(format!("the store refuses its rows: {source}")));
+                return Ok(RunOutcome::Poisoned(format!("the store refuses its rows: {source}")));
             }
             Err(error) => return Err(error),
         }
@@ -148,16 +148,16 @@ async fn commit_once(
         tracing::warn!(
             partition = %claim.partition, from = %first.range.start, to = %last.range.end,
             records = changes.missing.iter().map(|missing| missing.records).sum::<u64>(),
-            "records are missing from the log; `dashi status` has them"
+            "records are missing from the log; `dashi status` lists them"
         );
     }
     Ok(())
 }
 
-/// Folds on a thread of its own: a batch takes milliseconds, and requests are not to wait for it.
+/// Folds on a thread of its own: a batch takes milliseconds, and requests must not wait for it.
 ///
 /// # Errors
-/// The fold panicked; what it said.
+/// The fold panicked: the text of the panic.
 async fn fold_aside(
     task: &PartitionTask,
     records: &Arc<[Record]>,
@@ -170,11 +170,12 @@ async fn fold_aside(
         tokio::task::spawn_blocking(move || catching(|| fold(&records[run], &applied_before, &rules)));
     match folded.await {
         Ok(folded) => folded,
-        // Only a runtime that is shutting down ends it otherwise, and that ends this task all the same.
+        // Panics are caught inside, so only a runtime that shuts down gets here, and it ends this task, too.
         Err(_) => std::future::pending().await,
     }
 }
 
+/// Commits one record as a dead letter.
 async fn set_aside(
     task: &PartitionTask,
     claim: &Claim,
@@ -188,7 +189,7 @@ async fn set_aside(
     let changes = passing(changes, from, to, std::slice::from_ref(record), missing);
     commit_once(task, claim, from, to, &changes).await.map_err(failed)?;
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
-    note(task, claim, record.offset, &reason).await;
+    report_dead_letter(task, claim, record.offset, &reason).await;
     Ok(())
 }
 
@@ -201,11 +202,12 @@ fn failed(error: CommitError) -> ApplyError {
     }
 }
 
-/// Leaves a dead letter's reason where `dashi status` finds it. It is in the logs and in the table of dead letters, too.
-async fn note(task: &PartitionTask, claim: &Claim, offset: Offset, reason: &str) {
+/// Reports a dead letter to the store, where `dashi status` reads its reason. The logs and the table of dead letters have
+/// it, too.
+async fn report_dead_letter(task: &PartitionTask, claim: &Claim, offset: Offset, reason: &str) {
     let text = format!("the record at offset {offset} is a dead letter: {reason}");
     let note = ErrorNote { kind: "dead_letter", text: &text, at_ms: now_ms(), is_over: true };
     if let Err(error) = task.shared.store.note_error(claim, &note).await {
-        tracing::debug!(partition = %claim.partition, error = %chain(&error), "a dead letter is not noted");
+        tracing::debug!(partition = %claim.partition, error = %chain(&error), "a dead letter could not be reported to the store");
     }
 }

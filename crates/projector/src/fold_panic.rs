@@ -1,5 +1,5 @@
-//! A fold that panics: caught, with the panic's text and place, and without a line and a backtrace in the logs each time,
-//! for the record that is to blame is looked for by folding parts of the batch.
+//! Panics of the fold: caught, with the text and the source location, and without a message and a backtrace in the logs each
+//! time, because the record that causes it is found by folding parts of the batch again and again.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -9,18 +9,21 @@ use std::sync::Once;
 thread_local! {
     /// Whether a panic of this thread is caught here.
     static CATCHING: Cell<bool> = const { Cell::new(false) };
-    /// Where the last such panic came from.
-    static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
+    /// Source location of the last such panic.
+    static LOCATION: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Does something on this thread; returns the text of its panic if it panics.
+/// Calls `act` on this thread.
+///
+/// # Errors
+/// `act` panicked: the text and the source location of the panic.
 pub(crate) fn catching<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let otherwise = take_hook();
         set_hook(Box::new(move |panic| {
             if CATCHING.get() {
-                PLACE.set(panic.location().map(ToString::to_string));
+                LOCATION.set(panic.location().map(ToString::to_string));
             } else {
                 otherwise(panic);
             }
@@ -29,13 +32,13 @@ pub(crate) fn catching<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     CATCHING.set(true);
     let outcome = catch_unwind(AssertUnwindSafe(act));
     CATCHING.set(false);
-    outcome.map_err(|panic| match PLACE.take() {
-        Some(place) => format!("{} (at {place})", panic_text(&*panic)),
+    outcome.map_err(|panic| match LOCATION.take() {
+        Some(location) => format!("{} (at {location})", panic_text(&*panic)),
         None => panic_text(&*panic),
     })
 }
 
-/// What a panic says.
+/// The text of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => (*text).to_owned(),

@@ -1,4 +1,5 @@
-//! The gauges of states and of lag. Their task outlives the projector: a backlog shows also while nobody works on it.
+//! The gauges of states and of lag. Their task outlives the projector, so a backlog shows while no projector works on it,
+//! too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,19 +11,20 @@ use dashi_store::Store;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::ProjectorMetrics;
-use crate::progress::{Measured, PartitionState, Progress, ProjectorState, now_ms};
+use crate::progress::{Measured, Progress, now_ms};
+use crate::state::{PartitionState, ProjectorState};
 
 /// How often the gauges are set.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the time of a record that could not be read is not asked for again.
+/// How long to wait before reading a record again that could not be read for its time.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
-/// How long a look at one record may take.
+/// How long reading one record for its time may take.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Sets the gauges of a projector until `stop`. Of a projector that runs they show the partitions of this process; of one
-/// that does not, all partitions of the log, whose checkpoints the store knows.
+/// Sets the gauges of a projector until `stop`. While the projector is up they show the partitions of this process, else
+/// all partitions of the log with the checkpoints of the store.
 pub async fn measure(
     log: EventLog,
     store: Store,
@@ -33,7 +35,7 @@ pub async fn measure(
     let gauges = Gauges { log, store, progress, metrics, looks: Arc::default() };
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // One measurement at a time, aside: a broker or a database that is away may be slow to say so.
+    // One measurement at a time, on a task of its own: a broker or a database that is away may be slow to fail.
     let mut measuring: Option<tokio::task::JoinHandle<()>> = None;
     loop {
         tokio::select! {
@@ -62,7 +64,7 @@ struct Gauges {
     looks: Arc<Mutex<HashMap<Partition, Look>>>,
 }
 
-/// When the log took the record at a checkpoint.
+/// The time at which the log took the record at a checkpoint.
 #[derive(Clone, Copy)]
 struct Look {
     checkpoint: Checkpoint,
@@ -88,7 +90,7 @@ impl Gauges {
             Some(HashMap::new())
         };
         for (partition, measured) in mine {
-            // Where nothing was ever claimed everything is still to be applied; a store that is away knows better.
+            // A partition that was never claimed has everything still to be applied; if the store is away, nothing is known.
             let known = measured.and_then(|measured| measured.checkpoint);
             let checkpoint = match (known, &stored) {
                 (Some(checkpoint), _) => checkpoint,
@@ -122,7 +124,8 @@ impl Gauges {
         self.metrics.lag(partition, lag, age_ms.max(0));
     }
 
-    /// When the log took the record at `from`, which the partition's task has not read. Looked for once.
+    /// The time at which the log took the record at `from`, which the partition's task has not read. It is read once per
+    /// checkpoint.
     async fn look(&self, partition: Partition, from: Checkpoint) -> Option<i64> {
         let known = self.looks().get(&partition).copied().filter(|look| look.checkpoint == from);
         if let Some(look) =
@@ -142,7 +145,7 @@ impl Gauges {
         self.looks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The store's checkpoints of this log; `None` if it does not say.
+    /// The store's checkpoints of this log; `None` if the store does not answer.
     async fn stored(&self) -> Option<HashMap<Partition, Checkpoint>> {
         let states = self.store.partitions().await.ok()?;
         let of_log = states.into_iter().filter(|state| state.log == *self.log.id());

@@ -1,10 +1,10 @@
-//! Event log in, store out. One writer per partition; the log's membership says which partitions are this
-//! process's, the store's fencing epoch makes a stale owner harmless.
+//! Event log in, store out. One writer per partition: the log's membership assigns partitions to this process, the
+//! store's fencing epoch makes a stale owner harmless.
 //!
 //! * `partition`: the loop of one partition, live or in a replay
-//! * [`Projector`]: starts and stops those tasks as partitions come and go
+//! * [`Projector`]: starts and stops the tasks of partitions as they are assigned and revoked
 //! * [`replay`]: the same loop from the beginning, into an empty store
-//! * [`Progress`]: where the partitions stand, for metrics and readiness; [`measure`] sets the gauges
+//! * [`Progress`]: states and checkpoints of the partitions, for metrics and readiness; [`measure`] sets the gauges
 
 mod apply;
 mod fold_panic;
@@ -16,10 +16,13 @@ mod progress;
 mod projector;
 mod replay;
 mod settings;
+mod source;
+mod state;
 
 pub use lag::measure;
 pub use metrics::ProjectorMetrics;
-pub use progress::{FailureKind, PartitionState, Progress, ProjectorState, Stuck};
+pub use progress::{Progress, Stuck};
 pub use projector::{Projector, ProjectorError};
 pub use replay::{ReplayError, ReplayProgress, ReplayReport, replay};
 pub use settings::{Fold, ProjectorSettings};
+pub use state::{FailureKind, PartitionState, ProjectorState};

@@ -1,4 +1,4 @@
-//! What the projector counts.
+//! Metrics of the projector.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
@@ -15,49 +15,50 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::progress::{FailureKind, Measured, PartitionState};
+use crate::progress::Measured;
+use crate::state::{FailureKind, PartitionState};
 
 /// The projector's metrics; clones count into the same.
 #[derive(Debug, Clone)]
 pub struct ProjectorMetrics {
-    records: Family<Outcome, Counter>,
-    trait_sends: Family<Outcome, Counter>,
+    records: Family<OutcomeLabel, Counter>,
+    trait_sends: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
-    lag_records: Family<Of, Gauge>,
-    lag_seconds: Family<Of, Gauge<f64, AtomicU64>>,
+    lag_records: Family<PartitionLabel, Gauge>,
+    lag_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     /// Partitions claimed.
     pub(crate) claims: Counter,
     /// Claims lost to another projector.
     pub(crate) fenced: Counter,
     retries: Counter,
     up: Gauge,
-    states: Family<InState, Gauge>,
-    failures: Family<FailedBy, Gauge>,
-    call_seconds: Family<Of, Gauge<f64, AtomicU64>>,
+    states: Family<StateLabels, Gauge>,
+    failures: Family<FailureLabels, Gauge>,
+    call_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     /// Partitions whose lag the gauges show.
     lagging: Arc<Mutex<BTreeSet<Partition>>>,
-    /// Partitions whose state the gauges show, and how they failed.
+    /// Partitions whose state the gauges show, with the kind of their failure.
     stated: Arc<Mutex<BTreeMap<Partition, Option<FailureKind>>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct OutcomeLabel {
     outcome: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+struct PartitionLabel {
     partition: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct InState {
+struct StateLabels {
     partition: u32,
     state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FailedBy {
+struct FailureLabels {
     partition: u32,
     kind: &'static str,
 }
@@ -84,12 +85,12 @@ impl ProjectorMetrics {
         };
         registry.register(
             "dashi_projector_records",
-            "Records by outcome: applied, duplicate, dead; missing are those that were not in the log",
+            "Records by outcome: applied, duplicate, dead, or missing from the log",
             metrics.records.clone(),
         );
         registry.register(
             "dashi_projector_trait_sends",
-            "Values that identifies sent of people: written, or avoided because they were no difference",
+            "Trait values that identifies sent: written, or avoided because they changed nothing",
             metrics.trait_sends.clone(),
         );
         registry.register_with_unit(
@@ -137,7 +138,7 @@ impl ProjectorMetrics {
         );
         registry.register_with_unit(
             "dashi_projector_store_call",
-            "Age of the store's call under way for the partition, such as a commit; 0 if there is none",
+            "Age of the store's call under way for the partition, such as a commit; 0 if none is under way",
             Unit::Seconds,
             metrics.call_seconds.clone(),
         );
@@ -147,20 +148,20 @@ impl ProjectorMetrics {
     pub(crate) fn committed(&self, outcomes: &Outcomes, committed: &Committed, took: Duration) {
         let profiles = committed.profiles;
         for (outcome, count) in [("written", profiles.writes), ("avoided", profiles.avoided)] {
-            self.trait_sends.get_or_create(&Outcome { outcome }).inc_by(count);
+            self.trait_sends.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
         self.commit_seconds.observe(took.as_secs_f64());
         let Outcomes { applied, duplicate, dead } = *outcomes;
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {
-            self.records.get_or_create(&Outcome { outcome }).inc_by(count);
+            self.records.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
     }
 
-    /// Counts what a commit passed that was not in the log.
+    /// Counts records that were missing from the log where a commit passed.
     pub(crate) fn missing(&self, changes: &Changes) {
         let records: u64 = changes.missing.iter().map(|missing| missing.records).sum();
         if records > 0 {
-            self.records.get_or_create(&Outcome { outcome: "missing" }).inc_by(records);
+            self.records.get_or_create(&OutcomeLabel { outcome: "missing" }).inc_by(records);
         }
     }
 
@@ -169,16 +170,16 @@ impl ProjectorMetrics {
     }
 
     pub(crate) fn lag(&self, partition: Partition, records: u64, age_ms: i64) {
-        let of = Of { partition: partition.number() };
+        let of = PartitionLabel { partition: partition.number() };
         self.lag_records.get_or_create(&of).set(i64::try_from(records).unwrap_or(i64::MAX));
         self.lag_seconds.get_or_create(&of).set(age_ms as f64 / 1_000.0);
     }
 
-    /// Partitions other than these are another process's to speak of.
+    /// Removes the lag of all partitions but these: other processes show it.
     pub(crate) fn forget_other_lags(&self, mine: BTreeSet<Partition>) {
         let mut lagging = self.lagging.lock().unwrap_or_else(PoisonError::into_inner);
         for partition in lagging.difference(&mine) {
-            let of = Of { partition: partition.number() };
+            let of = PartitionLabel { partition: partition.number() };
             self.lag_records.remove(&of);
             self.lag_seconds.remove(&of);
         }
@@ -194,29 +195,29 @@ impl ProjectorMetrics {
             let partition = measured.partition.number();
             for state in PartitionState::NAMES {
                 let is_in = i64::from(state == measured.state.name());
-                self.states.get_or_create(&InState { partition, state }).set(is_in);
+                self.states.get_or_create(&StateLabels { partition, state }).set(is_in);
             }
             let call_s = measured.call.map_or(0.0, |call| call.as_secs_f64());
-            self.call_seconds.get_or_create(&Of { partition }).set(call_s);
+            self.call_seconds.get_or_create(&PartitionLabel { partition }).set(call_s);
             let kind = measured.state.failure();
             if let Some(before) =
                 gone.remove(&measured.partition).flatten().filter(|before| Some(*before) != kind)
             {
-                self.failures.remove(&FailedBy { partition, kind: before.name() });
+                self.failures.remove(&FailureLabels { partition, kind: before.name() });
             }
             if let Some(kind) = kind {
-                self.failures.get_or_create(&FailedBy { partition, kind: kind.name() }).set(1);
+                self.failures.get_or_create(&FailureLabels { partition, kind: kind.name() }).set(1);
             }
             stated.insert(measured.partition, kind);
         }
         for (partition, kind) in gone {
             let partition = partition.number();
             for state in PartitionState::NAMES {
-                self.states.remove(&InState { partition, state });
+                self.states.remove(&StateLabels { partition, state });
             }
-            self.call_seconds.remove(&Of { partition });
+            self.call_seconds.remove(&PartitionLabel { partition });
             if let Some(kind) = kind {
-                self.failures.remove(&FailedBy { partition, kind: kind.name() });
+                self.failures.remove(&FailureLabels { partition, kind: kind.name() });
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What goes wrong with a partition, from its beginning to its end: one line in the logs when it begins, one when its cause
-//! changes, one when it is over; waits that grow while it lasts; and a note in the store for `dashi status`.
+//! Outages of a partition, each from its beginning to its end: one line in the logs when it begins, one when its cause
+//! changes, one when it is over; waits that grow while it lasts; and an error in the store for `dashi status`.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -9,26 +9,27 @@ use dashi_event_log::LogError;
 use dashi_store::{Claim, CommitError, ErrorNote, StoreError};
 
 use crate::partition::{Failure, Mode, PartitionTask};
-use crate::progress::{FailureKind, PartitionState, now_ms};
+use crate::progress::now_ms;
+use crate::state::{FailureKind, PartitionState};
 
 /// Causes of one outage that are logged, at most: a server may give its reasons in turns.
 const CAUSES_MAX: usize = 8;
 
-/// What failed.
+/// The error that interrupts a partition.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    /// The log.
+    /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The store, when it was asked.
+    /// The store failed to answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The store, when it was to commit.
+    /// The store failed to commit.
     #[error(transparent)]
     Commit(#[from] CommitError),
 }
 
-/// What the task was about to do.
+/// The action of the task that failed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Doing {
     Claiming,
@@ -50,14 +51,14 @@ impl fmt::Display for Doing {
     }
 }
 
-/// What an outage is of: each has its own beginning and end.
+/// The part that is out. The outage of each part has its own beginning and end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Of {
-    /// Reading the log.
+pub(crate) enum Subject {
+    /// The log: reading.
     Log,
-    /// Claims and commits.
+    /// The store: claims and commits.
     Store,
-    /// The task itself: it was taken from this process, or panicked.
+    /// The task itself: another projector claimed its partition, or it panicked.
     Task,
 }
 
@@ -67,30 +68,30 @@ pub(crate) struct Outages<'t> {
     log: Option<Outage>,
     store: Option<Outage>,
     task_itself: Option<Outage>,
-    /// What the store is still to be told.
-    unnoted: Option<Unnoted>,
+    /// News for `dashi status` that the store has not taken yet.
+    unreported: Option<Unreported>,
 }
 
 struct Outage {
     state: PartitionState,
     began: Instant,
     attempts: u32,
-    /// Without their digits, so that a count or an offset makes no other cause.
+    /// The causes so far without their digits, so that another count or offset is no other cause.
     causes: Vec<String>,
-    /// The last one, as it was said.
+    /// The last cause, in full.
     cause: String,
 }
 
-enum Unnoted {
+enum Unreported {
     Error { kind: &'static str, text: String, at_ms: i64, is_over: bool },
     Over,
 }
 
 impl Trouble {
-    fn of(&self) -> Of {
+    fn subject(&self) -> Subject {
         match self {
-            Self::Log(_) => Of::Log,
-            Self::Store(_) | Self::Commit(_) => Of::Store,
+            Self::Log(_) => Subject::Log,
+            Self::Store(_) | Self::Commit(_) => Subject::Store,
         }
     }
 
@@ -112,14 +113,14 @@ impl Trouble {
 
 impl<'t> Outages<'t> {
     pub fn new(task: &'t PartitionTask) -> Self {
-        Self { task, log: None, store: None, task_itself: None, unnoted: None }
+        Self { task, log: None, store: None, task_itself: None, unreported: None }
     }
 
-    /// Notes what failed while `doing`, and waits until it is time to try again: briefly at first, longer each time,
-    /// never longer than the limit; at once if the partition is to stop.
+    /// Begins or continues an outage, and waits until it is time to try again: briefly at first, longer each time, never
+    /// longer than the limit; not at all if the partition is to stop.
     ///
     /// # Errors
-    /// In a replay, what waiting does not help: nobody is there to mend it meanwhile.
+    /// In a replay, an error that waiting does not cure: a replay ends with it, so that the operator sees it.
     pub async fn wait(
         &mut self,
         claim: Option<&Claim>,
@@ -132,11 +133,11 @@ impl<'t> Outages<'t> {
             return Err(Failure::Trouble(trouble));
         }
         self.task.shared.metrics.count_retry();
-        let (of, text) = (trouble.of(), chain(&trouble));
-        let wait = self.begun(of, state, doing, text);
-        // A store that does not answer is told when it does.
-        if let (Of::Log, Some(claim)) = (of, claim) {
-            self.note(claim).await;
+        let (subject, text) = (trouble.subject(), chain(&trouble));
+        let wait = self.begin(subject, state, doing, text);
+        // If the store is out, the error is reported once it answers.
+        if let (Subject::Log, Some(claim)) = (subject, claim) {
+            self.report(claim).await;
         }
         self.task.pause(wait).await;
         Ok(())
@@ -144,51 +145,52 @@ impl<'t> Outages<'t> {
 
     /// The log gave records, or was asked and had none.
     pub async fn log_answers(&mut self, claim: &Claim) {
-        if self.over(Of::Log) {
-            self.note(claim).await;
+        if self.end(Subject::Log) {
+            self.report(claim).await;
         }
     }
 
-    /// The store did what it was asked for.
+    /// The store did what it was asked to do.
     pub async fn store_answers(&mut self, claim: &Claim) {
-        self.over(Of::Store);
-        self.note(claim).await;
+        self.end(Subject::Store);
+        self.report(claim).await;
     }
 
-    /// The partition works: it committed, or has nothing to commit.
+    /// The partition works: it has committed, or has nothing to commit.
     pub async fn works(&mut self, claim: &Claim) {
-        if self.over(Of::Task) || (self.unnoted.is_some() && self.is_well()) {
-            self.note(claim).await;
+        if self.end(Subject::Task) || (self.unreported.is_some() && self.is_well()) {
+            self.report(claim).await;
         }
     }
 
     /// The store holds an error of an earlier run that is not over yet.
     pub fn found_open_error(&mut self) {
-        if self.unnoted.is_none() && self.is_well() {
-            self.unnoted = Some(Unnoted::Over);
+        if self.unreported.is_none() && self.is_well() {
+            self.unreported = Some(Unreported::Over);
         }
     }
 
-    /// Whether the log is out, as far as is known.
+    /// Whether an outage of the log is under way.
     pub fn is_log_out(&self) -> bool {
         self.log.is_some()
     }
 
     /// The task ended; returns how long to wait before it runs again.
-    pub fn ended(&mut self, kind: FailureKind, text: String) -> Duration {
-        // What it met in this run is no longer what keeps it.
+    pub fn task_ended(&mut self, kind: FailureKind, text: String) -> Duration {
+        // The outages of this run are over with it.
         (self.log, self.store) = (None, None);
-        self.begun(Of::Task, PartitionState::Failed(kind), Doing::Projecting, text)
+        self.begin(Subject::Task, PartitionState::Failed(kind), Doing::Projecting, text)
     }
 
-    /// Logs what is new, and returns how long to wait.
-    fn begun(&mut self, of: Of, state: PartitionState, doing: Doing, text: String) -> Duration {
+    /// Begins an outage, or adds an attempt and perhaps a cause to the one under way; logs a beginning and a new cause.
+    /// Returns how long to wait.
+    fn begin(&mut self, subject: Subject, state: PartitionState, doing: Doing, text: String) -> Duration {
         let task = self.task;
         let partition = task.partition;
         task.shared.progress.set_state(partition, state, Some(text.clone()));
         let key: String = text.chars().filter(|char| !char.is_ascii_digit()).collect();
         let mut is_new = true;
-        match self.slot(of) {
+        match self.slot(subject) {
             Some(outage) => {
                 outage.state = state;
                 is_new = !outage.causes.contains(&key) && outage.causes.len() < CAUSES_MAX;
@@ -224,9 +226,9 @@ impl<'t> Outages<'t> {
         }
         if is_new && !matches!(state, PartitionState::Failed(FailureKind::ClaimLost)) {
             let kind = state.failure().map_or(state.name(), FailureKind::name);
-            self.unnoted = Some(Unnoted::Error { kind, text, at_ms: now_ms(), is_over: false });
+            self.unreported = Some(Unreported::Error { kind, text, at_ms: now_ms(), is_over: false });
         }
-        let attempts = self.slot(of).as_mut().map_or(0, |outage| {
+        let attempts = self.slot(subject).as_mut().map_or(0, |outage| {
             outage.attempts += 1;
             outage.attempts - 1
         });
@@ -237,9 +239,9 @@ impl<'t> Outages<'t> {
         }
     }
 
-    /// Ends an outage if there is one, and says so.
-    fn over(&mut self, of: Of) -> bool {
-        let Some(outage) = self.slot(of).take() else { return false };
+    /// Ends an outage and logs its end. Returns whether one was under way.
+    fn end(&mut self, subject: Subject) -> bool {
+        let Some(outage) = self.slot(subject).take() else { return false };
         let after_s = outage.began.elapsed().as_secs_f64();
         tracing::info!(
             partition = %self.task.partition, after_s = (after_s * 10.0).round() / 10.0,
@@ -252,20 +254,20 @@ impl<'t> Outages<'t> {
             }
             None => {
                 self.task.shared.progress.set_state(self.task.partition, PartitionState::Running, None);
-                match &mut self.unnoted {
-                    Some(Unnoted::Error { is_over, .. }) => *is_over = true,
-                    unnoted => *unnoted = Some(Unnoted::Over),
+                match &mut self.unreported {
+                    Some(Unreported::Error { is_over, .. }) => *is_over = true,
+                    unreported => *unreported = Some(Unreported::Over),
                 }
             }
         }
         true
     }
 
-    fn slot(&mut self, of: Of) -> &mut Option<Outage> {
-        match of {
-            Of::Log => &mut self.log,
-            Of::Store => &mut self.store,
-            Of::Task => &mut self.task_itself,
+    fn slot(&mut self, subject: Subject) -> &mut Option<Outage> {
+        match subject {
+            Subject::Log => &mut self.log,
+            Subject::Store => &mut self.store,
+            Subject::Task => &mut self.task_itself,
         }
     }
 
@@ -278,28 +280,29 @@ impl<'t> Outages<'t> {
         self.still_out().is_none()
     }
 
-    /// Leaves what is new where `dashi status` finds it. A store that takes no note now is told the next time.
-    pub async fn note(&mut self, claim: &Claim) {
-        let noted = match &self.unnoted {
+    /// Reports news to the store, where `dashi status` reads them. If the store takes none now, they are reported the next
+    /// time.
+    pub async fn report(&mut self, claim: &Claim) {
+        let reported = match &self.unreported {
             None => return,
-            Some(Unnoted::Over) => self.task.shared.store.note_over(claim).await,
-            Some(Unnoted::Error { kind, text, at_ms, is_over }) => {
+            Some(Unreported::Over) => self.task.shared.store.note_over(claim).await,
+            Some(Unreported::Error { kind, text, at_ms, is_over }) => {
                 let note = ErrorNote { kind, text, at_ms: *at_ms, is_over: *is_over };
                 self.task.shared.store.note_error(claim, &note).await
             }
         };
-        match noted {
-            Ok(()) => self.unnoted = None,
-            // The line that tells of the error itself is in the logs already.
+        match reported {
+            Ok(()) => self.unreported = None,
+            // The error itself is in the logs already.
             Err(error) => {
-                tracing::debug!(partition = %self.task.partition, error = %chain(&error), "an error is not noted yet");
+                tracing::debug!(partition = %self.task.partition, error = %chain(&error), "the error could not be reported to the store yet");
             }
         }
     }
 }
 
-/// How long a partition that another projector took over, and that the group still gives to this process, stays alone
-/// before it is claimed again.
+/// How long to wait before claiming a partition again that another projector took over, if the group still assigns it to
+/// this process.
 const RECLAIM: Duration = Duration::from_secs(3);
 
 /// The first wait of an outage.
@@ -309,7 +312,8 @@ fn backoff(attempts: u32, wait_max: Duration) -> Duration {
     FIRST_WAIT.saturating_mul(1 << attempts.min(16)).min(wait_max)
 }
 
-/// An error with all its causes, for a log line or a note: at this edge nobody will look at the chain again.
+/// An error with all its causes as one text, for a log line or the store. A cause that the text so far ends with is left
+/// out.
 pub(crate) fn chain(error: &(dyn std::error::Error + Sync)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

@@ -1,15 +1,15 @@
-//! One partition, live or in a replay: claim it, read on from the checkpoint, fold, commit, until it is stopped.
+//! The task of one partition, live or in a replay: it claims the partition, reads on from the checkpoint, folds and commits,
+//! until it is stopped.
 
-use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::{Changes, FoldRules};
-use dashi_domain::missing::{Missing, MissingCause, fingerprint, gaps};
+use dashi_domain::missing::{Missing, MissingCause, fingerprint};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_domain::record::Record;
-use dashi_event_log::{EventLog, LogError, Reader};
+use dashi_event_log::{EventLog, LogError};
 use dashi_store::{Claim, ClaimError, CommitError, Store};
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,10 @@ use crate::apply::{ApplyError, apply, passing};
 use crate::fold_panic::panic_text;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
-use crate::progress::{FailureKind, Progress};
+use crate::progress::Progress;
 use crate::settings::ProjectorSettings;
+use crate::source::{Batch, LastApplied, Source};
+use crate::state::FailureKind;
 
 /// The task of one partition.
 pub(crate) struct PartitionTask {
@@ -29,7 +31,7 @@ pub(crate) struct PartitionTask {
     pub stop: CancellationToken,
 }
 
-/// What the tasks of all partitions share.
+/// Values that the tasks of all partitions share.
 pub(crate) struct Shared {
     pub log: EventLog,
     pub store: Store,
@@ -52,112 +54,102 @@ impl Shared {
     }
 }
 
-/// Until when a partition is projected, and what becomes of a failure.
+/// When the task of a partition ends, and what it does about a failure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
-    /// Until it is stopped. A failed partition is tried again now and then.
+    /// It ends when it is stopped. A failed partition is tried again at this interval.
     Live { failed_retry: Duration },
-    /// Up to this offset, exclusive, and from where the log begins. A failure that waiting does not mend ends it.
+    /// It reads from the beginning of the log up to this offset, exclusive. A failure that waiting does not cure ends it.
     Replay { until: Offset },
 }
 
-/// How a run ended that did not fail.
+/// How a run ended without a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// It was stopped.
     Stopped,
-    /// It came to the end that it was given.
+    /// It reached the end of a replay.
     Reached,
 }
 
-/// Why a run ended. A live one ends only when it is refused.
+/// Why a run ended. A live run ends only with `Refused`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    /// The store does not let this writer write: the claim is another's, or the store is.
+    /// The store does not let this writer write: another projector has the claim, or the whole store.
     #[error(transparent)]
     Refused(ClaimError),
-    /// What waiting does not mend, in a replay.
+    /// In a replay: an error that waiting does not cure.
     #[error(transparent)]
     Trouble(Trouble),
-    /// A replay's log says that there is more, and gives nothing.
+    /// In a replay: the log has more records by its high watermark, and returns none.
     #[error("no record came from offset {from} on, though the log ends at {high}")]
     Stalled {
-        /// Where the replay stands.
+        /// The replay's checkpoint.
         from: Offset,
-        /// The partition's end.
+        /// The partition's high watermark.
         high: Offset,
-        /// How long nothing came.
+        /// How long no record came.
         waited: Duration,
     },
 }
 
-/// How long a replay's log may give nothing although it has more.
+/// How long the log may return no record to a replay although it has more.
 const STALL: Duration = Duration::from_secs(60);
 
 impl PartitionTask {
-    /// Runs until an [`End`] or a [`Failure`]. Stopping takes effect between batches: a batch that was begun is committed.
-    /// A log or a store that is away is waited for.
+    /// Projects the partition: claims it, then reads, folds and commits, again and again.
+    ///
+    /// Stopping takes effect between batches: a batch that was begun is committed. A log or a store that is away is waited
+    /// for. Returns
+    /// * [`End::Stopped`] when it was stopped, or
+    /// * [`End::Reached`] when a replay has come to its end.
+    ///
+    /// # Errors
+    /// * [`Failure::Refused`]: the store does not let this writer write. Live, it is the only one.
+    /// * [`Failure::Trouble`] and [`Failure::Stalled`]: a replay cannot go on.
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
         let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
-        let (mut from, mut source, mut idle_since) = (claim.resume_from, None, Instant::now());
-        let mut last = Last { before: from, fingerprint: claim.fingerprint };
+        let (mut from, mut source, mut idle_since) = (claim.resume_from, Source::default(), Instant::now());
+        let mut last = LastApplied { behind: from, fingerprint: claim.fingerprint };
         while !self.stop.is_cancelled() {
-            if matches!(self.mode, Mode::Replay { until } if from.offset() >= until) {
+            if self.is_at_end(from) {
                 return Ok(End::Reached);
             }
-            let Batch { records, to, missing } = match self.read(&mut source, from, last).await {
+            let batch = match source.read(self, from, last).await {
                 Ok(batch) => batch,
-                Err(LogError::Trimmed { low, .. }) if matches!(self.mode, Mode::Replay { .. }) => {
-                    let gone = Missing::all(from.offset()..low, MissingCause::Retention);
-                    let changes = Changes { missing: vec![gone], ..Changes::default() };
-                    from = self.skip(outages, &claim, from, Checkpoint::at(low), changes).await?;
-                    self.shared.progress.claimed(self.partition, from);
-                    continue;
-                }
                 Err(error) => {
-                    let is_lost = is_lost(&error);
-                    outages.wait(Some(&claim), Doing::Reading(from), error).await?;
-                    if is_lost {
-                        // Somebody may have accepted the loss meanwhile, under a claim of their own.
-                        from = self.stored(outages, &claim, from).await?;
-                    }
+                    from = self.after_failed_read(outages, &claim, from, error).await?;
                     continue;
                 }
             };
-            let Some(first) = records.first() else {
-                if to == from {
+            if batch.records.is_empty() {
+                if batch.to == from {
                     self.nothing_read(outages, &claim, from, &mut idle_since).await?;
                 } else {
-                    let passed = passing(Changes::default(), from, to, &records, &missing);
-                    from = self.skip(outages, &claim, from, to, passed).await?;
+                    let passed = passing(Changes::default(), from, batch.to, &[], &batch.missing);
+                    from = self.skip(outages, &claim, from, batch.to, passed).await?;
                     self.shared.progress.reached(self.partition, from);
                 }
                 continue;
-            };
+            }
             outages.log_answers(&claim).await;
-            let fingerprint = records.last().map(|record| fingerprint(&record.value));
-            let (began, full) = (Instant::now(), self.is_full(&records));
-            self.shared.progress.behind(self.partition, Some(first.appended_at_ms));
-            from = match apply(self, &claim, from, records.into(), &missing).await {
-                Ok(to) => {
-                    last = Last { before: to, fingerprint };
-                    outages.store_answers(&claim).await;
-                    outages.works(&claim).await;
-                    to
-                }
-                Err(ApplyError::Fenced(error)) => return Err(Failure::Refused(error)),
-                Err(ApplyError::Interrupted(error)) => self.resume(outages, &claim, from, error).await?,
-            };
+            let (began, is_full) = (Instant::now(), self.is_full(&batch.records));
+            from = self.apply(outages, &claim, from, batch, &mut last).await?;
             idle_since = Instant::now();
             self.shared.progress.reached(self.partition, from);
-            if !full {
+            if !is_full {
                 self.pause(self.shared.settings.batch_interval.saturating_sub(began.elapsed())).await;
             }
         }
         Ok(End::Stopped)
     }
 
-    /// Takes the partition, however long the store is away; `None` if it is to stop.
+    /// Whether a replay has come to its end.
+    fn is_at_end(&self, from: Checkpoint) -> bool {
+        matches!(self.mode, Mode::Replay { until } if from.offset() >= until)
+    }
+
+    /// Claims the partition, however long the store is away; `None` if it is to stop.
     async fn claim(&self, outages: &mut Outages<'_>) -> Result<Option<Claim>, Failure> {
         while !self.stop.is_cancelled() {
             let call = self.shared.progress.call(self.partition, "claiming the partition");
@@ -193,55 +185,53 @@ impl PartitionTask {
         Ok(None)
     }
 
-    /// Reads on from the checkpoint; nothing if it is to stop.
-    async fn read(
+    /// After a read that failed: waits until it is time to try again; returns the checkpoint to go on from. A replay does
+    /// not wait for records that retention has removed: it begins where the log begins.
+    async fn after_failed_read(
         &self,
-        source: &mut Option<Source>,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
         from: Checkpoint,
-        last: Last,
-    ) -> Result<Batch, LogError> {
-        let read = self.read_from(source, from, last).await;
-        if read.is_err() {
-            // After whatever happened, the log may be an older copy of itself: the next reader proves that it is not.
-            *source = None;
+        error: LogError,
+    ) -> Result<Checkpoint, Failure> {
+        if let (Mode::Replay { .. }, LogError::Trimmed { low, .. }) = (self.mode, &error) {
+            let removed = Missing::all(from.offset()..*low, MissingCause::Retention);
+            let changes = Changes { missing: vec![removed], ..Changes::default() };
+            let to = self.skip(outages, claim, from, Checkpoint::at(*low), changes).await?;
+            self.shared.progress.claimed(self.partition, to);
+            return Ok(to);
         }
-        read
+        let is_lost = is_lost(&error);
+        outages.wait(Some(claim), Doing::Reading(from), error).await?;
+        // An operator may have accepted the loss meanwhile, which moved the checkpoint.
+        if is_lost { self.stored(outages, claim, from).await } else { Ok(from) }
     }
 
-    async fn read_from(
+    /// Applies a batch of one record or more; returns the checkpoint to go on from.
+    async fn apply(
         &self,
-        source: &mut Option<Source>,
+        outages: &mut Outages<'_>,
+        claim: &Claim,
         from: Checkpoint,
-        last: Last,
-    ) -> Result<Batch, LogError> {
-        let log = &self.shared.log;
-        let source = match source {
-            Some(source) => source,
-            None => {
-                let fingerprint = last.fingerprint.filter(|_| last.before == from);
-                let reader = log.reader_behind(self.partition, from.offset(), fingerprint).await?;
-                source.insert(Source { reader, at: from })
+        batch: Batch,
+        last: &mut LastApplied,
+    ) -> Result<Checkpoint, Failure> {
+        let oldest_appended_at_ms = batch.records.first().map(|record| record.appended_at_ms);
+        let fingerprint = batch.records.last().map(|record| fingerprint(&record.value));
+        self.shared.progress.behind(self.partition, oldest_appended_at_ms);
+        match apply(self, claim, from, batch.records.into(), &batch.missing).await {
+            Ok(to) => {
+                *last = LastApplied { behind: to, fingerprint };
+                outages.store_answers(claim).await;
+                outages.works(claim).await;
+                Ok(to)
             }
-        };
-        if source.at != from {
-            source.reader.seek(from.offset())?;
-            source.at = from;
+            Err(ApplyError::Fenced(error)) => Err(Failure::Refused(error)),
+            Err(ApplyError::Interrupted(error)) => self.resume(outages, claim, from, error).await,
         }
-        let records = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Vec::new(),
-            records = source.reader.next(self.shared.settings.read_limit) => records?,
-        };
-        let to = match records.last() {
-            Some(last) => Checkpoint::after(last.offset),
-            None => from.max(Checkpoint::at(source.reader.passed())),
-        };
-        let missing = log.missing(self.partition, gaps(from, &records, to)).await?;
-        source.at = to;
-        Ok(Batch { records, to, missing })
     }
 
-    /// Where the store says that the partition stands.
+    /// The partition's checkpoint in the store; `from` if the store does not answer.
     async fn stored(
         &self,
         outages: &mut Outages<'_>,
@@ -258,7 +248,7 @@ impl PartitionTask {
         }
     }
 
-    /// Where to go on after a commit that failed, however long the store is away.
+    /// After a commit that failed: the checkpoint in the store, from which to go on, however long the store is away.
     async fn resume(
         &self,
         outages: &mut Outages<'_>,
@@ -273,9 +263,9 @@ impl PartitionTask {
             drop(call);
             match stored {
                 Ok(stored) => {
-                    // That it answers does not mean that it commits; that the checkpoint has moved does.
+                    // An answer does not prove that the store commits; a checkpoint that has moved does.
                     if stored == from {
-                        outages.note(claim).await;
+                        outages.report(claim).await;
                     } else {
                         outages.store_answers(claim).await;
                     }
@@ -290,7 +280,7 @@ impl PartitionTask {
         Ok(from)
     }
 
-    /// Moves the checkpoint over what is no record.
+    /// Moves the checkpoint over offsets without records.
     async fn skip(
         &self,
         outages: &mut Outages<'_>,
@@ -315,7 +305,7 @@ impl PartitionTask {
         }
     }
 
-    /// The log gave nothing: because there is nothing, or because it is away.
+    /// No record was read: the log has none, or it is away.
     async fn nothing_read(
         &self,
         outages: &mut Outages<'_>,
@@ -324,7 +314,7 @@ impl PartitionTask {
         idle_since: &mut Instant,
     ) -> Result<(), Failure> {
         let is_stalled = matches!(self.mode, Mode::Replay { .. }) && idle_since.elapsed() >= STALL;
-        // A broker that is away is silent: the library says so once, and then only gives nothing.
+        // The library reports once that a broker is away, and then only returns nothing.
         if (outages.is_log_out() || is_stalled) && !self.stop.is_cancelled() {
             match self.shared.log.extent(self.partition).await {
                 Ok(extent) if is_stalled => {
@@ -343,7 +333,7 @@ impl PartitionTask {
         Ok(())
     }
 
-    /// Whether a batch holds all that one may, so that there is probably more.
+    /// Whether a batch has reached its limit, so that there are probably more records.
     fn is_full(&self, records: &[Record]) -> bool {
         records.len() >= self.shared.settings.read_limit.records_max
             || records.iter().map(|record| record.value.len()).sum::<usize>()
@@ -360,7 +350,7 @@ impl PartitionTask {
 }
 
 impl PartitionTask {
-    /// Runs, and runs again when it fails, until it is stopped. It fails alone: a panic ends here, too.
+    /// Runs, and runs again when it fails, until it is stopped. A failure or a panic stays with this partition.
     pub async fn supervise(self) {
         let mut outages = Outages::new(&self);
         loop {
@@ -376,7 +366,7 @@ impl PartitionTask {
                     (FailureKind::Panicked, text)
                 }
             };
-            let wait = outages.ended(kind, text);
+            let wait = outages.task_ended(kind, text);
             self.pause(wait).await;
         }
     }
@@ -390,29 +380,7 @@ impl PartitionTask {
     }
 }
 
-/// What a read gave.
-struct Batch {
-    records: Vec<Record>,
-    /// The checkpoint behind it all.
-    to: Checkpoint,
-    /// Offsets before that at which records are missing.
-    missing: Vec<Range<Offset>>,
-}
-
-/// The last record that was projected, by its fingerprint, and the checkpoint behind it.
-#[derive(Debug, Clone, Copy)]
-struct Last {
-    before: Checkpoint,
-    fingerprint: Option<i64>,
-}
-
-/// Whether the log lost something that somebody has to accept.
+/// Whether the log lost records, which an operator has to accept.
 fn is_lost(error: &LogError) -> bool {
     matches!(error, LogError::Trimmed { .. } | LogError::Beyond { .. } | LogError::Rewritten { .. })
-}
-
-/// A reader, and where it stands.
-struct Source {
-    reader: Reader,
-    at: Checkpoint,
 }

@@ -1,5 +1,5 @@
-//! Where the projector and the partitions of this process stand: written by their tasks, read by metrics, readiness and
-//! the log's bookkeeping. It outlives the projector.
+//! Progress of the projector and of this process's partitions: written by their tasks, read by metrics, by readiness and
+//! when checkpoints are saved in the log. It outlives the projector.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,122 +9,41 @@ use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::PartitionCheckpoint;
 
-/// How long a position that the log was asked to save may stay without an answer before it is asked again.
+use crate::state::{PartitionState, ProjectorState};
+
+/// How long the log may take to confirm that a checkpoint is saved before it is asked again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
-/// Progress of one process. Clones are one.
+/// Progress of one process. All clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<Mutex<Board>>);
+pub struct Progress(Arc<Mutex<ProcessProgress>>);
 
+/// State of the projector and progress of its partitions.
 #[derive(Debug, Default)]
-struct Board {
+struct ProcessProgress {
     projector: ProjectorState,
-    partitions: BTreeMap<Partition, Place>,
+    partitions: BTreeMap<Partition, PartitionProgress>,
 }
 
-/// What a projector is doing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum ProjectorState {
-    /// It has not begun: it waits for the store's tables, or is about to start.
-    #[default]
-    Starting,
-    /// It projects the partitions that are this process's.
-    Up,
-    /// It ended with an error; the log keeps what it has not applied.
-    Down(String),
-}
-
-/// What the task of a partition is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PartitionState {
-    /// It reads, folds and commits, or waits for records.
-    Running,
-    /// The store failed; it is tried again at growing intervals.
-    WaitingForStore,
-    /// The log failed; it is tried again at growing intervals.
-    WaitingForLog,
-    /// It cannot go on until somebody does something; it is tried again now and then.
-    Failed(FailureKind),
-}
-
-/// Why a partition failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum FailureKind {
-    /// Retention removed what comes next.
-    Trimmed,
-    /// The log ends before the checkpoint.
-    Beyond,
-    /// The log has other records than those that were projected.
-    Rewritten,
-    /// The topic was deleted and created again.
-    Replaced,
-    /// The topic's settings lose records.
-    Refused,
-    /// Another projector claimed the partition.
-    ClaimLost,
-    /// The store's tables are too old or too new for this program.
-    Tables,
-    /// The partition's task panicked.
-    Panicked,
-}
-
-impl PartitionState {
-    /// All states, as metrics and readiness name them.
-    pub const NAMES: [&'static str; 4] = ["running", "waiting_for_store", "waiting_for_log", "failed"];
-
-    /// The state's name, one of [`Self::NAMES`].
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::WaitingForStore => "waiting_for_store",
-            Self::WaitingForLog => "waiting_for_log",
-            Self::Failed(_) => "failed",
-        }
-    }
-
-    /// The kind of a failure.
-    pub const fn failure(self) -> Option<FailureKind> {
-        match self {
-            Self::Failed(kind) => Some(kind),
-            _ => None,
-        }
-    }
-}
-
-impl FailureKind {
-    /// The kind's name in metrics, readiness and `dashi status`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Trimmed => "trimmed",
-            Self::Beyond => "beyond",
-            Self::Rewritten => "rewritten",
-            Self::Replaced => "replaced",
-            Self::Refused => "refused",
-            Self::ClaimLost => "claim_lost",
-            Self::Tables => "tables",
-            Self::Panicked => "panicked",
-        }
-    }
-}
-
+/// Progress of one partition.
 #[derive(Debug, Clone)]
-struct Place {
+struct PartitionProgress {
     state: PartitionState,
-    /// Since when it is in this state.
+    /// When it entered this state.
     since: Instant,
     /// Why it is not running.
     error: Option<String>,
     /// `None` until it is claimed.
     checkpoint: Option<Checkpoint>,
-    /// Where it stood when it was claimed.
+    /// The checkpoint at its claim.
     began: Checkpoint,
     /// When the log took the oldest record not applied; `None` if there is none, or it is not known.
     oldest_appended_at_ms: Option<i64>,
-    /// What the log has saved.
+    /// The checkpoint that the log has saved last.
     saved: Option<Checkpoint>,
-    /// What the log was last asked to save, and when.
+    /// The checkpoint that the log was last asked to save, and when.
     asked: Option<(Checkpoint, Instant)>,
-    /// What the store is doing for it, and since when.
+    /// The store's call under way for it, as a participle, and when it began.
     call: Option<(&'static str, Instant)>,
 }
 
@@ -133,154 +52,157 @@ struct Place {
 pub struct Stuck {
     /// The partition.
     pub partition: Partition,
-    /// What its task is doing; running, if it is a call of the store that takes too long.
+    /// State of its task; `Running` if a call of the store takes too long.
     pub state: PartitionState,
-    /// For how long.
+    /// How long it has not moved.
     pub duration: Duration,
     /// Why, in words.
     pub reason: String,
-    /// Whether the store has been working on one call for longer than it may.
+    /// Whether one call of the store has taken longer than it may.
     pub is_overdue: bool,
 }
 
-/// What is measured of a partition.
+/// Values of a partition for the gauges.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
     pub partition: Partition,
     pub state: PartitionState,
     pub checkpoint: Option<Checkpoint>,
     pub oldest_appended_at_ms: Option<i64>,
-    /// How long the store has been working on the call under way.
+    /// Age of the store's call under way.
     pub call: Option<Duration>,
 }
 
 impl Progress {
-    fn with<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+    fn with<T>(&self, act: impl FnOnce(&mut ProcessProgress) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn at(&self, partition: Partition, act: impl FnOnce(&mut Place)) {
-        self.with(|board| board.partitions.get_mut(&partition).map(act));
+    fn update(&self, partition: Partition, act: impl FnOnce(&mut PartitionProgress)) {
+        self.with(|process| process.partitions.get_mut(&partition).map(act));
     }
 
-    /// What the projector is doing.
+    /// State of the projector.
     pub fn projector(&self) -> ProjectorState {
-        self.with(|board| board.projector.clone())
+        self.with(|process| process.projector.clone())
     }
 
-    /// Says what the projector is doing. One that does not run has no partitions.
+    /// Sets the state of the projector. A projector that is not up has no partitions.
     pub fn set_projector(&self, state: ProjectorState) {
-        self.with(|board| {
+        self.with(|process| {
             if state != ProjectorState::Up {
-                board.partitions.clear();
+                process.partitions.clear();
             }
-            board.projector = state;
+            process.projector = state;
         });
     }
 
-    /// Partitions of this process.
+    /// Number of partitions that are assigned to this process.
     pub fn partitions(&self) -> usize {
-        self.with(|board| board.partitions.len())
+        self.with(|process| process.partitions.len())
     }
 
-    /// The partitions of this process that do not move: those that do not run, and those for which the store has been
-    /// working on one call for longer than `call_max`.
+    /// The partitions of this process that do not move: those that are not running, and those for which one call of the
+    /// store has taken longer than `call_max`.
     pub fn stuck(&self, call_max: Duration) -> Vec<Stuck> {
-        self.with(|board| {
-            board
+        self.with(|process| {
+            process
                 .partitions
                 .iter()
-                .filter_map(|(partition, place)| place.stuck(*partition, call_max))
+                .filter_map(|(partition, progress)| progress.stuck(*partition, call_max))
                 .collect()
         })
     }
 
-    /// The partition is this process's.
+    /// The partition is assigned to this process.
     pub(crate) fn assigned(&self, partition: Partition) {
-        self.with(|board| board.partitions.insert(partition, Place::new()));
+        self.with(|process| process.partitions.insert(partition, PartitionProgress::new()));
     }
 
-    /// The partition is another process's to speak of.
+    /// The partition is no longer assigned to this process.
     pub(crate) fn revoked(&self, partition: Partition) {
-        self.with(|board| board.partitions.remove(&partition));
+        self.with(|process| process.partitions.remove(&partition));
     }
 
     pub(crate) fn claimed(&self, partition: Partition, checkpoint: Checkpoint) {
-        self.at(partition, |place| {
-            place.checkpoint = Some(checkpoint);
-            place.began = checkpoint;
+        self.update(partition, |progress| {
+            progress.checkpoint = Some(checkpoint);
+            progress.began = checkpoint;
         });
     }
 
     pub(crate) fn reached(&self, partition: Partition, checkpoint: Checkpoint) {
-        self.at(partition, |place| place.checkpoint = Some(checkpoint));
+        self.update(partition, |progress| progress.checkpoint = Some(checkpoint));
     }
 
     /// Offsets that this process applied since it claimed the partition.
     pub(crate) fn applied(&self) -> u64 {
-        self.with(|board| board.partitions.values().map(Place::applied).sum())
+        self.with(|process| process.partitions.values().map(PartitionProgress::applied).sum())
     }
 
     /// The checkpoints of the partitions that were claimed.
     pub(crate) fn checkpoints(&self) -> Vec<PartitionCheckpoint> {
-        self.with(|board| {
-            let places = board.partitions.iter();
-            places.filter_map(|(partition, place)| Some((*partition, place.checkpoint?))).collect()
+        self.with(|process| {
+            let partitions = process.partitions.iter();
+            partitions.filter_map(|(partition, progress)| Some((*partition, progress.checkpoint?))).collect()
         })
     }
 
     /// `oldest_appended_at_ms` is that of the oldest record not applied; `None` if there is none.
     pub(crate) fn behind(&self, partition: Partition, oldest_appended_at_ms: Option<i64>) {
-        self.at(partition, |place| place.oldest_appended_at_ms = oldest_appended_at_ms);
+        self.update(partition, |progress| progress.oldest_appended_at_ms = oldest_appended_at_ms);
     }
 
     pub(crate) fn set_state(&self, partition: Partition, state: PartitionState, error: Option<String>) {
-        self.at(partition, |place| {
-            if place.state != state {
-                place.since = Instant::now();
+        self.update(partition, |progress| {
+            if progress.state != state {
+                progress.since = Instant::now();
             }
-            (place.state, place.error) = (state, error);
+            (progress.state, progress.error) = (state, error);
         });
     }
 
-    /// The store is at work for a partition until what is returned is dropped.
+    /// The store is working for a partition until the returned value is dropped. `doing` is a participle.
     pub(crate) fn call(&self, partition: Partition, doing: &'static str) -> Call<'_> {
-        self.at(partition, |place| place.call = Some((doing, Instant::now())));
+        self.update(partition, |progress| progress.call = Some((doing, Instant::now())));
         Call { progress: self, partition }
     }
 
-    /// Checkpoints that the log has not saved and that it is time to ask it for.
+    /// Checkpoints that the log has not saved and was not asked to save within the last seconds. The caller passes them to
+    /// the log.
     pub(crate) fn take_unsaved(&self) -> Vec<PartitionCheckpoint> {
-        self.with(|board| {
-            let places = board.partitions.iter_mut();
-            places.filter_map(|(partition, place)| Some((*partition, place.take_unsaved()?))).collect()
+        self.with(|process| {
+            let partitions = process.partitions.iter_mut();
+            partitions
+                .filter_map(|(partition, progress)| Some((*partition, progress.take_unsaved()?)))
+                .collect()
         })
     }
 
-    /// The log has saved these.
+    /// The log has saved these checkpoints.
     pub(crate) fn saved(&self, checkpoints: &[PartitionCheckpoint]) {
         for (partition, checkpoint) in checkpoints {
-            self.at(*partition, |place| place.saved = Some(*checkpoint));
+            self.update(*partition, |progress| progress.saved = Some(*checkpoint));
         }
     }
 
     pub(crate) fn measured(&self) -> Vec<Measured> {
-        self.with(|board| {
-            let places = board.partitions.iter();
-            places
-                .map(|(partition, place)| Measured {
+        self.with(|process| {
+            let partitions = process.partitions.iter();
+            partitions
+                .map(|(partition, progress)| Measured {
                     partition: *partition,
-                    state: place.state,
-                    checkpoint: place.checkpoint,
-                    oldest_appended_at_ms: place.oldest_appended_at_ms,
-                    call: place.call.map(|(_, since)| since.elapsed()),
+                    state: progress.state,
+                    checkpoint: progress.checkpoint,
+                    oldest_appended_at_ms: progress.oldest_appended_at_ms,
+                    call: progress.call.map(|(_, since)| since.elapsed()),
                 })
                 .collect()
         })
     }
 }
 
-impl Place {
+impl PartitionProgress {
     fn new() -> Self {
         Self {
             state: PartitionState::Running,
@@ -336,7 +258,7 @@ pub(crate) struct Call<'p> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.progress.at(self.partition, |place| place.call = None);
+        self.progress.update(self.partition, |progress| progress.call = None);
     }
 }
 
@@ -350,6 +272,7 @@ mod tests {
     use dashi_domain::position::Offset;
 
     use super::*;
+    use crate::state::FailureKind;
 
     const P: Partition = Partition::new(3);
 
@@ -365,8 +288,8 @@ mod tests {
         progress.claimed(P, at(5));
         assert_eq!(progress.take_unsaved(), [(P, at(5))]);
         assert_eq!(progress.take_unsaved(), [], "it was asked for a moment ago");
-        progress.at(P, |place| {
-            let (_, when) = place.asked.as_mut().expect("it was asked for");
+        progress.update(P, |partition| {
+            let (_, when) = partition.asked.as_mut().expect("it was asked for");
             *when = when.checked_sub(SAVE_AGAIN).expect("the machine runs for longer");
         });
         assert_eq!(progress.take_unsaved(), [(P, at(5))], "nobody said that it is saved");

@@ -1,5 +1,5 @@
-//! Starts and stops the tasks of partitions as ownership comes and goes. A partition fails alone: its task stays, and tries
-//! again.
+//! The projector: starts and stops the tasks of partitions as they are assigned and revoked. A partition fails alone: its
+//! task stays, and tries again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::ProjectorMetrics;
 use crate::partition::{Mode, PartitionTask, Shared};
-use crate::progress::{Progress, ProjectorState};
+use crate::progress::Progress;
 use crate::settings::ProjectorSettings;
+use crate::state::ProjectorState;
 
 /// How often the log is asked to save checkpoints.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Why a projector ended. None of these is of one partition: such a one fails alone, and the projector goes on.
+/// Why a projector ended. An error of one partition is none of these: that partition fails alone, and the projector goes
+/// on.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectorError {
     /// The store holds the projection of another log.
@@ -41,11 +43,11 @@ pub enum ProjectorError {
     Log(#[from] LogError),
 }
 
-/// Projects the partitions that the log gives to this process.
+/// Projects the partitions that the log assigns to this process.
 pub struct Projector(Arc<Shared>);
 
 impl Projector {
-    /// A projector of `log` into `store`. `progress` shows where it stands, also when it has ended.
+    /// A projector of `log` into `store`. `progress` shows its state, also after it has ended.
     pub fn new(
         log: EventLog,
         store: Store,
@@ -56,11 +58,11 @@ impl Projector {
         Self(Arc::new(Shared::new(log, store, settings, progress, metrics)))
     }
 
-    /// Projects until `stop`; then the batches that were begun are committed, and the log is told how far it came.
+    /// Projects until `stop`. Then it commits the batches that were begun, and saves its checkpoints in the log.
     ///
     /// # Errors
-    /// See [`ProjectorError`]. A partition that fails is no error of the projector: it stays failed in its progress, is
-    /// tried again now and then, and the others go on.
+    /// See [`ProjectorError`]. A partition that fails is no error of the projector: its state in `progress` is failed, it is
+    /// tried again at an interval, and the others go on.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ProjectorError> {
         self.check_log().await?;
         let mut membership = self.0.log.membership(&self.0.settings.group).await?;
@@ -76,7 +78,7 @@ impl Projector {
         ended
     }
 
-    /// A store goes on with its own log only: offsets of another one mean other records.
+    /// Refuses a log other than the store's own: its offsets mean other records.
     async fn check_log(&self) -> Result<(), ProjectorError> {
         let logs = self.0.store.logs().await?;
         match logs.first() {
@@ -87,6 +89,7 @@ impl Projector {
         }
     }
 
+    /// Starts and stops tasks until `stop` or until the membership is lost.
     async fn conduct(
         &self,
         membership: &mut Membership,
@@ -128,7 +131,7 @@ impl Projector {
     }
 }
 
-/// The tasks of partitions, and what stops each.
+/// The tasks of partitions, and the token that stops each.
 #[derive(Default)]
 struct Tasks {
     set: JoinSet<()>,

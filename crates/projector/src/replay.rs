@@ -1,5 +1,5 @@
-//! Replay: the whole log, from its beginning, into an empty store. The same loop, the same commits; what was committed
-//! stays, so a replay that was killed goes on where it stood.
+//! Replay: the whole log, from its beginning, into an empty store, by the same loop and the same commits as a live
+//! projection. Commits stay, so a replay that was killed goes on from its last commit.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,33 +19,33 @@ use crate::partition::{End, Failure, Mode, PartitionTask, Shared};
 use crate::progress::Progress;
 use crate::settings::ProjectorSettings;
 
-/// How far a replay has come, in offsets: an upper bound on records where offsets have gaps.
+/// Progress of a replay, in offsets: an upper bound on records where offsets have gaps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ReplayProgress {
-    /// Applied, this run's and earlier ones'.
+    /// Offsets applied by this run and earlier ones.
     pub done: u64,
-    /// In the log when the replay began.
+    /// Offsets in the log when the replay began.
     pub total: u64,
 }
 
-/// What a replay did.
+/// Result of a replay.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReplayReport {
     /// Partitions of the log.
     pub partitions: usize,
     /// Offsets that this run applied.
     pub records: u64,
-    /// What became of all records of the log, earlier runs' included.
+    /// Records of the log that were applied, earlier runs' included.
     pub applied: u64,
-    /// See `applied`.
+    /// Records that were duplicates, earlier runs' included.
     pub duplicate: u64,
-    /// See `applied`.
+    /// Records that became dead letters, earlier runs' included.
     pub dead: u64,
-    /// Whether it came to the end; `false` if it was told to stop.
+    /// Whether it came to the end; `false` if it was stopped.
     pub complete: bool,
 }
 
-/// Why a replay did not come to its end. What it committed stays; run it again to go on.
+/// Why a replay did not come to its end. Its commits stay; run it again to go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The store has rows that are not of an earlier run of this replay.
@@ -65,28 +65,28 @@ pub enum ReplayError {
         /// Who claimed it.
         owner: String,
     },
-    /// Someone else writes the same store.
+    /// Another process writes the same store.
     #[error("another process replays or projects into the same store")]
     Fenced(#[source] ClaimError),
     /// The store does not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The log does not answer at the start, or has lost what was read already.
+    /// The log does not answer at the start, or has lost records that were read already.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The store cannot be written.
     #[error("a batch could not be committed: {0}")]
     Commit(String),
-    /// The log says that there is more, and gives nothing.
+    /// The log has more records by its high watermark, and returns none.
     #[error(
         "partition {partition}: no record came from offset {from} on within {waited_s} s, though it ends at {high}"
     )]
     Stalled {
         /// The partition.
         partition: Partition,
-        /// Where the replay stands.
+        /// The replay's checkpoint.
         from: Offset,
-        /// The partition's end.
+        /// The partition's high watermark.
         high: Offset,
         /// How long it waited.
         waited_s: u64,
@@ -99,11 +99,11 @@ pub enum ReplayError {
 /// Partitions replayed at once.
 const CONCURRENCY: usize = 4;
 
-/// How often progress is told.
+/// How often progress is reported.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Replays up to the ends that the partitions have when it begins. A log or a store that goes away meanwhile is waited for,
-/// as a live projector does.
+/// Replays up to the high watermarks that the partitions have when it begins. If the log or the store goes away meanwhile,
+/// it waits, as a live projector does. `report` is called five times a second and at the end.
 ///
 /// # Errors
 /// See [`ReplayError`].
@@ -113,7 +113,7 @@ pub async fn replay(
     settings: ProjectorSettings,
     metrics: ProjectorMetrics,
     stop: CancellationToken,
-    tell: impl Fn(ReplayProgress),
+    report: impl Fn(ReplayProgress),
 ) -> Result<ReplayReport, ReplayError> {
     let states = store.partitions().await?;
     if let Some(live) = states.iter().filter(|state| state.is_live).max_by_key(|state| state.updated_at_ms) {
@@ -129,7 +129,7 @@ pub async fn replay(
     let settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
     let progress = Progress::default();
     let shared = Arc::new(Shared::new(log.clone(), store.clone(), settings, progress.clone(), metrics));
-    let tell = || tell(reached(&progress, &extents));
+    let report = || report(reached(&progress, &extents));
     let mut waiting = extents.iter().copied();
     let mut tasks: JoinSet<Result<End, (Partition, Failure)>> = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
@@ -151,10 +151,10 @@ pub async fn replay(
                     Err((partition, failure)) => return Err(failure_of(partition, failure)),
                 },
             },
-            _ = tick.tick() => tell(),
+            _ = tick.tick() => report(),
         }
     }
-    tell();
+    report();
     let mut outcomes = Outcomes::default();
     for state in store.partitions().await?.iter().filter(|state| state.log == *log.id()) {
         outcomes.applied += state.outcomes.applied;
@@ -171,7 +171,7 @@ pub async fn replay(
     })
 }
 
-/// How far the partitions have come, of what lay in them at the start.
+/// Progress of all partitions, of the offsets that lay in them at the start.
 fn reached(progress: &Progress, extents: &[(Partition, Extent)]) -> ReplayProgress {
     let checkpoints: HashMap<_, _> = progress.checkpoints().into_iter().collect();
     let mut reached = ReplayProgress { done: 0, total: 0 };
@@ -179,7 +179,7 @@ fn reached(progress: &Progress, extents: &[(Partition, Extent)]) -> ReplayProgre
         let total = high.number() - low.number();
         let done =
             checkpoints.get(partition).map_or(0, |at| at.offset().number().saturating_sub(low.number()));
-        // Records that arrive meanwhile may be read along with the last ones.
+        // The last batch may also hold records that arrived meanwhile.
         reached.done += done.min(total);
         reached.total += total;
     }

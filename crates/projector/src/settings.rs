@@ -8,8 +8,8 @@ use dashi_domain::record::Record;
 use dashi_event_log::ReadLimit;
 use uuid::Uuid;
 
-/// Turns records into changes, given the events that the store holds already: [`dashi_domain::fold::fold`], but in tests
-/// that need one which fails.
+/// Turns records into changes, given the events that the store holds already. It is [`dashi_domain::fold::fold`] except in
+/// tests that need a fold which fails.
 pub type Fold = fn(&[Record], &HashSet<Uuid>, &FoldRules) -> Changes;
 
 /// Settings of a projector.
@@ -17,13 +17,13 @@ pub type Fold = fn(&[Record], &HashSet<Uuid>, &FoldRules) -> Changes;
 pub struct ProjectorSettings {
     /// The consumer group, or the name of the projection in an embedded log.
     pub group: String,
-    /// For people: who projects.
+    /// Name of this process, for people who look at claims.
     pub owner: String,
-    /// How records become changes.
+    /// The function that turns records into changes.
     pub fold: Fold,
-    /// How the fold folds.
+    /// The rules of the fold.
     pub rules: FoldRules,
-    /// What one batch may hold, and how long to wait for records.
+    /// Limits of one batch, and how long to wait for records.
     pub read_limit: ReadLimit,
     /// Least time between two batches of a partition, unless the last one was full.
     pub batch_interval: Duration,
