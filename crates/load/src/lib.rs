@@ -12,12 +12,13 @@
 //! - **An open loop keeps its schedule.** Latency counts from the time a request was due, so a server
 //!   that stalls cannot hide the requests it kept from being sent (coordinated omission).
 //!
-//! What event `n` of a run is (kind, session, variant) depends on the seed and `n` alone, not on timing.
+//! Event `n` of a run (its kind, session and variant) depends on the seed and `n` alone, not on timing.
 
 mod answer;
 mod connection;
 mod cpu;
 mod error;
+mod job;
 mod journal;
 mod payload;
 mod plan;
@@ -25,6 +26,8 @@ mod random;
 mod report;
 mod run;
 mod schedule;
+mod verdict;
+mod worker;
 
 pub use connection::{Connection, ConnectionError, Response, Target};
 pub use error::LoadError;
