@@ -1,4 +1,4 @@
-//! Settings that are each of the right type and yet must not run, alone or together.
+//! Checks values that have the right type and still must not run, alone or together.
 
 use std::fmt;
 
@@ -27,10 +27,10 @@ const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 /// Fewest characters of an API key. At 16 letters and digits, guessing has no prospect.
 const API_KEY_CHARS_MIN: usize = 16;
 
-/// Most that a semaphore counts is far above any number of connections.
-const PLACES_MAX: usize = 1_000_000;
+/// Most streams or reads: far above any number of connections, and far below the limit of a semaphore.
+const PERMITS_MAX: usize = 1_000_000;
 
-/// Something that may run and that somebody should know about.
+/// A setting that may run and that an operator should know about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning(String);
 
@@ -93,7 +93,7 @@ pub fn check(
             first: format!("log = {}", settings.log),
             second: format!("store = {}", settings.store),
             reason: "the log is the source of truth and the tables can be deleted, so they cannot be one file",
-            remedy: "give each a file of its own",
+            remedy: "give each its own file",
         });
     }
     errors.extend(paths(settings, served));
@@ -135,7 +135,7 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
             errors.push(ConfigError::OutOfRange {
                 key,
                 got: got.to_string(),
-                reason: "this is longer than 24 days, so it would never come to an end",
+                reason: "this is longer than 24 days, so it would never end",
                 remedy: "give milliseconds, at most 2147483647",
             });
         }
@@ -152,7 +152,7 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
     errors
 }
 
-/// Paths that no request could have, and addresses that no header could hold.
+/// Refuses paths that no request could have, and addresses that no header could hold.
 fn paths(settings: &Settings, served: &ServedPaths<'_>) -> Vec<ConfigError> {
     let (ingest, script) = (&settings.ingest, &settings.script);
     let mut errors = Vec::new();
@@ -192,33 +192,33 @@ fn paths(settings: &Settings, served: &ServedPaths<'_>) -> Vec<ConfigError> {
         let is_address = url.starts_with("https://") || url.starts_with("http://") || url.starts_with('/');
         let can_be_gone_to = is_address && url.bytes().all(|byte| byte.is_ascii_graphic());
         if !url.is_empty() && !can_be_gone_to {
-            refuse(key, url, "browsers need an address to go to", "set something like \"https://c.example\"");
+            refuse(key, url, "browsers need an address", "set something like \"https://c.example\"");
         }
     }
     errors
 }
 
-/// Keys that anybody could guess, or no header could hold. No key is repeated.
+/// Refuses API keys that can be guessed or that no header can hold. The messages do not repeat a key.
 fn api(settings: &Settings) -> Vec<ConfigError> {
     let mut errors = Vec::new();
     let keys = settings.api.keys.expose();
-    for (place, key) in keys.split(',').map(str::trim).enumerate().filter(|(_, key)| !key.is_empty()) {
+    for (index, key) in keys.split(',').map(str::trim).enumerate().filter(|(_, key)| !key.is_empty()) {
         if key.len() < API_KEY_CHARS_MIN || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             errors.push(ConfigError::OutOfRange {
                 key: "api.keys",
-                got: format!("(key {} of the list)", place + 1),
-                reason: "it is so short that it can be guessed, or has signs that no header holds",
-                remedy: "set 16 or more letters, digits and signs without spaces, such as `openssl rand -hex 32` gives",
+                got: format!("(key {} of the list)", index + 1),
+                reason: "it is short enough to be guessed, or has characters that no header can hold",
+                remedy: "set 16 or more letters, digits and signs without spaces, such as the output of `openssl rand -hex 32`",
             });
         }
     }
-    for (key, places) in
+    for (key, permits) in
         [("api.streams_max", settings.api.streams_max), ("api.reads_max", settings.api.reads_max)]
     {
-        if places > PLACES_MAX {
+        if permits > PERMITS_MAX {
             errors.push(ConfigError::OutOfRange {
                 key,
-                got: places.to_string(),
+                got: permits.to_string(),
                 reason: "no process has so many connections",
                 remedy: "set 1 to 1000000",
             });
@@ -241,7 +241,7 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
         errors.push(ConfigError::OutOfRange {
             key: "kafka.group",
             got: "\"\"".to_owned(),
-            reason: "without a consumer group nobody hands partitions to projectors",
+            reason: "without a consumer group no partition is assigned to a projector",
             remedy: "set a name that all projectors of this store share",
         });
     }
@@ -252,14 +252,14 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
         errors.push(ConfigError::OutOfRange {
             key: "kafka.session_timeout_ms",
             got: kafka.session_timeout_ms.to_string(),
-            reason: "brokers refuse shorter ones, and librdkafka ones longer than its poll interval",
+            reason: "brokers refuse shorter times, and librdkafka times longer than its poll interval",
             remedy: "set 6000 to 300000",
         });
     }
     errors
 }
 
-/// The limits that mean nothing at 0. Those that mean something there: `event_log.retention_h`,
+/// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
 /// `kafka.linger_ms`, `ingest.cors_max_age_s`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings { ingest, event_log, kafka, projector, database, profiles, api, shutdown, .. } = settings;
@@ -330,16 +330,16 @@ fn times_on_kafka(settings: &Settings) -> Vec<ConfigError> {
         errors.push(ConfigError::Unsafe {
             first: shown("kafka.linger_ms", settings.kafka.linger_ms),
             second: delivery,
-            reason: "an append would time out while it still waits for company",
+            reason: "an append would time out while it still waits to share a request",
             remedy: "make the delivery timeout the longer one",
         });
     }
     errors
 }
 
-/// librdkafka's names that Dashi's guarantees rest on or that have a setting of their own, and why.
+/// librdkafka's settings on which Dashi's guarantees depend, or which have a setting of their own, with the reason.
 const RESERVED: &[(&[&str], &str)] = &[
-    (&["bootstrap.servers", "metadata.broker.list"], "the brokers stand in the URL of the setting `log`"),
+    (&["bootstrap.servers", "metadata.broker.list"], "the brokers are in the URL of the setting `log`"),
     (
         &["enable.idempotence", "acks", "request.required.acks"],
         "an event counts as accepted only once all in-sync replicas have it, exactly once",
@@ -378,7 +378,7 @@ fn warnings(settings: &Settings, on_kafka: bool) -> Vec<Warning> {
     let mut warnings = Vec::new();
     if !settings.listen.ip().is_loopback() && settings.ingest.trusted_proxies.is_empty() {
         warnings.push(Warning(format!(
-            "listen = {}: other machines reach it, and whoever does can name any client address in a header such as \
+            "listen = {}: other machines reach it, and each of them can claim any client address in a header such as \
              x-forwarded-for; name your proxies in ingest.trusted_proxies",
             settings.listen
         )));

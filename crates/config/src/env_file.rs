@@ -1,11 +1,11 @@
-//! A file of variables in the form that Umami's own loader reads: `NAME=VALUE` lines, comments, quotes.
+//! Reads a file of variables in the form that Umami's own loader reads: `NAME=VALUE` lines, comments, quotes.
 //!
-//! * An unquoted value ends at `#` or at the end of its line; blanks around it do not count.
+//! * An unquoted value ends at `#` or at the end of its line, without the blanks around it.
 //! * A quoted one ("…", '…' or `…`) is literal and may go over several lines; in "…" `\n` and `\r` are line breaks.
 //! * `export` before a name, and `NAME: VALUE`, are understood. A line that is no assignment is passed over.
 //!
-//! Nothing is put in place of `$NAME`. Umami's loader does, so a value that it would change is refused where the very
-//! text matters.
+//! `$NAME` is left as it is. Umami's loader expands it, so a value that it would change is refused where the exact text
+//! matters.
 
 /// A variable, and the line on which it stands, from 1.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str) -> Vec<Variable> {
     variables
 }
 
-/// Whether Umami's loader puts something else in place of a part of the value: an unescaped `$` before a name.
+/// Whether Umami's loader would expand a part of the value: an unescaped `$` before a name.
 pub(super) fn would_be_expanded(value: &str) -> bool {
     let mut before = ' ';
     let mut characters = value.chars().peekable();
@@ -45,7 +45,7 @@ pub(super) fn would_be_expanded(value: &str) -> bool {
     false
 }
 
-/// Reads one line, or as many as a quoted value takes; returns the assignment, if it is one, and what is left.
+/// Reads one line, or as many as a quoted value takes; returns the assignment, if it is one, and the rest of the text.
 fn assignment(text: &str) -> (Option<(String, String)>, &str) {
     let (line, after) = text.split_once('\n').unwrap_or((text, ""));
     let named = || {
@@ -64,7 +64,7 @@ fn assignment(text: &str) -> (Option<(String, String)>, &str) {
     let Some((name, value)) = named() else { return (None, after) };
     let trimmed = value.trim_start_matches([' ', '\t']);
     if let Some(quote) = trimmed.chars().next().filter(|first| "\"'`".contains(*first)) {
-        // The value begins at this place of the whole text, for it may go on behind the line.
+        // The value's position in the whole text, because it may go on in further lines.
         let begin = line.len() - trimmed.len() + 1;
         if let Some((inside, left)) = quoted(&text[begin..], quote) {
             let value = if quote == '"' { inside.replace("\\n", "\n").replace("\\r", "\r") } else { inside };
@@ -76,13 +76,13 @@ fn assignment(text: &str) -> (Option<(String, String)>, &str) {
     (Some((name.to_owned(), value.to_owned())), after)
 }
 
-/// The text up to the quote that ends it, and what comes behind; `None` if nothing ends it. A quote behind a backslash
-/// does not end it, and both stay.
+/// The text up to the closing quote, and the rest behind it; `None` if no quote closes it. A quote behind a backslash does
+/// not close it, and both stay in the text.
 fn quoted(text: &str, quote: char) -> Option<(String, &str)> {
     let mut before = ' ';
-    for (place, character) in text.char_indices() {
+    for (index, character) in text.char_indices() {
         if character == quote && before != '\\' {
-            return Some((text[..place].to_owned(), &text[place + 1..]));
+            return Some((text[..index].to_owned(), &text[index + 1..]));
         }
         before = character;
     }

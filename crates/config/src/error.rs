@@ -1,10 +1,10 @@
-//! What can be wrong with settings.
+//! Errors of settings.
 
 use std::{io, path::PathBuf};
 
 use super::origin::Origin;
 
-/// A setting that cannot be used. Its message says what failed, which value, and what to do; never a secret.
+/// A setting that cannot be used. Its message states the problem, the value and the remedy; it never holds a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The settings file could not be read.
@@ -12,20 +12,19 @@ pub enum ConfigError {
     FileUnread {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
-    /// The file of environment variables could not be read. A line itself is not repeated, since it may hold a
-    /// secret.
+    /// The file of environment variables could not be read. The message does not repeat a line, which may hold a secret.
     #[error("cannot read the variables in {}, given with --env-file: {reason}", path.display())]
     EnvFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         reason: String,
     },
-    /// The settings file is not TOML. The line itself is not repeated, since it may hold a secret.
+    /// The settings file is not TOML. The message does not repeat the line, which may hold a secret.
     #[error("{}, line {line}, column {column} is not valid TOML: {message}", path.display())]
     FileSyntax {
         /// The file.
@@ -34,37 +33,37 @@ pub enum ConfigError {
         line: usize,
         /// Column in characters, from 1.
         column: usize,
-        /// What the parser says.
+        /// The message of the parser.
         message: String,
     },
     /// A key that is not in `config/default.toml`.
     #[error("{origin}: there is no setting {key}; {}", suggestion(nearest.as_deref()))]
     UnknownKey {
-        /// Where it was given.
+        /// The layer that gives it.
         origin: Origin,
         /// The key, sections included.
         key: String,
-        /// The known key most like it.
+        /// The most similar known key.
         nearest: Option<String>,
     },
-    /// An environment variable that looks like ours and is not.
+    /// An environment variable with our prefix that is no setting.
     #[error("environment variable {name}: there is no such setting; {}", suggestion(nearest.as_deref()))]
     UnknownVariable {
         /// The variable.
         name: String,
-        /// The known variable most like it.
+        /// The most similar known variable.
         nearest: Option<String>,
     },
     /// A value of the wrong type or form.
     #[error("{origin}: {key} takes {expected}, not {got}")]
     WrongType {
-        /// Where it was given.
+        /// The layer that gives it.
         origin: Origin,
         /// The key.
         key: String,
-        /// What it takes, with an example.
+        /// The values that it takes, with an example.
         expected: String,
-        /// What was given, as far as it may be printed.
+        /// The given value, with secrets redacted.
         got: String,
     },
     /// A log or store URL that names no backend.
@@ -74,9 +73,9 @@ pub enum ConfigError {
         what: &'static str,
         /// The URL without its password.
         got: String,
-        /// What is wrong with it.
+        /// The problem.
         reason: String,
-        /// What it should look like.
+        /// The form that it should have.
         remedy: &'static str,
     },
     /// A value outside the range in which it means something.
@@ -86,9 +85,9 @@ pub enum ConfigError {
         key: &'static str,
         /// Its value.
         got: String,
-        /// What would happen.
+        /// The consequence of the value.
         reason: &'static str,
-        /// What to set.
+        /// The value to set instead.
         remedy: &'static str,
     },
     /// Two values that are unsafe together.
@@ -98,9 +97,9 @@ pub enum ConfigError {
         first: String,
         /// The other.
         second: String,
-        /// What could go wrong.
+        /// The danger of the two together.
         reason: &'static str,
-        /// What to set.
+        /// The value to set instead.
         remedy: &'static str,
     },
     /// A networked log or store without a secret.
@@ -119,7 +118,7 @@ pub enum ConfigError {
     ReservedProperty {
         /// librdkafka's name.
         property: String,
-        /// What rests on it, and what to use instead if there is something.
+        /// The guarantee that depends on it, or the setting to use instead.
         reason: &'static str,
     },
 }
@@ -127,6 +126,6 @@ pub enum ConfigError {
 fn suggestion(nearest: Option<&str>) -> String {
     match nearest {
         Some(nearest) => format!("did you mean {nearest}?"),
-        None => "`dashi config show` lists all there are".to_owned(),
+        None => "`dashi config show` lists all settings".to_owned(),
     }
 }

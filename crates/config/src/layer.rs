@@ -1,4 +1,4 @@
-//! The layers of settings, and which of them won: defaults, file, environment, flags.
+//! The layers of settings (defaults, file, environment, flags) and the origin of each value.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,7 @@ use super::{
 /// Prefix of our environment variables.
 const PREFIX: &str = "DASHI_";
 
-/// Where settings come from beside the defaults. Only `main` reads the environment, so it is passed in.
+/// The layers above the defaults. The caller reads the environment and passes it in.
 #[derive(Default)]
 pub struct Layers<'a> {
     /// The file of `--config`.
@@ -39,7 +39,7 @@ pub struct FlagValue {
     pub key: &'static str,
     /// The text that was given, read by the setting's type.
     pub value: String,
-    /// The flag as one types it, such as `--listen`.
+    /// The flag as it is typed, such as `--listen`.
     pub flag: &'static str,
 }
 
@@ -57,8 +57,8 @@ impl Loaded {
         &self.unused
     }
 
-    /// Where the value of `key` came from; `None` if there is no such setting. A property of librdkafka goes
-    /// by `kafka.properties.` and its name.
+    /// The origin of the value of `key`; `None` if there is no such setting. The key of a property of librdkafka is
+    /// `kafka.properties.` and its name.
     pub fn origin(&self, key: &str) -> Option<&Origin> {
         self.entries.get(key).map(|entry| &entry.origin)
     }
@@ -83,8 +83,8 @@ pub(super) type Entries = BTreeMap<String, SettingEntry>;
 /// Lays the file over the defaults, the environment over the file and the flags over the environment.
 ///
 /// # Errors
-/// The first thing that cannot be used: an unreadable file, an unknown name, a value of the wrong type. None
-/// is passed over, so a misspelt setting never goes unnoticed.
+/// The first layer or setting that cannot be used: an unreadable file, an unknown name, a value of the wrong type. None is
+/// ignored, so a misspelt setting never goes unnoticed.
 pub fn load(layers: Layers<'_>) -> Result<Loaded, ConfigError> {
     let schema = Schema::compiled_in();
     let mut entries: Entries = schema
@@ -108,7 +108,7 @@ pub fn load(layers: Layers<'_>) -> Result<Loaded, ConfigError> {
     Ok(Loaded { settings, entries, unused })
 }
 
-/// Variables by name, each with the file it comes from if it comes from one. Empty ones are as good as none.
+/// Variables by name, each with the file that it comes from, if any. Empty variables are left out.
 struct Environment(BTreeMap<String, (String, Option<PathBuf>)>);
 
 impl Environment {
@@ -139,7 +139,7 @@ impl Environment {
     }
 }
 
-/// The variables of a file, less those that only name files for us to read.
+/// The variables of a file.
 fn variables_of(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let failed = |reason: String| ConfigError::EnvFile { path: path.to_owned(), reason };
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
@@ -148,8 +148,8 @@ fn variables_of(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
         let text_matters = SECRETS.contains(&variable.name.as_str());
         if text_matters && env_file::would_be_expanded(&variable.value) {
             return Err(failed(format!(
-                "line {}: the value of {} has a $ before a name. Umami may put a variable in its place, and here the \
-                 very text matters, for session ids are made from it: set {} in the environment, as Umami sees it",
+                "line {}: the value of {} has a $ before a name. Umami may replace it by a variable, and here the \
+                 exact text matters, because session ids are made from it: set {} in the environment, as Umami sees it",
                 variable.line, variable.name, variable.name
             )));
         }
@@ -203,7 +203,7 @@ fn walk(
             (KeyRole::Section | KeyRole::OpenSection, value) => {
                 return Err(schema.wrong_type(&key, &value, origin, ""));
             }
-            // Its first key tells more than its name: `[kafak] group` is most like `kafka.group`.
+            // Its first key suggests more than its name: `[kafak] group` is similar to `kafka.group`.
             (KeyRole::Unknown, Value::Table(inner)) if !inner.is_empty() => {
                 walk(schema, &key, inner, origin, entries)?
             }
@@ -213,7 +213,8 @@ fn walk(
     Ok(())
 }
 
-/// Free names with texts. `security.protocol = …` without quotes is a table to TOML; the dots are put back.
+/// Reads an open section: any name, each with a text. `security.protocol = …` without quotes is a table in TOML; its dots
+/// become a part of the name again.
 fn walk_open(
     schema: &Schema,
     section: &str,
@@ -265,12 +266,12 @@ fn from_env(schema: &Schema, env: &Environment) -> Result<Entries, ConfigError> 
     Ok(entries)
 }
 
-/// `DASHI_CONFIG` names the file of `--config`; the others are for the tests.
+/// Whether a variable of ours is no setting: `DASHI_CONFIG` names the file of `--config`, the others are for the tests.
 fn is_read_elsewhere(name: &str) -> bool {
     name == "DASHI_CONFIG" || name.starts_with("DASHI_TEST_")
 }
 
-/// Kubernetes and Docker links put such variables beside every service whose name begins with "dashi":
+/// Whether Kubernetes or a Docker link made the variable, as they do for every service whose name begins with "dashi":
 /// `DASHI_SERVICE_HOST`, `DASHI_COLLECTOR_PORT=tcp://10.0.0.7:8484`, `DASHI_PORT_8484_TCP_ADDR`.
 fn is_service_link(name: &str, value: &str) -> bool {
     value.starts_with("tcp://")
@@ -285,7 +286,8 @@ fn with_origin(values: Vec<(String, Value)>, origin: &Origin) -> Entries {
     values.into_iter().map(|(key, value)| (key, SettingEntry { value, origin: origin.clone() })).collect()
 }
 
-/// As Umami does where `APP_SECRET` is missing; so a switch from such an Umami keeps ids and tokens.
+/// Takes `DATABASE_URL` as the secret if there is no other, as Umami does without `APP_SECRET`; so a switch from such an
+/// Umami keeps ids and tokens.
 fn fall_back_for_the_secret(entries: &mut Entries, env: &Environment) {
     let is_empty = entries.get("secret").is_none_or(|entry| entry.value.as_str() == Some(""));
     if let Some(text) = env.get(SECRET_FALLBACK).filter(|_| is_empty) {

@@ -1,8 +1,8 @@
-//! Where a setting's value came from.
+//! Origins of settings.
 
 use std::{fmt, path::PathBuf};
 
-/// Where a value came from.
+/// The layer that gave a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
     /// `config/default.toml`.

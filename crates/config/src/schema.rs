@@ -1,4 +1,4 @@
-//! `config/default.toml` as the schema: which keys there are, of which type, and what resembles a wrong one.
+//! `config/default.toml` as the schema: the known keys, their types, and suggestions for unknown ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::{error::ConfigError, origin::Origin, secret::printable, settings::Set
 /// The compiled-in defaults, with their documentation.
 pub const DEFAULT_TOML: &str = include_str!("../../../config/default.toml");
 
-/// Least likeness of a name that is worth suggesting, from 0 to 1.
+/// Least likeness of a name that is suggested, from 0 to 1.
 const LIKENESS_MIN: f64 = 0.6;
 
 /// The environment variable that sets `key`: `ingest.in_flight_max` is `DASHI_INGEST_IN_FLIGHT_MAX`.
@@ -17,7 +17,7 @@ pub fn variable(key: &str) -> String {
     format!("DASHI_{}", key.to_uppercase().replace('.', "_"))
 }
 
-/// The keys of `config/default.toml`. A table that is empty there is open: it takes any name, and texts.
+/// The keys of `config/default.toml`. A table that is empty there is an open section: it takes any name, with a text.
 pub(super) struct Schema {
     defaults: Table,
     leaves: BTreeMap<String, Value>,
@@ -67,7 +67,7 @@ impl Schema {
         }
     }
 
-    /// Every setting with its default, by key; open tables have none.
+    /// Every setting with its default, by key; open sections have none.
     pub(super) fn leaves(&self) -> &BTreeMap<String, Value> {
         &self.leaves
     }
@@ -84,7 +84,7 @@ impl Schema {
         }
     }
 
-    /// Every key that one environment variable sets, with that variable.
+    /// Every key that an environment variable sets, by the variable's name.
     pub(super) fn variables(&self) -> BTreeMap<String, &str> {
         self.leaves.keys().chain(&self.open).map(|key| (variable(key), key.as_str())).collect()
     }
@@ -97,8 +97,8 @@ impl Schema {
         })
     }
 
-    /// Reads `text`, as the environment and flags give it, by the type of the default. An open table gives as
-    /// many settings as the text names.
+    /// Parses a text of the environment or of a flag by the type of the default. An open section gives as many settings
+    /// as the text names.
     pub(super) fn parse(
         &self,
         key: &str,
@@ -125,8 +125,7 @@ impl Schema {
         Ok(vec![(key.to_owned(), value)])
     }
 
-    /// Whether `value` alone fits the setting: it is put into the defaults, and they have to stay
-    /// [`Settings`].
+    /// Checks that `value` alone fits the setting: the defaults with this value have to deserialise as [`Settings`].
     pub(super) fn admit(&self, key: &str, value: &Value, origin: &Origin) -> Result<(), ConfigError> {
         let mut table = self.defaults.clone();
         self.put(&mut table, key, value.clone());
@@ -136,7 +135,7 @@ impl Schema {
         }
     }
 
-    /// The defaults with `values` in their places. Every value has been admitted.
+    /// The defaults, overridden by `values`. Every value has been admitted.
     pub(super) fn assemble<'v>(&self, values: impl Iterator<Item = (&'v String, &'v Value)>) -> Settings {
         let mut table = self.defaults.clone();
         for (key, value) in values {
@@ -167,7 +166,7 @@ impl Schema {
         ConfigError::UnknownVariable { name: name.to_owned(), nearest }
     }
 
-    /// `refusal` is what the type says about a value of the right TOML type, such as the words it knows.
+    /// `refusal` is the type's message about a value of the right TOML type, such as the words that it knows.
     pub(super) fn wrong_type(&self, key: &str, got: &Value, origin: &Origin, refusal: &str) -> ConfigError {
         let default = self.leaves.get(key);
         let expected = match default {
@@ -229,8 +228,8 @@ fn split_pairs(text: &str) -> Option<Vec<(String, String)>> {
         .collect()
 }
 
-/// The known name most like `name` in its last part, so that a key in the wrong section is found too; among
-/// equals the one most like it as a whole. Words in another order count as alike: `body_max_bytes`.
+/// The known name whose last part is most similar to that of `name`, so that a key in the wrong section is found, too;
+/// among equals the one that is most similar as a whole. Words in another order count as similar: `body_max_bytes`.
 fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>, separator: char) -> Option<String> {
     let likeness = |a: &str, b: &str| {
         let as_written = strsim::normalized_damerau_levenshtein(a, b);

@@ -34,7 +34,7 @@ impl<T> fmt::Display for Secret<T> {
     }
 }
 
-/// The setting's value as it may be printed: secrets and the passwords in URLs replaced.
+/// The setting's value with secrets and the passwords in URLs redacted.
 pub(super) fn printable(key: &str, value: &toml::Value) -> toml::Value {
     let text = match value {
         toml::Value::String(text) => text,
@@ -51,15 +51,15 @@ pub(super) fn printable(key: &str, value: &toml::Value) -> toml::Value {
     toml::Value::String(shown)
 }
 
-/// Whether the whole value is a secret. Of librdkafka's settings, those that carry a password, a key or a
-/// token; the whole `kafka.properties` in one text may hold one.
+/// Whether the whole value is a secret. Of librdkafka's settings those that carry a password, a key or a token are; all of
+/// `kafka.properties` in one text may hold one.
 fn is_secret(key: &str) -> bool {
-    const TELLING: [&str; 6] = ["password", "secret", ".pem", "oauthbearer.config", "jaas", "token"];
+    const SECRET_WORDS: [&str; 6] = ["password", "secret", ".pem", "oauthbearer.config", "jaas", "token"];
     match key.strip_prefix("kafka.properties") {
         Some("") => true,
         Some(property) => {
             let property = property.to_ascii_lowercase();
-            TELLING.iter().any(|word| property.contains(word)) && !property.ends_with(".location")
+            SECRET_WORDS.iter().any(|word| property.contains(word)) && !property.ends_with(".location")
         }
         None => matches!(key, "secret" | "api.keys"),
     }

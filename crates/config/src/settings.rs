@@ -1,4 +1,4 @@
-//! The settings as types. What each one means, its unit and its price stand in `config/default.toml`.
+//! The settings as types. `config/default.toml` documents the meaning, unit and cost of each.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
@@ -6,8 +6,7 @@ use serde::Deserialize;
 
 use super::secret::Secret;
 
-/// Every setting, each with a value of the right type. Whether they go together is for
-/// [`check`](super::check()).
+/// Every setting, each with a value of the right type. [`check`](super::check()) decides whether they may run together.
 #[derive(Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
@@ -15,19 +14,19 @@ pub struct Settings {
     pub log: String,
     /// URL of the store, with its password; see [`parse_store_url`](super::parse_store_url).
     pub store: String,
-    /// Where the HTTP side listens.
+    /// Address and port of the HTTP server.
     pub listen: SocketAddr,
-    /// Material of ids and tokens; read it through [`Settings::secret_text`].
+    /// Secret of ids and tokens; read it through [`Settings::secret_text`].
     pub secret: Secret<String>,
     /// IANA time zone in which months, weeks, days and hours begin.
     pub timezone: String,
-    /// By which version of Umami's rules events are taken and folded.
+    /// The version of Umami whose rules events are taken and folded by.
     pub umami_release: UmamiRelease,
-    /// The HTTP side.
+    /// The HTTP server and the collector.
     pub ingest: Ingest,
     /// The tracker script.
     pub script: Script,
-    /// Where addresses are.
+    /// The location of addresses.
     pub geo: Geo,
     /// The event log on either backend.
     pub event_log: EventLogSettings,
@@ -37,7 +36,7 @@ pub struct Settings {
     pub projector: Projector,
     /// The store's connections.
     pub database: Database,
-    /// What the fold makes of an event.
+    /// The fold, which turns events into rows.
     pub fold: Fold,
     /// Traits of people.
     pub profiles: Profiles,
@@ -50,11 +49,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The text that the secret of ids and tokens is hashed from: `secret` (`APP_SECRET`) if it is not empty,
+    /// The text from which the secret of ids and tokens is hashed: `secret` (`APP_SECRET`) if it is not empty,
     /// else `DATABASE_URL` if the environment has it, which [`load`](super::load) has put in its place; else
     /// none.
     ///
-    /// With none, an embedded Dashi makes a secret of its own. Source:
+    /// With none, an embedded Dashi generates its own secret. Source:
     /// docs/umami-contract.md §6.1.
     pub fn secret_text(&self) -> Option<&str> {
         Some(self.secret.expose().as_str()).filter(|text| !text.is_empty())
@@ -69,14 +68,14 @@ impl Settings {
     }
 }
 
-/// Says nothing but the name: URLs and Kafka's properties hold passwords.
+/// Prints the name only: URLs and Kafka's properties hold passwords.
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Settings").finish_non_exhaustive()
     }
 }
 
-/// The HTTP side.
+/// The HTTP server and the collector.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ingest {
@@ -86,11 +85,11 @@ pub struct Ingest {
     pub bodies_bytes_max: usize,
     /// Elements of one batch; more are answered 413.
     pub batch_elements_max: usize,
-    /// Requests being worked on at once, half of them of one client; more are answered 503.
+    /// Requests in flight, half of them of one client; more are answered 503.
     pub in_flight_max: usize,
-    /// Open client connections; further ones take the places of idle ones, or wait.
+    /// Open client connections; further ones replace idle ones, or wait.
     pub connections_max: usize,
-    /// Bound of one request, the append included.
+    /// Time limit of one request, including the append.
     pub request_timeout_ms: u64,
     /// Longest time until a connection's next request head is there.
     pub idle_timeout_ms: u64,
@@ -100,43 +99,43 @@ pub struct Ingest {
     pub body_pause_ms_max: u64,
     /// Least rate of a body that takes longer than that, in bytes per second.
     pub body_rate_bytes_min: u64,
-    /// Longest time for an answer to be taken by its reader.
+    /// Longest time for the client to read an answer.
     pub answer_timeout_ms: u64,
-    /// Memory of answers that wait for their readers.
+    /// Memory of answers that clients have not read yet.
     pub answers_bytes_max: usize,
     /// Header whose whole value is the client's address; empty for the usual ones.
     pub client_ip_header: String,
     /// Comma list of blocked addresses and CIDR blocks.
     pub ignore_ip: String,
-    /// Comma list of peers whose address and location headers are believed; empty for all.
+    /// Comma list of proxies whose address and location headers are believed; empty for all peers.
     pub trusted_proxies: String,
-    /// Whether bots are counted as well.
+    /// Whether events of bots are taken, too.
     pub disable_bot_check: bool,
     /// How long an anonymous visitor keeps a session id.
     pub salt_rotation: SaltRotation,
-    /// What a distinct id does to a session.
+    /// The effect of a distinct id on a session.
     pub identified_sessions: IdentifiedSessions,
-    /// Whether texts longer than their columns are taken where Umami refuses them.
+    /// Whether texts longer than their columns are taken, and cut, where Umami refuses them.
     pub cut_long_fields: bool,
-    /// Whether location headers of providers are left out.
+    /// Whether location headers of providers are ignored.
     pub skip_location_headers: bool,
-    /// How long a CORS preflight may be remembered; 0 is never.
+    /// How long browsers may cache a CORS preflight; 0 is never.
     pub cors_max_age_s: u64,
     /// Interval of reading the list of websites.
     pub website_refresh_ms: u64,
     /// Least time between two look-ups of an unknown website.
     pub website_recheck_ms: u64,
-    /// What `Retry-After` says with a 503.
+    /// Value of `Retry-After` in a 503.
     pub retry_after_s: u64,
-    /// Longest wait of a link's or pixel's visitor for storage.
+    /// How long a visitor of a link or pixel may be kept waiting until the visit is stored.
     pub redirect_wait_ms: u64,
     /// Whether submissions of unknown types are kept in the log.
     pub keep_unknown_types: bool,
-    /// What every path begins with; empty for nothing.
+    /// Prefix of every path; empty for none.
     pub base_path: String,
-    /// Another path of `/api/send`; empty for none.
+    /// Second path of `/api/send`; empty for none.
     pub send_path: String,
-    /// Whether browsers are told to come by HTTPS only.
+    /// Whether browsers are made to use HTTPS only.
     pub force_ssl: bool,
 }
 
@@ -146,13 +145,13 @@ pub struct Ingest {
 pub struct Script {
     /// Comma list of further paths; empty for none.
     pub names: String,
-    /// Where the script is instead; empty for here.
+    /// Address of another script instead; empty for the built-in one.
     pub url: String,
-    /// The host that it posts to; empty for its own.
+    /// The host to which it posts; empty for the host that it comes from.
     pub collect_host: String,
 }
 
-/// Where addresses are.
+/// The location of addresses.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Geo {
@@ -175,7 +174,7 @@ pub enum SaltRotation {
 /// A version of Umami, or the one that the database shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub enum UmamiRelease {
-    /// What the store's tables show.
+    /// The version that the store's tables show.
     #[serde(rename = "auto")]
     Auto,
     /// 3.0.
@@ -195,17 +194,17 @@ pub enum UmamiRelease {
     V3_4,
 }
 
-/// What a distinct id does to the session of its visitor.
+/// The effect of a distinct id on the session of its visitor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum IdentifiedSessions {
-    /// What the database's version of Umami does.
+    /// That of the database's version of Umami.
     Auto,
-    /// It is the session, on all devices.
+    /// The distinct id is the session, on all devices.
     Shared,
-    /// It is linked to it, and no part of it.
+    /// The distinct id is linked to the session, and no part of it.
     Linked,
-    /// It is a part of it.
+    /// The distinct id is a part of the session.
     PerDevice,
 }
 
@@ -231,15 +230,15 @@ pub struct Kafka {
     pub replication_factor: i32,
     /// Consumer group of the projectors.
     pub group: String,
-    /// Bound of an append, retries included.
+    /// Time limit of an append, including retries.
     pub delivery_timeout_ms: u64,
-    /// How long an append waits for company.
+    /// How long an append waits for others to share its request.
     pub linger_ms: u64,
     /// Silence after which a projector loses its partitions.
     pub session_timeout_ms: u64,
-    /// How often the topic's identity and settings are looked at.
+    /// How often the topic's identity and settings are checked.
     pub topic_check_ms: u64,
-    /// Settings of librdkafka, passed through; passwords among them.
+    /// Settings of librdkafka, passed through; they include passwords.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -270,7 +269,7 @@ pub struct Projector {
     pub retry_wait_ms_max: u64,
     /// Pause between two attempts at a partition that has failed.
     pub failed_retry_ms: u64,
-    /// Whether a process is not ready while a partition of its is failed.
+    /// Whether a process is not ready while one of its partitions is failed.
     pub failed_partition_unready: bool,
 }
 
@@ -280,11 +279,11 @@ pub struct Projector {
 pub struct Database {
     /// Connections of one process.
     pub pool_connections_max: u32,
-    /// Bound of one statement.
+    /// Time limit of one statement.
     pub statement_timeout_ms: u64,
 }
 
-/// What the fold makes of an event.
+/// The fold, which turns events into rows.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fold {
@@ -298,7 +297,7 @@ pub struct Fold {
 pub struct Profiles {
     /// Whether a null deletes a trait.
     pub null_deletes: bool,
-    /// Age of the last event of a session that still is live.
+    /// Age of its last event below which a session is live.
     pub live_s: u64,
 }
 
@@ -322,7 +321,7 @@ pub struct Api {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
-    /// Bound of the whole drain.
+    /// Time limit of the whole drain.
     pub grace_ms: u64,
 }
 
@@ -342,8 +341,8 @@ pub struct Logs {
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     Auto,
-    /// For people.
+    /// Text, for people.
     Text,
-    /// For machines.
+    /// JSON, for machines.
     Json,
 }

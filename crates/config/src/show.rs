@@ -1,4 +1,4 @@
-//! Settings as `dashi config show` prints them: every value with its origin, no secret.
+//! The output of `dashi config show`: every value with its origin, no secret.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -52,7 +52,7 @@ impl Loaded {
     }
 
     /// The settings as JSON: `{"KEY": {"value": …, "origin": "…"}}`, by full key; secrets and passwords are
-    /// redacted. Keys of which `in_force` says what their value comes to have a member of that name.
+    /// redacted. A key in `in_force` also has the member `in_force`, the effect that its value has.
     pub fn show_json(&self, in_force: &[(&str, &str)]) -> String {
         let settings: serde_json::Map<String, serde_json::Value> = self
             .entries

@@ -9,11 +9,11 @@ pub(super) const SECRET_FALLBACK: &str = "DATABASE_URL";
 pub(super) struct Alias {
     pub(super) name: &'static str,
     pub(super) key: &'static str,
-    /// What Umami means by a value, in our words; `None` where it says nothing about this setting.
+    /// Translates Umami's value into ours; `None` if it does not concern this setting.
     pub(super) read: fn(&str) -> Option<String>,
 }
 
-/// Those that concern collection and have a setting.
+/// The variables that concern collection and have a setting.
 pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "APP_SECRET", key: "secret", read: as_it_is },
     Alias { name: "DATABASE_URL", key: "store", read: as_it_is },
@@ -34,10 +34,10 @@ pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "COLLECT_API_HOST", key: "script.collect_host", read: as_it_is },
 ];
 
-/// The others of docs/umami-contract.md §20.2 and what becomes of them here, for those who bring an Umami's
-/// environment along.
+/// The others of docs/umami-contract.md §20.2, which have no effect here, with the reason: for operators who bring an
+/// Umami's environment along.
 pub(super) const UNUSED: &[(&str, &str)] = &[
-    ("DATABASE_REPLICA_URL", "Dashi writes, and reads nothing that a replica could answer"),
+    ("DATABASE_REPLICA_URL", "Dashi writes, and has no reads for a replica"),
     ("REDIS_URL", "websites, links and pixels are kept in memory"),
     ("CLICKHOUSE_URL", "rows go to PostgreSQL or SQLite"),
     ("KAFKA_URL", "the event log is named by the setting log"),
@@ -56,12 +56,12 @@ fn as_it_is(text: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// Set and non-empty is true, even "0" and "false"; empty ones never get here.
+/// Any non-empty text is true, even "0" and "false"; empty texts never get here.
 fn set(_text: &str) -> Option<String> {
     Some("true".to_owned())
 }
 
-/// Umami turns monthly for every text it does not know.
+/// Umami rotates monthly for every text that it does not know.
 fn rotation(text: &str) -> Option<String> {
     Some(if matches!(text, "day" | "week") { text } else { "month" }.to_owned())
 }

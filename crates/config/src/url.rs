@@ -59,7 +59,7 @@ pub fn parse_log_url(url: &str) -> Result<LogUrl, ConfigError> {
     };
     if rest.contains('@') {
         return Err(refuse(
-            "user and password belong into kafka.properties (sasl.username, sasl.password)".into(),
+            "user and password belong in kafka.properties (sasl.username, sasl.password)".into(),
         ));
     }
     let (brokers, topic) = rest.split_once('/').ok_or_else(|| refuse("the topic is missing".into()))?;
@@ -96,16 +96,16 @@ pub fn parse_store_url(url: &str) -> Result<StoreUrl, ConfigError> {
     Ok(StoreUrl::Postgres(url.to_owned()))
 }
 
-/// What is known of other addresses that stand in an Umami's environment.
+/// The reason, for URLs that an Umami's environment may hold and that name no PostgreSQL.
 fn no_database(url: &str) -> Option<String> {
     let (scheme, _) = url.split_once(':')?;
     match scheme {
         "prisma" | "prisma+postgres" => Some(format!(
             "`{scheme}:` is an address of Prisma's own service; give the URL of the PostgreSQL database behind it"
         )),
-        "mysql" | "mariadb" => {
-            Some(format!("`{scheme}:` is no known kind: Umami has left it, and Dashi writes to PostgreSQL"))
-        }
+        "mysql" | "mariadb" => Some(format!(
+            "`{scheme}:` is no known kind: Umami no longer supports it, and Dashi writes to PostgreSQL"
+        )),
         _ => None,
     }
 }
@@ -113,18 +113,18 @@ fn no_database(url: &str) -> Option<String> {
 fn unknown_scheme(url: &str) -> String {
     match url.split_once(':') {
         Some((scheme, _)) if !scheme.contains(['/', '@']) => format!("`{scheme}:` is no known kind"),
-        _ => "it does not say of which kind it is".to_owned(),
+        _ => "it has no scheme".to_owned(),
     }
 }
 
-/// `sqlite:a/b`, `sqlite:/a/b`, `sqlite://a/b` and `sqlite:///a/b`: two slashes are only a way of writing.
+/// The path in `sqlite:a/b`, `sqlite:/a/b`, `sqlite://a/b` and `sqlite:///a/b`: two slashes mean nothing.
 fn sqlite_path(path: &str) -> Result<PathBuf, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
     match path {
         "" => Err("the path is missing".to_owned()),
-        ":memory:" => Err("a database in memory loses what was acknowledged".to_owned()),
-        _ if path.contains('?') => Err("parameters after `?` are not read".to_owned()),
-        _ if path.ends_with('/') => Err("a directory is named, and a file is needed".to_owned()),
+        ":memory:" => Err("a database in memory loses acknowledged events".to_owned()),
+        _ if path.contains('?') => Err("parameters after `?` are not supported".to_owned()),
+        _ if path.ends_with('/') => Err("it names a directory instead of a file".to_owned()),
         _ => Ok(PathBuf::from(path)),
     }
 }
@@ -173,12 +173,12 @@ mod tests {
     #[test]
     fn log_urls_that_name_no_log_are_refused_with_the_reason() {
         for (url, reason) in [
-            ("", "does not say of which kind"),
-            ("data/log.db", "does not say of which kind"),
+            ("", "it has no scheme"),
+            ("data/log.db", "it has no scheme"),
             ("redis://h:1/t", "`redis:` is no known kind"),
             ("postgres://u:p@h/db", "`postgres:` is no known kind"),
             ("sqlite:", "path is missing"),
-            ("sqlite::memory:", "loses what was acknowledged"),
+            ("sqlite::memory:", "loses acknowledged events"),
             ("sqlite:a.db?mode=ro", "parameters"),
             ("sqlite:data/", "directory"),
             ("kafka://h:9092", "topic is missing"),

@@ -214,7 +214,7 @@ async fn after_a_retention_gap_one_command_goes_on_and_notes_it_under_a_running_
 
     let accepted = deployment.run(&["accept-lost"]).await;
     assert_eq!(accepted.code, Some(0), "{}", accepted.stderr);
-    let expected = "partition 0: offsets 2 to 14 were removed before they were projected; 13 records are noted as \
+    let expected = "partition 0: offsets 2 to 14 were removed before they were projected; 13 records are recorded as \
                     missing, and the projection goes on at offset 15\n";
     assert_eq!(accepted.stdout, expected);
     until_rows(&deployment, "/b/", 27).await;

@@ -184,14 +184,14 @@ fn paths_and_addresses_are_ones_that_a_request_can_have() {
 
 #[test]
 fn api_keys_cannot_be_guessed_and_are_not_repeated() {
-    for (keys, place) in [
+    for (keys, number) in [
         ("hunter2", 1),
         ("a-key-of-16-chars,hunter2", 2),
         ("a key with spaces in it", 1),
         ("ключ-ключ-ключ-ключ", 1),
     ] {
         let error = refusal(&[("api.keys", keys)]);
-        assert!(error.starts_with(&format!("api.keys = (key {place} of the list): ")), "{error}");
+        assert!(error.starts_with(&format!("api.keys = (key {number} of the list): ")), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
     for keys in ["", "a-key-of-16-char", "a-key-of-16-char, b-key-of-16-char,"] {
