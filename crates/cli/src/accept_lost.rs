@@ -1,5 +1,6 @@
-//! `dashi accept-lost`: goes on where the log does not have what comes next, and notes what is lost.
+//! `dashi accept-lost`: moves checkpoints over records that the log has lost, and records them as missing.
 
+use dashi_config::Loaded;
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
@@ -8,26 +9,27 @@ use dashi_store::{Claim, ClaimError, CommitError, PartitionState, Store};
 use serde::Serialize;
 
 use crate::args::AcceptLostArgs;
-use crate::{Exit, open, print};
-use dashi_config::Loaded;
+use crate::exit::Exit;
+use crate::open;
+use crate::output::print;
 
-/// Claims of a partition, at most: a projector that runs claims it, too, when it tries again.
+/// Most claims of a partition: a running projector claims it, too, when it tries again.
 const CLAIMS_MAX: u32 = 5;
 
-/// What was lost of a partition.
+/// A loss that was accepted.
 #[derive(Debug, Serialize)]
 struct Lost {
     partition: u32,
     cause: &'static str,
-    /// The first offset that is lost.
+    /// The first offset that is lost (inclusive).
     start_offset: u64,
-    /// The first one that is not.
+    /// The first offset behind the loss (exclusive).
     end_offset: u64,
-    /// Where the projection goes on.
+    /// The offset at which the projection goes on.
     resumes_at: u64,
 }
 
-/// Accepts what is lost of all partitions, or of one.
+/// Accepts the losses of all partitions, or of one.
 pub async fn run(loaded: &Loaded, args: &AcceptLostArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
@@ -37,7 +39,7 @@ pub async fn run(loaded: &Loaded, args: &AcceptLostArgs) -> anyhow::Result<Exit>
         store.partitions().await?.into_iter().filter(|state| state.log == *log.id()).collect();
     if states.is_empty() {
         anyhow::bail!(
-            "the store holds no projection of the log {}: there is nothing to go on with",
+            "the store holds no projection of the log {}: so it cannot have lost records",
             log.id()
         );
     }
@@ -73,10 +75,10 @@ async fn accept(log: &EventLog, store: &Store, state: &PartitionState) -> anyhow
             Err(error) => return Err(error.into()),
         }
     }
-    anyhow::bail!("partition {partition}: a projector takes it again and again; stop the projectors first")
+    anyhow::bail!("partition {partition}: a projector claims it again and again; stop the projectors first")
 }
 
-/// What is not there, and where the projection goes on.
+/// Records that the log does not have, and the checkpoint from which the projection goes on.
 struct Loss {
     missing: Missing,
     to: Checkpoint,
@@ -94,7 +96,7 @@ impl Loss {
     }
 }
 
-/// What a projection that stands at `checkpoint` cannot read any more; `None` if it can go on by itself.
+/// The loss of a projection whose checkpoint this is; `None` if it can read on by itself.
 async fn loss(
     log: &EventLog,
     partition: Partition,
@@ -108,14 +110,14 @@ async fn loss(
     } else {
         match log.reader_behind(partition, at, fingerprint).await {
             Ok(_) => None,
-            // Records that were appended since the log ended lie below its end now, and which those are it does not
-            // say. So all is read again; what is applied already is recognised by its event's id.
+            // Records appended since the log was cut lie below its end now, and the log does not tell them from older
+            // ones. So all of it is read again; events that are applied already are recognised by their ids.
             Err(LogError::Beyond { .. }) => Some(ended(high, at, low)),
             Err(LogError::Rewritten { .. }) => Some(ended(low, at, low)),
             Err(error) => return Err(error.into()),
         }
     };
-    // Those were the ends of this log, not of one that took its name.
+    // The extent was that of this log, not of one that took its name.
     log.is_same().await?;
     Ok(loss)
 }
@@ -139,12 +141,12 @@ fn text(lost: &[Lost]) -> String {
         out.push_str(&if *cause == MissingCause::Retention.name() {
             format!(
                 "partition {partition}: offsets {start_offset} to {last} were removed before they were projected; \
-                 {count} records are noted as missing, and the projection goes on at offset {resumes_at}\n"
+                 {count} records are recorded as missing, and the projection goes on at offset {resumes_at}\n"
             )
         } else {
             format!(
-                "partition {partition}: offsets {start_offset} to {last} were projected and are not in the log any \
-                 more; this is noted, their rows stay, and the log is read again from offset {resumes_at} on (events \
+                "partition {partition}: offsets {start_offset} to {last} were projected and are no longer in the \
+                 log; this is recorded, their rows stay, and the log is read again from offset {resumes_at} on (events \
                  that are applied already count as duplicates)\n"
             )
         });

@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line: commands and flags.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -11,22 +11,22 @@ use dashi_config::FlagValue;
 
 /// An event-sourced collector for web analytics that speaks Umami's protocol.
 ///
-/// It answers a tracker only when the event is durable in its event log, and folds that log into Umami's tables.
-/// `dashi serve` does all of it in one process, with nothing beside it.
+/// It answers a tracker once the event is durable in its event log, and folds that log into Umami's tables. `dashi serve`
+/// does all of it in one process and needs no other server.
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal, trace), \
     4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
-    variable (kafka.group is DASHI_KAFKA_GROUP), or, where there is one, by a flag; the later one wins. `dashi config \
-    show` tells all of them and where each comes from."
+    variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
+    settings and their origins."
 )]
 pub struct Cli {
-    /// A TOML file with settings; config/default.toml documents them all [env: DASHI_CONFIG]
+    /// TOML file with settings; config/default.toml documents all of them [env: DASHI_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// A file of environment variables, such as Umami's .env; the process's own variables win over it
+    /// File of environment variables, such as Umami's .env; the process's own variables win over it
     #[arg(long, global = true, value_name = "FILE")]
     pub env_file: Option<PathBuf>,
 
@@ -43,7 +43,7 @@ pub struct Cli {
 }
 
 impl Cli {
-    /// The flags that are settings.
+    /// The values of flags that set a setting.
     pub fn flags(&self) -> Vec<FlagValue> {
         let listen = match &self.command {
             Command::Serve(args) | Command::Collect(args) | Command::Project(args) => args.listen,
@@ -66,95 +66,95 @@ pub enum Command {
     Serve(ServeArgs),
     /// Collect only: HTTP in, event log out
     Collect(ServeArgs),
-    /// Project only: event log in, store out; run as many as the log has partitions
+    /// Project only: event log in, store out; run at most as many as the log has partitions
     Project(ServeArgs),
-    /// Add, list and remove the websites that take events
+    /// Add, list and remove the websites whose events are taken
     #[command(subcommand)]
     Website(WebsiteCommand),
-    /// Add, list and remove links: /q/SLUG counts a visit and leads to an address
+    /// Add, list and remove links: /q/SLUG counts a visit and redirects to an address
     #[command(subcommand)]
     Link(LinkCommand),
-    /// Add, list and remove pixels: /p/SLUG counts a visit and is an invisible picture
+    /// Add, list and remove pixels: /p/SLUG counts a visit and returns an invisible image
     #[command(subcommand)]
     Pixel(PixelCommand),
-    /// Show partitions, checkpoints, lag and the last error
+    /// Print partitions, checkpoints, lag, the account of all records and the last error
     Status(StatusArgs),
-    /// Go on where the log has lost what comes next, or what was projected; notes in the books what is lost
+    /// Accept that the log lost records, so that projecting can go on; the lost records are recorded as missing
     AcceptLost(AcceptLostArgs),
-    /// Fold the whole log into an empty store; run it again to go on after an interruption
+    /// Fold the whole log into an empty store; after an interruption, run it again to continue
     Replay(ReplayArgs),
-    /// Say whether two stores hold the same rows (exit code 3 if not)
+    /// Compare the rows of two stores (exit code 3 if they differ)
     Compare(CompareArgs),
-    /// Show where an event is and what became of it (exit code 3 if neither log nor store has it)
+    /// Show where an event is and its outcome (exit code 3 if neither log nor store has it)
     Trace(TraceArgs),
     /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)
     Heal(HealArgs),
-    /// Measure a running collector with generated traffic
+    /// Measure a running collector with generated events
     Bench(BenchArgs),
-    /// Say whether a running Dashi is ready (exit code 1 if not)
+    /// Ask a running Dashi whether it is ready (exit code 1 if not)
     Health(HealthArgs),
-    /// Show or check the settings
+    /// Print or check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
 }
 
 #[derive(Debug, Args)]
 pub struct ServeArgs {
-    /// Address and port to listen on; `project` serves only /health and /metrics there, by default on port 8485
+    /// Address and port to listen on; `project` serves only /health and /metrics, by default on port 8485
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
 
-    /// Let the store go on with this log though it holds the projection of another one
+    /// Allow this log in a store that already holds the projection of another log
     #[arg(long)]
     pub accept_new_log: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum WebsiteCommand {
-    /// Register a website; prints its id
+    /// Add a website; prints its id
     Add {
-        /// What people call it
+        /// Its name, for people
         #[arg(long)]
         name: String,
-        /// Its host, for people
+        /// Its host name, for people
         #[arg(long)]
         domain: Option<String>,
-        /// The id that its trackers send; made anew if not given
+        /// The id that its trackers send; generated if omitted
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
     },
     /// List the websites
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove a website: it takes no more events; its rows stay
+    /// Remove a website: its events are taken no more; its rows stay
     Remove {
-        /// Its id
+        /// The id
         id: Uuid,
     },
-    /// Say whether a website takes session recordings (/api/record)
+    /// Turn session recordings of a website (/api/record) on or off
     Recordings {
-        /// Its id
+        /// The id
         id: Uuid,
-        /// Take them or not
+        /// Whether to take them
         #[arg(value_enum)]
         taken: Switch,
     },
-    /// Say whether a website takes heatmaps that its recorder posts (Umami 3.2 and newer, and a SQLite store)
+    /// Turn heatmaps that a website's recorder posts on or off (Umami 3.2 and newer, and SQLite stores)
     Heatmaps {
-        /// Its id
+        /// The id
         id: Uuid,
-        /// Take them or not
+        /// Whether to take them
         #[arg(value_enum)]
         taken: Switch,
     },
-    /// Say whose visits a website does not want: they are answered 403
+    /// Set the addresses whose events a website refuses: they are answered 403
     Block {
-        /// Its id
+        /// The id
         id: Uuid,
-        /// Addresses and CIDR blocks, separated by commas; they replace those before. "" for none
+        /// Addresses and CIDR blocks, separated by commas; they replace the former ones. "" for none
         addresses: String,
     },
 }
@@ -169,16 +169,16 @@ pub enum Switch {
 pub enum LinkCommand {
     /// Add a link; prints its id and path
     Add {
-        /// Where it leads
+        /// The address to which it redirects
         #[arg(long)]
         url: String,
-        /// What people call it
+        /// Its name, for people
         #[arg(long)]
         name: String,
-        /// The last part of its path; made up if not given
+        /// The last part of its path; generated if omitted
         #[arg(long)]
         slug: Option<String>,
-        /// The id that its events are filed under; made anew if not given
+        /// The id under which its events are stored; generated if omitted
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
         #[command(flatten)]
@@ -186,33 +186,33 @@ pub enum LinkCommand {
     },
     /// List the links
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove a link: it leads nowhere any more; its rows stay, and its slug stays taken
+    /// Remove a link: it redirects no more; its rows stay, and its slug cannot be used again
     Remove {
-        /// Its id
+        /// The id
         id: Uuid,
     },
 }
 
-/// What a link's visits carry on, and are counted under
+/// Campaign parameters of a link's visits
 #[derive(Debug, Args)]
 pub struct CampaignArgs {
-    /// Campaign parameter that it carries on to where it leads
+    /// utm_source that it adds to the address, and that its visits count under
     #[arg(long, value_name = "TEXT")]
     pub utm_source: Option<String>,
-    /// Another one
+    /// utm_medium, likewise
     #[arg(long, value_name = "TEXT")]
     pub utm_medium: Option<String>,
-    /// Another one
+    /// utm_campaign, likewise
     #[arg(long, value_name = "TEXT")]
     pub utm_campaign: Option<String>,
-    /// Another one
+    /// utm_term, likewise
     #[arg(long, value_name = "TEXT")]
     pub utm_term: Option<String>,
-    /// Another one
+    /// utm_content, likewise
     #[arg(long, value_name = "TEXT")]
     pub utm_content: Option<String>,
 }
@@ -221,42 +221,42 @@ pub struct CampaignArgs {
 pub enum PixelCommand {
     /// Add a pixel; prints its id and path
     Add {
-        /// What people call it
+        /// Its name, for people
         #[arg(long)]
         name: String,
-        /// The last part of its path; made up if not given
+        /// The last part of its path; generated if omitted
         #[arg(long)]
         slug: Option<String>,
-        /// The id that its events are filed under; made anew if not given
+        /// The id under which its events are stored; generated if omitted
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
     },
     /// List the pixels
     List {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove a pixel; its rows stay, and its slug stays taken
+    /// Remove a pixel; its rows stay, and its slug cannot be used again
     Remove {
-        /// Its id
+        /// The id
         id: Uuid,
     },
 }
 
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct AcceptLostArgs {
-    /// Only this partition
+    /// Accept the loss of this partition only
     #[arg(long, value_name = "N")]
     pub partition: Option<u32>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -272,11 +272,11 @@ pub struct TraceArgs {
     #[arg(long, value_name = "UUID")]
     pub website: Option<Uuid>,
 
-    /// Read all of the log: finds every copy, also of events whose client gave a messageId and a time of its own
+    /// Read all of the log: finds every copy, also of events whose client gave a messageId and its own time
     #[arg(long)]
     pub scan: bool,
 
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -291,11 +291,11 @@ pub struct TraceArgs {
     dashi heal --store postgres://… --undo undo.ndjson               take the repair back"
 )]
 pub struct HealArgs {
-    /// Repair what is found
+    /// Repair the damage
     #[arg(long)]
     pub apply: bool,
 
-    /// Where the repairs are written before they are committed; by default dashi-heal-TIME.ndjson in this directory
+    /// File to which repairs are written before they are committed [default: dashi-heal-TIME.ndjson in this directory]
     #[arg(long, value_name = "FILE", requires = "apply")]
     pub undo_file: Option<PathBuf>,
 
@@ -303,111 +303,111 @@ pub struct HealArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["apply", "website"])]
     pub undo: Option<PathBuf>,
 
-    /// Only this website
+    /// Heal this website only
     #[arg(long, value_name = "UUID")]
     pub website: Option<Uuid>,
 
-    /// Rows in one transaction, at most
+    /// Most rows in one transaction
     #[arg(long, value_name = "N", default_value = "1000")]
     pub batch: NonZeroUsize,
 
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The store to fold the log into: an empty one, or one that an interrupted replay has begun
+    /// The store to fold the log into: an empty store, or that of an interrupted replay
     #[arg(long, value_name = "URL")]
     pub into: String,
-    /// Report as JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct CompareArgs {
-    /// A store: sqlite:PATH or postgres://…
+    /// The first store: sqlite:PATH or postgres://…
     #[arg(value_name = "STORE")]
     pub first: String,
-    /// Another one
+    /// The second store
     #[arg(value_name = "STORE")]
     pub second: String,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// The collector
+    /// Address of the collector
     #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
     pub url: String,
-    /// The website that takes the events; by default the first one of --store
+    /// Id of the website of the events [default: the first website of --store]
     #[arg(long, value_name = "UUID")]
     pub website: Option<Uuid>,
-    /// Connections, each with one request at a time
+    /// Number of connections, each with one request at a time
     #[arg(long, short = 'c', default_value_t = 64)]
     pub connections: usize,
     /// Seconds to measure
     #[arg(long, short = 'd', default_value_t = 10.0, value_name = "SECONDS")]
     pub duration: f64,
-    /// Seconds to warm up before
+    /// Seconds of warm-up before measuring
     #[arg(long, default_value_t = 2.0, value_name = "SECONDS")]
     pub warmup: f64,
-    /// Requests per second, sent on schedule however slow the answers are (open loop); without it each connection
-    /// sends its next request when it has its answer (closed loop)
+    /// Requests per second, sent on schedule however slow the answers are (open loop); if omitted, each connection
+    /// sends its next request after the answer to its last (closed loop)
     #[arg(long, value_name = "PER_SECOND")]
     pub rate: Option<f64>,
-    /// Requests in all
+    /// End after so many requests
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,
-    /// Events per request; more than 1 uses /api/batch
+    /// Events per request; more than 1 go to /api/batch
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub batch: usize,
-    /// Distinct visitors
+    /// Number of distinct visitors
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub sessions: u64,
     /// Shares of page views, custom events, identifies and performance events
     #[arg(long, default_value = "80,12,4,4", value_name = "N,N,N,N")]
     pub mix: String,
-    /// Send the token of the last answer back, as a page that is not reloaded does
+    /// Send back the token of the last answer, as a page does that is not reloaded
     #[arg(long)]
     pub token: bool,
-    /// Decides everything that is drawn; also part of every mark. By default the time
+    /// Random seed; also part of every event's mark [default: current time]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Write the marks of acknowledged events to this file
+    /// File to which the marks of acknowledged events are written
     #[arg(long, value_name = "FILE")]
     pub record_acknowledged: Option<PathBuf>,
-    /// Leave out the empty requests (GET /api/heartbeat) that follow a closed loop for at most 5 s: their rate is
-    /// the limit of server, generator and machine, and the report prints the events' ratio to it
+    /// Do not send the empty requests (GET /api/heartbeat) that follow a closed loop for at most 5 s; their rate is the
+    /// limit of server, generator and machine, and the report prints the ratio of the events' rate to it
     #[arg(long)]
     pub no_limit: bool,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     pub json: bool,
 }
 
 #[derive(Debug, Args)]
 pub struct HealthArgs {
-    /// Where it listens
+    /// Its address
     #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
     pub url: String,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
-    /// Print every setting and where it comes from; secrets are redacted
+    /// Print every setting and its origin; secrets are redacted
     Show {
-        /// As JSON
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Say whether Dashi would start with these settings: read them as `serve` does
+    /// Check whether the settings are valid, reading them as `serve` does
     Check {
-        /// Also reach the event log and the store, within ten seconds each; makes and changes nothing there
+        /// Also connect to the event log and the store, within ten seconds each; creates and changes nothing there
         #[arg(long)]
         connect: bool,
     },

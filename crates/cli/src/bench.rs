@@ -1,18 +1,20 @@
-//! `dashi bench`: generated traffic against a running collector.
+//! `dashi bench`: sends generated events to a running collector and measures it.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dashi_config::Loaded;
 use dashi_load::{LoadPlan, Mix, Mode, Snapshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::BenchArgs;
-use crate::serve::now_ms;
-use crate::{Exit, Misuse, open, print};
-use dashi_config::Loaded;
+use crate::clock::now_ms;
+use crate::exit::{Exit, Misuse};
+use crate::open;
+use crate::output::print;
 
-/// Runs the plan and reports; exit code 1 if not one event was acknowledged.
+/// Runs the plan and prints the report. Exit code 1 if no event was acknowledged.
 pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     let website = match args.website {
         Some(website) => website,
@@ -20,7 +22,7 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
             let settings = &loaded.settings;
             let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
             let websites = store.websites().await?;
-            websites.first().context("the store has no website: `dashi website add` makes one")?.id
+            websites.first().context("the store has no website: add one with `dashi website add`")?.id
         }
     };
     let mut plan = LoadPlan::new(args.url.as_str(), website.to_string());
@@ -55,7 +57,7 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     };
     let limit = (!args.no_limit && plan.mode == Mode::Closed).then(|| plan.limit());
     let mut report = dashi_load::run(plan, stop.clone(), progress).await?;
-    // Measured in the same run, since machines differ from one minute to the next; not after an interrupt.
+    // Measured in the same run, since the speed of a machine changes from minute to minute; not after an interrupt.
     if let Some(limit) = limit.filter(|_| !stop.is_cancelled()) {
         report = report.beside(&dashi_load::run(limit, stop, progress).await?);
     }

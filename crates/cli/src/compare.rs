@@ -1,10 +1,13 @@
-//! `dashi compare`: whether two stores hold the same rows.
+//! `dashi compare`: compares the rows of two stores.
 
-use crate::args::CompareArgs;
-use crate::{Exit, open, print};
 use dashi_config::Loaded;
 
-/// Exit code 3 if they do not.
+use crate::args::CompareArgs;
+use crate::exit::Exit;
+use crate::open;
+use crate::output::print;
+
+/// Compares and prints the differences. Exit code 3 if the stores differ.
 pub async fn run(loaded: &Loaded, args: &CompareArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let first = open::store(&args.first, settings, open::Absent::Refuse).await?;

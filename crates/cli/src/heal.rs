@@ -3,10 +3,11 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use dashi_domain::calendar::{ms_since_1970, salt_start_ms};
+use dashi_config::Loaded;
+use dashi_domain::calendar::salt_start_ms;
 use dashi_store::{
     HealError, HealReport, HealScope, KeepUndo, Orphaning, PostgresStore, REDACTED, Repair, Store, redact_url,
 };
@@ -15,8 +16,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::HealArgs;
-use crate::{Exit, Misuse, open, print};
-use dashi_config::Loaded;
+use crate::clock::now_ms;
+use crate::exit::{Exit, Misuse};
+use crate::open;
+use crate::output::print;
 
 /// How often a line reports the progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);
@@ -118,9 +121,8 @@ struct UndoFile {
 }
 
 impl UndoFile {
-    #[expect(clippy::disallowed_methods, reason = "a command is an edge at which time enters")]
     fn create(path: Option<PathBuf>, store: &str) -> anyhow::Result<Self> {
-        let began_at_ms = ms_since_1970(SystemTime::now());
+        let began_at_ms = now_ms();
         let path = path.unwrap_or_else(|| format!("dashi-heal-{began_at_ms}.ndjson").into());
         let file = OpenOptions::new().write(true).create_new(true).open(&path).with_context(|| {
             format!("--undo-file: {} cannot be made (a file that exists is not overwritten)", path.display())

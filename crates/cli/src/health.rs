@@ -1,16 +1,17 @@
-//! `dashi health`: asks a running Dashi whether it is ready, for containers without a client of their own.
+//! `dashi health`: asks a running Dashi whether it is ready, for containers without an HTTP client.
 
 use std::time::Duration;
 
 use dashi_load::{Connection, Target};
 
 use crate::args::HealthArgs;
-use crate::{Exit, Misuse, print};
+use crate::exit::{Exit, Misuse};
+use crate::output::print;
 
 /// How long the answer may take.
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Exit code 0 if it is ready, 1 if not or if nobody answers.
+/// Prints the answer. Exit code 0 if Dashi is ready, 1 if it is not or does not answer.
 pub async fn run(args: &HealthArgs) -> anyhow::Result<Exit> {
     let target = Target::parse(&args.url)
         .ok_or_else(|| Misuse(format!("--url {}: give http://HOST:PORT", args.url)))?;

@@ -1,16 +1,16 @@
-//! Diagnostics: to standard error, for people on a terminal, as JSON for machines.
+//! Diagnostic output on standard error: text on a terminal, JSON elsewhere.
 
 use std::io::IsTerminal as _;
 
+use dashi_config::{LogFormat, Logs};
 use tracing_subscriber::EnvFilter;
 
-use crate::Misuse;
-use dashi_config::{LogFormat, Logs};
+use crate::exit::Misuse;
 
-/// Starts logging as the settings say.
+/// Starts logging with these settings.
 ///
 /// # Errors
-/// The filter cannot be understood.
+/// The filter is not valid.
 pub fn start(logs: &Logs) -> anyhow::Result<()> {
     let filter = filter(logs)?;
     let terminal = std::io::stderr().is_terminal();
@@ -23,11 +23,11 @@ pub fn start(logs: &Logs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is logged.
+/// The filter that selects the lines to log.
 ///
 /// # Errors
-/// The filter cannot be understood.
+/// The filter is not valid.
 pub fn filter(logs: &Logs) -> anyhow::Result<EnvFilter> {
     Ok(EnvFilter::try_new(&logs.filter)
-        .map_err(|error| Misuse(format!("logs.filter = {:?} cannot be understood: {error}", logs.filter)))?)
+        .map_err(|error| Misuse(format!("logs.filter = {:?} is not valid: {error}", logs.filter)))?)
 }

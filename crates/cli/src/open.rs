@@ -1,9 +1,10 @@
 //! From settings to logs, stores and rules.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 use dashi_domain::calendar::SaltRotation;
 use dashi_domain::fold::FoldRules;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
@@ -15,18 +16,18 @@ use dashi_store::{
 };
 use jiff::tz::TimeZone;
 
-use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
+use crate::secret_file;
 
 /// Whether a file that is not there may be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absent {
-    /// Make it.
+    /// Make the file.
     Create,
-    /// Say that it is not there.
+    /// Fail.
     Refuse,
 }
 
-/// What a record holds beside the body that was sent, at most.
+/// Most bytes that a record adds to the body of its request.
 const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
 
 /// Opens the event log.
@@ -63,7 +64,7 @@ pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog
     })
 }
 
-/// Opens a store by its URL. PostgreSQL is not asked anything yet.
+/// Opens a store by its URL. No connection to PostgreSQL is made yet.
 pub async fn store(url: &str, settings: &Settings, absent: Absent) -> anyhow::Result<Store> {
     Ok(match parse_store_url(url)? {
         StoreUrl::Sqlite(path) => {
@@ -80,17 +81,17 @@ pub async fn store(url: &str, settings: &Settings, absent: Absent) -> anyhow::Re
 
 fn refuse_absent(path: &Path, absent: Absent, what: &str) -> anyhow::Result<()> {
     if absent == Absent::Refuse && !path.exists() {
-        anyhow::bail!("there is no {what} at {}: `dashi serve` makes one", path.display());
+        anyhow::bail!("there is no {what} at {}: `dashi serve` creates it", path.display());
     }
     Ok(())
 }
 
-/// The time zone that calendar boundaries are taken in.
+/// The time zone of calendar boundaries.
 pub fn zone(settings: &Settings) -> anyhow::Result<TimeZone> {
     TimeZone::get(&settings.timezone).with_context(|| format!("timezone = {:?}", settings.timezone))
 }
 
-/// How ids are computed, but for what a distinct id does: see [`Formula`].
+/// The rules of ids, except the effect of a distinct id: see [`Formula`].
 pub fn id_rules(settings: &Settings) -> anyhow::Result<IdRules> {
     let (rotation, zone) = salt_period(settings)?;
     let secret = Secret::from_text(&secret_text(settings)?);
@@ -107,7 +108,7 @@ pub fn salt_period(settings: &Settings) -> anyhow::Result<(SaltRotation, TimeZon
     Ok((rotation, zone(settings)?))
 }
 
-/// Reads all that `serve` reads of the settings beyond their form, without opening or making anything.
+/// Reads the values of settings that `serve` reads beyond their form, without opening or making anything.
 pub fn parse_all(settings: &Settings) -> anyhow::Result<()> {
     crate::logging::filter(&settings.logs)?;
     projector_settings(settings, Release::OURS, false)?;
@@ -115,7 +116,7 @@ pub fn parse_all(settings: &Settings) -> anyhow::Result<()> {
     if let (None, LogUrl::Sqlite(log)) = (settings.secret_text(), parse_log_url(&settings.log)?) {
         let path = log.with_file_name("secret");
         if path.exists() {
-            kept_secret(&path)?;
+            secret_file::read_or_make(&path)?;
         }
     }
     if !settings.geo.database.is_empty() {
@@ -125,17 +126,17 @@ pub fn parse_all(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What a distinct id does to a session, and why.
+/// The effect of a distinct id on a session, and why it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Formula {
-    /// What is in force.
+    /// The effect that is in force.
     pub identified: IdentifiedSessions,
     /// Why, in words.
     pub because: String,
 }
 
 impl Formula {
-    /// As the setting has it.
+    /// Its name in the settings.
     pub fn name(&self) -> &'static str {
         match self.identified {
             IdentifiedSessions::Shared => "shared",
@@ -145,7 +146,7 @@ impl Formula {
     }
 }
 
-/// By which version of Umami's rules events are taken and folded, and why.
+/// The version of Umami whose rules events are taken and folded by, and why it is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InForce {
     /// The version.
@@ -154,10 +155,11 @@ pub struct InForce {
     pub because: String,
 }
 
-/// The version whose rules hold, if that is not for a database to say. `url` is the store's.
+/// The version whose rules hold, if the settings or the kind of the store decide it; `None` if the database does. `url` is
+/// the store's.
 ///
 /// # Errors
-/// The URL cannot be understood.
+/// The URL is not valid.
 pub fn release_by_settings(settings: &Settings, url: &str) -> anyhow::Result<Option<InForce>> {
     let because = |release, because: &str| Some(InForce { release, because: because.to_owned() });
     let set = |release| because(release, "it is set");
@@ -187,7 +189,7 @@ pub async fn release_by_store(store: &Store) -> Result<InForce, StoreError> {
     })
 }
 
-/// What a distinct id does to a session, if it is set.
+/// The effect of a distinct id on a session, if the settings decide it.
 pub fn formula_by_settings(settings: &Settings) -> Option<Formula> {
     let identified = match settings.ingest.identified_sessions {
         dashi_config::IdentifiedSessions::Auto => return None,
@@ -198,12 +200,12 @@ pub fn formula_by_settings(settings: &Settings) -> Option<Formula> {
     Some(Formula { identified, because: "it is set".to_owned() })
 }
 
-/// What a distinct id does to a session in a version of Umami.
+/// The effect of a distinct id on a session in a version of Umami.
 pub fn formula_by_release(in_force: &InForce) -> Formula {
     Formula { identified: in_force.release.identified_sessions(), because: in_force.because.clone() }
 }
 
-/// How events are folded.
+/// The rules of the fold.
 ///
 /// # Errors
 /// The time zone is not known.
@@ -219,7 +221,7 @@ pub fn fold_rules(settings: &Settings, release: Release) -> anyhow::Result<FoldR
     Ok(rules.by(release))
 }
 
-/// How a projector or a replay runs.
+/// Settings of a projector or of a replay.
 pub fn projector_settings(
     settings: &Settings,
     release: Release,
@@ -242,14 +244,14 @@ pub fn projector_settings(
     })
 }
 
-/// Who this process is, for people who look at claims: host and process.
+/// Name of this process, for people who look at claims: host and process id.
 pub fn owner() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = if host.trim().is_empty() { "localhost" } else { host.trim() };
     format!("{host}/{}", std::process::id())
 }
 
-/// The configured secret, or the one that an embedded Dashi keeps beside its data.
+/// The configured secret, or the one that an embedded Dashi keeps beside its log.
 fn secret_text(settings: &Settings) -> anyhow::Result<String> {
     if let Some(text) = settings.secret_text() {
         return Ok(text.to_owned());
@@ -257,74 +259,5 @@ fn secret_text(settings: &Settings) -> anyhow::Result<String> {
     let LogUrl::Sqlite(log) = parse_log_url(&settings.log)? else {
         anyhow::bail!("a log on Kafka needs the setting `secret` (APP_SECRET)");
     };
-    kept_secret(&log.with_file_name("secret"))
-}
-
-/// Reads the secret file; makes it at the first start, readable by its owner only.
-fn kept_secret(path: &PathBuf) -> anyhow::Result<String> {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let read = || -> anyhow::Result<Option<String>> {
-        match std::fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => anyhow::bail!(
-                "the secret file {} is empty: put the secret back, or remove the file to get a new one",
-                path.display()
-            ),
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => {
-                Err(error).with_context(|| format!("cannot read the secret file {}", path.display()))
-            }
-        }
-    };
-    if let Some(secret) = read()? {
-        return Ok(secret);
-    }
-    let making = || format!("cannot make the secret file {}", path.display());
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).with_context(making)?;
-    }
-    let mut random = [0_u8; 32];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").with_context(making)?, &mut random)
-        .with_context(making)?;
-    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    // Written whole under another name first: a file of this name is never half a secret.
-    let draft = path.with_extension(format!("{}.new", std::process::id()));
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)
-        .with_context(making)?;
-    file.write_all(secret.as_bytes()).and_then(|()| file.sync_all()).with_context(making)?;
-    // Whoever links first wins; the other process takes the winner's.
-    let linked = std::fs::hard_link(&draft, path);
-    std::fs::remove_file(&draft).with_context(making)?;
-    match linked {
-        Ok(()) => Ok(secret),
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => read()?.with_context(making),
-        Err(error) => Err(error).with_context(making),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
-    use super::*;
-
-    #[test]
-    fn a_kept_secret_is_made_once_and_is_its_owners_alone() {
-        let directory = std::env::temp_dir().join(format!("dashi-secret-{}", uuid::Uuid::now_v7()));
-        let path = directory.join("secret");
-        let made = kept_secret(&path).expect("made");
-        assert_eq!(made.len(), 64);
-        assert_eq!(kept_secret(&path).expect("read"), made);
-        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
-        std::fs::write(&path, " \n").expect("written");
-        let error = kept_secret(&path).expect_err("an empty secret is no secret").to_string();
-        assert!(error.contains("is empty"), "{error}");
-        std::fs::remove_dir_all(&directory).expect("removed");
-    }
+    secret_file::read_or_make(&log.with_file_name("secret"))
 }

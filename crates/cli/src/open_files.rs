@@ -1,13 +1,13 @@
-//! How many files this process may open, and so how many connections it can serve.
+//! The number of files that this process may open, which bounds the connections that it can serve.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use dashi_config::Settings;
 
-/// What a process has open beside connections: its own files and sockets, and room for what opens them for a moment.
+/// Files open beside connections: the process's own files and sockets, and some that are open for a moment.
 const OWN: u64 = 64;
 
-/// About what each partition of a log on Kafka takes: a client of its own with a socket for each broker.
+/// Approximate number per partition of a log on Kafka: its own client with a socket for each broker.
 const PER_KAFKA_PARTITION: u64 = 8;
 
 /// Raises the process's own limit as far as it may, and gives the number of connections that fit into it: what

@@ -1,18 +1,19 @@
-//! Whether the event log and the store can be reached: nothing is made there, and nothing changed.
+//! Connects to the event log and the store for `dashi config check --connect`; creates and changes nothing there.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 use dashi_store::Store;
 
-use crate::{Misuse, open};
-use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
+use crate::exit::Misuse;
+use crate::open;
 
-/// How long either may take.
+/// Time limit of each.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Reaches both.
+/// Connects to both.
 ///
 /// # Errors
 /// One of them cannot be reached, or is not one that Dashi can use.
@@ -35,7 +36,7 @@ async fn reach_store(settings: &Settings) -> anyhow::Result<()> {
             let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
             let answered = async {
                 store.ping().await?;
-                // None is as good: the tables are made at the first start.
+                // A database without tables is fine: they are made at the first start.
                 store.umami().await
             };
             let answered = answered.await;
@@ -57,12 +58,12 @@ async fn reach_log(settings: &Settings) -> anyhow::Result<()> {
                     Err(error) => failed.push(format!("{broker}: {error}")),
                 }
             }
-            anyhow::bail!("no broker takes connections ({})", failed.join("; "))
+            anyhow::bail!("no broker accepts a connection ({})", failed.join("; "))
         }
     }
 }
 
-/// A file that is there can be written to; one that is not can be made, in the nearest directory that is there.
+/// Checks that a file can be written to or, if it does not exist, that it can be made in the nearest directory that does.
 fn reach_file(path: &Path) -> anyhow::Result<()> {
     if path.exists() {
         let opened = std::fs::File::options().append(true).open(path);

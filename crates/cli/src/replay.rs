@@ -1,22 +1,24 @@
-//! `dashi replay`: the whole log into an empty store, with progress.
+//! `dashi replay`: folds the whole log into an empty store and shows its progress.
 
 use std::io::IsTerminal as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use dashi_config::Loaded;
 use dashi_projector::{ProjectorMetrics, ReplayError, ReplayProgress, replay};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ReplayArgs;
-use crate::{Exit, Misuse, logging, open, print};
-use dashi_config::Loaded;
+use crate::exit::{Exit, Misuse};
+use crate::output::print;
+use crate::{logging, open};
 
-/// How often a line tells of the progress where there is no terminal for a bar.
+/// How often a line reports progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);
 
-/// Replays; interrupted, it stops between batches and can be run again to go on.
+/// Replays. After an interrupt it stops between batches; running it again continues.
 pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     logging::start(&settings.logs)?;
@@ -42,7 +44,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         }
     });
     let began = Instant::now();
-    let teller = Teller::new();
+    let progress = ProgressDisplay::new();
     let metrics = ProjectorMetrics::new(&mut Registry::default());
     let report = replay(
         log,
@@ -50,7 +52,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         open::projector_settings(settings, in_force.release, true)?,
         metrics,
         stop,
-        move |progress| teller.tell(progress),
+        move |replayed| progress.show(replayed),
     )
     .await
     .map_err(|error| match error {
@@ -74,21 +76,21 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
             report.dead,
         ));
         if !report.complete {
-            print("interrupted: run the same command again to go on\n");
+            print("interrupted: run the same command again to continue\n");
         }
     }
     Ok(if report.complete { Exit::Done } else { Exit::Overdue })
 }
 
-/// A bar on a terminal, a line now and then elsewhere.
-struct Teller {
+/// A bar on a terminal, a line every few seconds elsewhere.
+struct ProgressDisplay {
     bar: ProgressBar,
     began: Instant,
     last_line: Mutex<Option<Instant>>,
     terminal: bool,
 }
 
-impl Teller {
+impl ProgressDisplay {
     fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(5));
         let template = "{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left";
@@ -99,7 +101,7 @@ impl Teller {
         Self { bar, began: Instant::now(), last_line: Mutex::new(None), terminal }
     }
 
-    fn tell(&self, progress: ReplayProgress) {
+    fn show(&self, progress: ReplayProgress) {
         if self.terminal {
             self.bar.set_length(progress.total);
             self.bar.set_position(progress.done);

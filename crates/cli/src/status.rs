@@ -1,7 +1,8 @@
-//! `dashi status`: where every partition stands.
+//! `dashi status`: checkpoint, lag and account of every partition.
 
 use std::time::Duration;
 
+use dashi_config::Loaded;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
@@ -9,23 +10,24 @@ use dashi_store::{MissingRange, PartitionState, Store, StoreError};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
-use crate::serve::now_ms;
-use crate::{Exit, open, print};
-use dashi_config::Loaded;
+use crate::clock::now_ms;
+use crate::exit::Exit;
+use crate::open;
+use crate::output::print;
 
 #[derive(Debug, Serialize)]
 struct Status {
     log: String,
-    /// The log whose projection the store holds, if it is not this one's.
+    /// The log whose projection the store holds, if it is another one.
     other_log: Option<String>,
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
-    /// Of a database that Umami made.
+    /// Only for a database that Umami made.
     umami: Option<Umami>,
 }
 
-/// What a database of Umami's has that is not written.
+/// Version of a database that Umami made, and the parts of it that Dashi does not write.
 #[derive(Debug, Serialize)]
 struct Umami {
     release: String,
@@ -58,7 +60,7 @@ impl Umami {
 #[derive(Debug, Serialize)]
 struct MissingStatus {
     start_offset: u64,
-    /// The first offset behind them.
+    /// The first offset behind them (exclusive).
     end_offset: u64,
     records: u64,
     cause: &'static str,
@@ -79,11 +81,11 @@ impl From<&MissingRange> for MissingStatus {
     }
 }
 
-/// Something about the topic that is not as the guarantees need it.
+/// A property of the topic that weakens or breaks a guarantee.
 #[derive(Debug, Serialize)]
 struct TopicStatus {
     concern: &'static str,
-    /// Whether nothing is accepted and projected because of it; else it is a warning.
+    /// Whether nothing is accepted and projected because of it; otherwise it is a warning.
     refused: bool,
     text: String,
     remedy: Option<String>,
@@ -95,24 +97,24 @@ impl From<TopicNote> for TopicStatus {
     }
 }
 
-/// I2, asked: every record in the log is applied, a duplicate, dead, missing, or not read yet.
+/// The account of all records (I2): each is applied, a duplicate, dead, missing, or not read yet.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
-    /// Offsets between the beginnings and the ends of the partitions.
+    /// Offsets from `low` to the high watermark, of all partitions.
     in_log: u64,
     applied: u64,
     duplicate: u64,
     dead: u64,
-    /// Records that were not in the log where a checkpoint passed.
+    /// Records that were not in the log when a checkpoint passed their offsets.
     missing: u64,
-    /// Of the offsets in the log, those that never held a record for a reader, as far as checkpoints have passed.
+    /// Offsets that never held a record for a reader, as far as checkpoints have passed them.
     markers: u64,
-    /// Offsets that checkpoints went back over, because the log ended before them; what became of them counts twice.
+    /// Offsets over which checkpoints went back because the log ended before them; their outcomes count twice.
     rewound: u64,
-    /// Offsets before the beginnings of the partitions.
+    /// Offsets below `low`, of all partitions.
     removed: u64,
     lag_records: u64,
-    /// Offsets that checkpoints passed and that no count has: those that an older program passed.
+    /// Offsets that checkpoints passed and that are in no count: an older program passed them.
     unaccounted: i64,
 }
 
@@ -135,7 +137,7 @@ struct PartitionStatus {
     unaccounted: i64,
     /// Where records are missing, at most a thousand ranges.
     missing_ranges: Vec<MissingStatus>,
-    /// What somebody has to accept before the projection goes on, in words.
+    /// The loss that an operator has to accept before the projection goes on, in words.
     lost: Option<String>,
     updated_at_ms: Option<i64>,
     last_error: Option<String>,
@@ -144,7 +146,7 @@ struct PartitionStatus {
     last_error_over_at_ms: Option<i64>,
 }
 
-/// Asks log and store; changes neither.
+/// Reads log and store, and prints; changes neither.
 pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
@@ -189,7 +191,7 @@ async fn partition_status(
 ) -> anyhow::Result<PartitionStatus> {
     let extent = log.extent(partition).await?;
     let checkpoint = state.map_or(Checkpoint::at(extent.low), |state| state.checkpoint);
-    // What the log has removed will never be read.
+    // Offsets below `low` will never be read, so they are no lag.
     let lag_records = checkpoint.max(Checkpoint::at(extent.low)).lag(extent.high);
     let mut lag_seconds = 0.0;
     if lag_records > 0 {
@@ -198,11 +200,11 @@ async fn partition_status(
         let mut reader = log.reader(partition, from).await?;
         let mut oldest = reader.next(limit).await;
         if let Err(LogError::Away { .. }) = oldest {
-            // A client that was just made takes one connection that did not come about for a cluster that is away.
+            // A new client reports the cluster as away after a single connection that failed.
             oldest = reader.next(limit).await;
         }
         let oldest = match oldest {
-            // The reason stands below the table.
+            // The reason is printed below the table.
             Err(LogError::Refused { .. }) => Vec::new(),
             oldest => oldest?,
         };
@@ -240,7 +242,7 @@ async fn partition_status(
     })
 }
 
-/// Why a projection that stands at this checkpoint cannot read on.
+/// Why a projection with this checkpoint cannot read on, if so.
 fn lost(Extent { low, high }: Extent, checkpoint: Checkpoint) -> Option<String> {
     let at = checkpoint.offset();
     if at < low {
@@ -252,8 +254,8 @@ fn lost(Extent { low, high }: Extent, checkpoint: Checkpoint) -> Option<String> 
     (at > high).then(|| format!("the log ends at offset {high}, and was projected up to offset {at}"))
 }
 
-/// The sums in one line; those that are hardly ever there only where they are.
-fn books(totals: &Totals) -> String {
+/// The totals in one line; rare ones only if they are not zero.
+fn account(totals: &Totals) -> String {
     let Totals { in_log, applied, duplicate, dead, missing, lag_records, .. } = totals;
     let mut line = format!(
         "\nin log {in_log} · applied {applied} · duplicate {duplicate} · dead {dead} · missing {missing} · \
@@ -283,11 +285,11 @@ fn missing(p: &PartitionStatus) -> String {
         let MissingStatus { start_offset, end_offset, records, cause, noted_at_ms } = range;
         let why = match *cause {
             "retention" => "removed from the log before they were projected",
-            "log_ended" => "projected, and not in the log any more",
+            "log_ended" => "projected, and no longer in the log",
             _ => "not in the log, between records that are",
         };
         out.push_str(&format!(
-            "partition {}: offsets {start_offset} to {}: {records} records {why} (noted {})\n",
+            "partition {}: offsets {start_offset} to {}: {records} records {why} (recorded {})\n",
             p.partition,
             end_offset - 1,
             dashi_domain::calendar::iso_string(*noted_at_ms)
@@ -317,15 +319,15 @@ fn table(status: &Status) -> String {
             p.owner.as_deref().unwrap_or("never claimed"),
         ));
     }
-    out.push_str(&books(&status.totals));
+    out.push_str(&account(&status.totals));
     if let Some(other) = &status.other_log {
         out.push_str(&format!(
-            "the store holds the projection of another log, {other}: if its topic or file was made again, start once with \
+            "the store holds the projection of another log, {other}: if its topic or file was created again, start once with \
              --accept-new-log\n"
         ));
     }
     if let Some(umami) = &status.umami {
-        out.push_str(&format!("tables of Umami {}, known by {}\n", umami.release, umami.recognised_by));
+        out.push_str(&format!("tables of Umami {}, recognised by {}\n", umami.release, umami.recognised_by));
         for line in &umami.lines {
             out.push_str(&format!("{line}\n"));
         }
@@ -350,12 +352,12 @@ fn table(status: &Status) -> String {
     out
 }
 
-/// When the last error was, of what kind, and whether it is over.
+/// The last error with its time and kind, and whether it is over.
 fn last_error(p: &PartitionStatus, error: &str) -> String {
     let time = |ms: Option<i64>| ms.map(dashi_domain::calendar::iso_string).unwrap_or_default();
     let kind = p.last_error_kind.as_deref().map(|kind| format!(" ({kind})")).unwrap_or_default();
     let over = match (p.last_error_kind.as_deref(), p.last_error_over_at_ms) {
-        // One that is set aside is an event; there is nothing that could be over.
+        // A dead letter is a single event, which does not last.
         (Some("dead_letter"), _) => String::new(),
         (_, Some(_)) => format!(", over since {}", time(p.last_error_over_at_ms)),
         (_, None) => ", not over".to_owned(),

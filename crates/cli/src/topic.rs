@@ -1,5 +1,4 @@
-//! What the operator is to know of the topic behind the log, as metrics and in readiness; see
-//! [`dashi_event_log::TopicNote`].
+//! Notes about the topic behind the log, as metrics and in readiness; see [`dashi_event_log::TopicNote`].
 
 use dashi_event_log::{Concern, EventLog};
 use prometheus_client::collector::Collector;
@@ -21,7 +20,7 @@ impl Collector for TopicMetrics {
         let notes = self.0.notes();
         let mut gauges = encoder.encode_descriptor(
             "dashi_event_log_topic_concern",
-            "Whether something about the topic is not as the guarantees need it",
+            "1 while this property of the topic weakens or breaks a guarantee",
             None,
             MetricType::Gauge,
         )?;
@@ -34,8 +33,11 @@ impl Collector for TopicMetrics {
     }
 }
 
-/// What readiness says of the topic: that it is another one now, or what is refused of it. Warnings are not for
-/// whoever decides on traffic.
+/// The topic's part of readiness.
+///
+/// # Errors
+/// The topic was replaced, or its settings make the log refuse. Warnings are no errors: they do not concern the routing of
+/// traffic.
 pub fn readiness(log: &EventLog) -> Result<(), String> {
     let notes = log.notes();
     let grave = notes.iter().find(|note| note.concern.is_refusal() || note.concern == Concern::Replaced);

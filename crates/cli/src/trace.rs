@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dashi_config::Loaded;
 use dashi_domain::ids::{message_name, named_event_id, request_name};
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::partitioner::{key, partition_for};
@@ -15,8 +16,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::args::TraceArgs;
-use crate::{Exit, Misuse, open, print};
-use dashi_config::Loaded;
+use crate::exit::{Exit, Misuse};
+use crate::open;
+use crate::output::print;
 
 /// A record is appended at once; one that waited for a broker came this much later than its event was received, at most.
 const APPEND_MS_MAX: i64 = 60_000;

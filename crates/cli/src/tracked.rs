@@ -1,29 +1,25 @@
-//! `dashi link` and `dashi pixel`: what is visited at `/q/SLUG` and `/p/SLUG`.
+//! `dashi link` and `dashi pixel`: links at `/q/SLUG` and pixels at `/p/SLUG`, whose visits are events.
 
+use dashi_config::Loaded;
 use dashi_store::{LinkCampaign, Pixel, Store, TrackedLink};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::args::{CampaignArgs, LinkCommand, PixelCommand};
-use crate::serve::now_ms;
-use crate::website::{NAME_CHARS_MAX, fits};
-use crate::{Exit, Misuse, open, print};
-use dashi_config::Loaded;
+use crate::clock::now_ms;
+use crate::column::{NAME_CHARS_MAX, fits};
+use crate::exit::{Exit, Misuse};
+use crate::open;
+use crate::output::{print, print_list};
 
-/// The columns' widths in Umami's tables.
+/// Widths of columns of Umami's tables, in characters.
 const SLUG_CHARS_MAX: usize = 100;
 const URL_CHARS_MAX: usize = 500;
 const UTM_CHARS_MAX: usize = 255;
 
-/// Characters of a slug that is made up, without those that look alike.
+/// Characters of a generated slug, without those that look alike.
 const SLUG_ALPHABET: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const SLUG_CHARS: usize = 9;
-
-async fn store(loaded: &Loaded) -> anyhow::Result<Store> {
-    let store = open::store(&loaded.settings.store, &loaded.settings, open::Absent::Create).await?;
-    store.migrate().await?;
-    Ok(store)
-}
 
 /// Runs one of `dashi link`'s commands.
 pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit> {
@@ -31,49 +27,16 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
     match command {
         LinkCommand::Add { url, name, slug, id, campaign } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
-            fits("--url", Some(&url), URL_CHARS_MAX)?;
-            let address = dashi_domain::page_url::serialise(&url).unwrap_or_default();
-            if !address.starts_with("https://") && !address.starts_with("http://") {
-                return Err(Misuse(format!(
-                    "--url {url:?} leads nowhere: give a whole address such as https://a.example/page"
-                ))
-                .into());
-            }
-            let campaign = checked_campaign(campaign)?;
+            let (url, campaign) = (checked_url(url)?, checked_campaign(campaign)?);
             let id = id.unwrap_or_else(Uuid::now_v7);
             let link = TrackedLink { id, name, slug: checked_slug(slug)?, url, campaign };
             store.add_link(&link, now_ms()).await?;
             print(&format!("{}  /q/{}\n", link.id, link.slug));
         }
-        LinkCommand::List { json } => {
-            let links = store.links().await?;
-            if json {
-                let links: Vec<_> = links
-                    .iter()
-                    .map(|link| {
-                        let mut listed =
-                            json!({ "id": link.id, "name": link.name, "slug": link.slug, "url": link.url });
-                        for (name, value) in LinkCampaign::NAMES.into_iter().zip(link.campaign.values()) {
-                            if let Some(value) = value {
-                                listed[name] = json!(value);
-                            }
-                        }
-                        listed
-                    })
-                    .collect();
-                print(&format!("{}\n", json!(links)));
-            } else {
-                for link in links {
-                    print(&format!("{}  {:<30}  /q/{:<20}  {}\n", link.id, link.name, link.slug, link.url));
-                }
-            }
-        }
-        LinkCommand::Remove { id } => {
-            if !store.remove_link(id, now_ms()).await? {
-                anyhow::bail!("there is no link with the id {id}");
-            }
-            print(&format!("removed {id}; its rows stay\n"));
-        }
+        LinkCommand::List { json } => print_list(&store.links().await?, json, link_json, |link| {
+            format!("{}  {:<30}  /q/{:<20}  {}", link.id, link.name, link.slug, link.url)
+        }),
+        LinkCommand::Remove { id } => removed("link", id, store.remove_link(id, now_ms()).await?)?,
     }
     store.close().await;
     Ok(Exit::Done)
@@ -89,29 +52,51 @@ pub async fn pixel(loaded: &Loaded, command: PixelCommand) -> anyhow::Result<Exi
             store.add_pixel(&pixel, now_ms()).await?;
             print(&format!("{}  /p/{}\n", pixel.id, pixel.slug));
         }
-        PixelCommand::List { json } => {
-            let pixels = store.pixels().await?;
-            if json {
-                let pixels: Vec<_> = pixels
-                    .iter()
-                    .map(|pixel| json!({ "id": pixel.id, "name": pixel.name, "slug": pixel.slug }))
-                    .collect();
-                print(&format!("{}\n", json!(pixels)));
-            } else {
-                for pixel in pixels {
-                    print(&format!("{}  {:<30}  /p/{}\n", pixel.id, pixel.name, pixel.slug));
-                }
-            }
-        }
-        PixelCommand::Remove { id } => {
-            if !store.remove_pixel(id, now_ms()).await? {
-                anyhow::bail!("there is no pixel with the id {id}");
-            }
-            print(&format!("removed {id}; its rows stay\n"));
-        }
+        PixelCommand::List { json } => print_list(
+            &store.pixels().await?,
+            json,
+            |pixel| json!({ "id": pixel.id, "name": pixel.name, "slug": pixel.slug }),
+            |pixel| format!("{}  {:<30}  /p/{}", pixel.id, pixel.name, pixel.slug),
+        ),
+        PixelCommand::Remove { id } => removed("pixel", id, store.remove_pixel(id, now_ms()).await?)?,
     }
     store.close().await;
     Ok(Exit::Done)
+}
+
+async fn store(loaded: &Loaded) -> anyhow::Result<Store> {
+    let store = open::store(&loaded.settings.store, &loaded.settings, open::Absent::Create).await?;
+    store.migrate().await?;
+    Ok(store)
+}
+
+/// A link as `list --json` prints it: campaign parameters only where the link has them.
+fn link_json(link: &TrackedLink) -> serde_json::Value {
+    let mut listed = json!({ "id": link.id, "name": link.name, "slug": link.slug, "url": link.url });
+    for (name, value) in LinkCampaign::NAMES.into_iter().zip(link.campaign.values()) {
+        if let Some(value) = value {
+            listed[name] = json!(value);
+        }
+    }
+    listed
+}
+
+fn removed(what: &str, id: Uuid, existed: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(existed, "there is no {what} with the id {id}");
+    print(&format!("removed {id}; its rows stay\n"));
+    Ok(())
+}
+
+fn checked_url(url: String) -> anyhow::Result<String> {
+    fits("--url", Some(&url), URL_CHARS_MAX)?;
+    let address = dashi_domain::page_url::serialise(&url).unwrap_or_default();
+    if !address.starts_with("https://") && !address.starts_with("http://") {
+        return Err(Misuse(format!(
+            "--url {url:?} leads nowhere: give a whole address such as https://a.example/page"
+        ))
+        .into());
+    }
+    Ok(url)
 }
 
 fn checked_campaign(args: CampaignArgs) -> anyhow::Result<LinkCampaign> {
@@ -125,9 +110,9 @@ fn checked_campaign(args: CampaignArgs) -> anyhow::Result<LinkCampaign> {
     Ok(campaign)
 }
 
-/// The slug that was given, if it can be a part of a path, or one made up.
+/// The given slug, if it can be a part of a path, or a generated one if none was given.
 fn checked_slug(given: Option<String>) -> anyhow::Result<String> {
-    let Some(slug) = given else { return Ok(made_up(Uuid::new_v4())) };
+    let Some(slug) = given else { return Ok(generated_slug(Uuid::new_v4())) };
     fits("--slug", Some(&slug), SLUG_CHARS_MAX)?;
     if !slug.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
         || slug.starts_with('.')
@@ -139,12 +124,12 @@ fn checked_slug(given: Option<String>) -> anyhow::Result<String> {
     Ok(slug)
 }
 
-fn made_up(random: Uuid) -> String {
+fn generated_slug(random: Uuid) -> String {
     let mut rest = random.as_u128();
     let mut next = || {
-        let place = (rest % SLUG_ALPHABET.len() as u128) as usize;
+        let index = (rest % SLUG_ALPHABET.len() as u128) as usize;
         rest /= SLUG_ALPHABET.len() as u128;
-        char::from(SLUG_ALPHABET[place])
+        char::from(SLUG_ALPHABET[index])
     };
     (0..SLUG_CHARS).map(|_| next()).collect()
 }

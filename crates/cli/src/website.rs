@@ -1,17 +1,19 @@
-//! `dashi website`: the websites that take events.
+//! `dashi website`: the websites whose events are taken.
 
+use dashi_config::Loaded;
 use dashi_domain::client_address::BlockedAddresses;
 use dashi_store::NewWebsite;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::args::{Switch, WebsiteCommand};
-use crate::serve::now_ms;
-use crate::{Exit, Misuse, open, print};
-use dashi_config::Loaded;
+use crate::clock::now_ms;
+use crate::column::{NAME_CHARS_MAX, fits};
+use crate::exit::{Exit, Misuse};
+use crate::open;
+use crate::output::{print, print_list};
 
-/// The columns' widths in Umami's table.
-pub const NAME_CHARS_MAX: usize = 100;
+/// Widths of columns of Umami's table.
 const DOMAIN_CHARS_MAX: usize = 500;
 const BLOCKED_CHARS_MAX: usize = 500;
 
@@ -28,35 +30,39 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             store.add_website(&website, now_ms()).await?;
             print(&format!("{}\n", website.id));
         }
-        WebsiteCommand::List { json } => {
-            let websites = store.websites().await?;
-            if json {
-                let websites: Vec<_> = websites
-                    .iter()
-                    .map(|website| json!({ "id": website.id, "name": website.name, "domain": website.domain, "created_at_ms": website.created_at_ms, "recordings": website.recorder.takes_recordings(), "heatmaps": website.recorder.takes_heatmaps(), "blocked_addresses": website.blocked_addresses }))
-                    .collect();
-                print(&format!("{}\n", json!(websites)));
-            } else {
-                for website in websites {
-                    let domain = website.domain.unwrap_or_default();
-                    print(&format!("{}  {:<30}  {domain}\n", website.id, website.name));
-                }
-            }
-        }
+        WebsiteCommand::List { json } => print_list(
+            &store.websites().await?,
+            json,
+            |website| {
+                json!({
+                    "id": website.id,
+                    "name": website.name,
+                    "domain": website.domain,
+                    "created_at_ms": website.created_at_ms,
+                    "recordings": website.recorder.takes_recordings(),
+                    "heatmaps": website.recorder.takes_heatmaps(),
+                    "blocked_addresses": website.blocked_addresses,
+                })
+            },
+            |website| {
+                let domain = website.domain.as_deref().unwrap_or_default();
+                format!("{}  {:<30}  {domain}", website.id, website.name)
+            },
+        ),
         WebsiteCommand::Remove { id } => {
             changed(id, store.remove_website(id, now_ms()).await?)?;
             print(&format!("removed {id}; its rows stay\n"));
         }
         WebsiteCommand::Recordings { id, taken } => {
             changed(id, store.set_recordings(id, taken == Switch::On).await?)?;
-            let says = if taken == Switch::On { "takes recordings" } else { "takes no recordings" };
-            print(&format!("{id} {says}\n"));
+            let state = if taken == Switch::On { "takes recordings" } else { "takes no recordings" };
+            print(&format!("{id} {state}\n"));
         }
         WebsiteCommand::Heatmaps { id, taken } => {
             changed(id, store.set_heatmaps(id, taken == Switch::On).await?)?;
-            let says =
+            let state =
                 if taken == Switch::On { "takes heatmaps that are posted" } else { "takes no heatmaps" };
-            print(&format!("{id} {says}\n"));
+            print(&format!("{id} {state}\n"));
         }
         WebsiteCommand::Block { id, addresses } => {
             let entries = || addresses.split(',').map(str::trim).filter(|entry| !entry.is_empty());
@@ -72,34 +78,19 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
                 fits("the list", Some(&addresses), BLOCKED_CHARS_MAX)?;
             }
             changed(id, store.set_blocked_addresses(id, &addresses).await?)?;
-            let says = if addresses.is_empty() {
+            let state = if addresses.is_empty() {
                 "blocks no addresses".to_owned()
             } else {
                 format!("blocks {addresses}")
             };
-            print(&format!("{id} {says}\n"));
+            print(&format!("{id} {state}\n"));
         }
     }
     store.close().await;
     Ok(Exit::Done)
 }
 
-fn changed(id: Uuid, there_was_one: bool) -> anyhow::Result<()> {
-    anyhow::ensure!(there_was_one, "there is no website with the id {id}");
-    Ok(())
-}
-
-/// Refuses a text that is empty, does not fit its column, or would not fit a line.
-pub fn fits(flag: &str, text: Option<&str>, chars_max: usize) -> anyhow::Result<()> {
-    let chars = text.map_or(0, |text| text.chars().count());
-    if chars > chars_max {
-        return Err(Misuse(format!("{flag} has {chars} characters, at most {chars_max} fit")).into());
-    }
-    if let Some(control) = text.and_then(|text| text.chars().find(|c| c.is_control())) {
-        return Err(Misuse(format!("{flag} has the control character {control:?}")).into());
-    }
-    if text == Some("") {
-        return Err(Misuse(format!("{flag} is empty")).into());
-    }
+fn changed(id: Uuid, existed: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(existed, "there is no website with the id {id}");
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
+use dashi_config::Settings;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_ingest::{
@@ -12,11 +13,11 @@ use dashi_ingest::{
 };
 use prometheus_client::registry::Registry;
 
+use crate::exit::Misuse;
+use crate::open;
 use crate::serve::Base;
 use crate::serve::helpers::Helpers;
 use crate::serve::tables::Tables;
-use crate::{Misuse, open};
-use dashi_config::Settings;
 
 /// How long the list of websites waits for the first attempt to make the tables.
 const FIRST_TRY: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use dashi_store::{NewWebsite, REDACTED, Store, redact_url};
 use uuid::Uuid;
 
-use crate::print;
-use crate::serve::now_ms;
+use crate::clock::now_ms;
+use crate::output::print;
 
 /// The agent of a browser.
 const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";

@@ -12,11 +12,11 @@ mod project;
 mod tables;
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use dashi_domain::calendar::ms_since_1970;
+use dashi_config::{Loaded, Origin, Settings};
 use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_http::{ServerLimits, ServerMetrics, serve};
@@ -28,6 +28,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
+use crate::exit::Exit;
 use crate::ops::Ops;
 use crate::serve::collect::{Collecting, Ids};
 use crate::serve::helpers::{Helpers, log_panic};
@@ -35,8 +36,7 @@ use crate::serve::profiles::ReadingProfiles;
 use crate::serve::project::Projecting;
 use crate::serve::tables::Tables;
 use crate::topic::TopicMetrics;
-use crate::{Exit, checked, logging, open, open_files};
-use dashi_config::{Loaded, Origin, Settings};
+use crate::{logging, open, open_files, settings};
 
 /// The roles of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +62,7 @@ const PROJECT_PORT: u16 = 8485;
 /// Runs until SIGTERM or SIGINT, or until the projector of a process that only projects cannot run at all: the store
 /// holds another log's projection, or the log refuses it. A partition that fails is no such reason.
 pub async fn run(loaded: Loaded, roles: Roles, args: ServeArgs) -> anyhow::Result<Exit> {
-    checked(&loaded)?;
+    settings::check(&loaded)?;
     let mut settings = loaded.settings.clone();
     if roles == Roles::Project && matches!(loaded.origin("listen"), Some(Origin::Default)) {
         settings.listen.set_port(PROJECT_PORT);
@@ -219,10 +219,4 @@ fn server_limits(settings: &Settings) -> ServerLimits {
         answer_timeout: Duration::from_millis(settings.ingest.answer_timeout_ms),
         answers_bytes_max: settings.ingest.answers_bytes_max,
     }
-}
-
-/// The wall clock, in milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "the cli is an edge at which time enters")]
-pub fn now_ms() -> i64 {
-    ms_since_1970(SystemTime::now())
 }

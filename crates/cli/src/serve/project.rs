@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dashi_config::Settings;
 use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_projector::{
@@ -13,11 +14,11 @@ use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::now_ms;
 use crate::ops::ProjectorReadiness;
 use crate::serve::helpers::{Helpers, log_panic};
 use crate::serve::tables::Tables;
-use crate::serve::{Base, Roles, now_ms};
-use dashi_config::Settings;
+use crate::serve::{Base, Roles};
 
 /// How long a projector whose store does not answer at the start waits before it asks again.
 const STORE_AGAIN: Duration = Duration::from_secs(1);

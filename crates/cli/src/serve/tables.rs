@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use dashi_config::Settings;
 use dashi_domain::umami::Release;
 use dashi_ingest::SessionIds;
 use dashi_store::{Store, StoreError};
@@ -14,7 +15,6 @@ use crate::open::{Formula, InForce};
 use crate::serve::helpers::Helpers;
 use crate::serve::introduce::introduce;
 use crate::serve::{Base, Roles};
-use dashi_config::Settings;
 
 /// How the making of the tables stands; the roles wait for it.
 pub struct Tables {
