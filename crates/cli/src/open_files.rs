@@ -10,8 +10,8 @@ const OWN: u64 = 64;
 /// Approximate number per partition of a log on Kafka: its own client with a socket for each broker.
 const PER_KAFKA_PARTITION: u64 = 8;
 
-/// Raises the process's own limit as far as it may, and gives the number of connections that fit into it: what
-/// `ingest.connections_max` says, or fewer, and then says so.
+/// Raises the process's own limit of open files as far as it may, and returns the number of connections that fit into it:
+/// `ingest.connections_max`, or fewer, which is then logged.
 pub fn connections(settings: &Settings) -> usize {
     let wanted = settings.ingest.connections_max;
     let own = own(settings);

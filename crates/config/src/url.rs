@@ -12,7 +12,7 @@ const STORE_REMEDY: &str = "write `sqlite:PATH` or `postgres://USER:PASSWORD@HOS
 /// Longest name of a topic. Source: Apache Kafka, `Topic.MAX_NAME_LENGTH`.
 const TOPIC_CHARACTERS_MAX: usize = 249;
 
-/// Where the event log lies.
+/// Location of the event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogUrl {
     /// Embedded, in this file.
@@ -26,7 +26,7 @@ pub enum LogUrl {
     },
 }
 
-/// Where the store lies.
+/// Location of the store.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
     /// Embedded, in this file.

@@ -25,7 +25,7 @@ pub enum OpenError {
     Format {
         /// The log's file.
         path: PathBuf,
-        /// The format it says it has.
+        /// The format of the file.
         found: i64,
         /// The newest format known here.
         known: i64,
@@ -64,7 +64,7 @@ pub enum OpenError {
     },
 }
 
-/// Why a record was not acknowledged. Try again later, unless the variant says otherwise.
+/// Why a record was not acknowledged. Try again later, except after `TooLarge`.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// The queue of waiting appends is full. Nothing was appended.
@@ -93,7 +93,7 @@ pub enum LogError {
     /// The backend did not answer; try again later.
     #[error("the event log does not answer while {doing}")]
     Away {
-        /// What the log was to do, as a participle: "reading records".
+        /// The action that failed, as a participle: "reading records".
         doing: &'static str,
         /// The driver's error.
         #[source]
@@ -102,7 +102,7 @@ pub enum LogError {
     /// Retention removed `from`: an operator has to accept the loss before a projection whose checkpoint it is goes on.
     #[error(
         "partition {partition} begins at offset {low}, offset {from} has been removed by retention; `dashi accept-lost` \
-         goes on and notes what is lost"
+         records the loss and goes on"
     )]
     Trimmed {
         /// The partition.
@@ -116,7 +116,7 @@ pub enum LogError {
     /// repair, or an operator has to accept the loss.
     #[error(
         "partition {partition} ends at offset {high}, before offset {from}, up to which it was projected; if an older \
-         copy of the log was restored, `dashi accept-lost` goes on and notes what is lost"
+         copy of the log was restored, `dashi accept-lost` records the loss and goes on"
     )]
     Beyond {
         /// The partition.
@@ -130,7 +130,7 @@ pub enum LogError {
     /// and others have taken their offsets. An operator has to accept the loss.
     #[error(
         "partition {partition} has another record before offset {from} than the one that was projected: an older copy \
-         of the log has grown again; `dashi accept-lost` goes on and notes what is lost"
+         of the log has grown again; `dashi accept-lost` records the loss and goes on"
     )]
     Rewritten {
         /// The partition.

@@ -3,7 +3,7 @@
 //!
 //! * [`EventLog::append`] returns when the records are durable (I1).
 //! * [`EventLog::reader`] reads one partition in order, from any offset.
-//! * [`EventLog::membership`] tells which partitions this process is to project.
+//! * [`EventLog::membership`] assigns partitions to this process, which is to project them.
 //!
 //! One partition, with the offsets that this program names:
 //!
@@ -16,14 +16,14 @@
 //! ```
 //!
 //! * `low` is inclusive: the oldest offset that can be read.
-//! * The checkpoint is the first offset that a projection has not applied, never the last one that it has: what is
-//!   applied ends before it (exclusive), reading goes on at it (inclusive). It lies in the store.
+//! * The checkpoint is the first offset that a projection has not applied, never the last one that it has: applied records
+//!   end before it (exclusive), reading goes on at it (inclusive). It lies in the store.
 //! * The high watermark is exclusive: the offset that the next record gets. Nothing at or above it can be read.
 //! * Lag is the high watermark minus the checkpoint, or minus `low` where retention has passed the checkpoint. Offsets
 //!   increase strictly and may have gaps (6, 10 and 15 above; brokers leave them, the embedded log none), so the lag is an
 //!   upper bound on the records that are left.
-//! * A checkpoint below `low` is [`LogError::Trimmed`], one above the high watermark [`LogError::Beyond`]; one that equals
-//!   either is in order.
+//! * A checkpoint below `low` is [`LogError::Trimmed`], a checkpoint above the high watermark
+//!   [`LogError::Beyond`]; a checkpoint that equals either is fine.
 
 mod embedded;
 mod error;

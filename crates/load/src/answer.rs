@@ -1,21 +1,21 @@
 //! Reading HTTP/1.1 answers: pure functions over the bytes received so far.
 //!
-//! Source: RFC 9112, sections 2 to 7. Only what a client of a collector meets: no trailers are kept, no
-//! transfer coding but chunked is known.
+//! Source: RFC 9112, sections 2 to 7, as far as a client of a collector needs it: trailers are dropped, and the
+//! only known transfer coding is chunked.
 
 /// Longest status line and headers accepted.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Longest body accepted.
 pub(crate) const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// What the head of an answer says about the rest.
+/// The head of an answer: its status, and how the rest is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Head {
     pub(crate) status: u16,
     pub(crate) framing: Framing,
     /// The server will take another request on this connection.
     pub(crate) keep_alive: bool,
-    /// `Retry-After` in seconds; its other form, a date, is left out.
+    /// `Retry-After` in seconds; its other form, a date, is ignored.
     pub(crate) retry_after_s: Option<u64>,
     /// Length of the head itself, the empty line included.
     pub(crate) bytes: usize,
@@ -32,7 +32,7 @@ pub(crate) enum Framing {
 /// Parses the head at the start of `input`; `None` if it is not complete yet.
 ///
 /// # Errors
-/// The reason why this is not an answer we can read. The connection is of no further use.
+/// The reason why this answer cannot be read. The connection cannot be used any further.
 pub(crate) fn parse_head(input: &[u8]) -> Result<Option<Head>, &'static str> {
     let mut lines = Lines { input, at: 0 };
     let Some(status_line) = lines.next() else { return incomplete(input) };
@@ -155,7 +155,7 @@ enum Chunked {
         digits: u8,
         extension: bool,
     },
-    /// In the data, with what is missing.
+    /// In the data, with the number of bytes that are missing.
     Data {
         missing: usize,
     },

@@ -9,10 +9,9 @@ use crate::answer::{self, BODY_BYTES_MAX, ChunkedDecoder, Framing, Head, parse_h
 
 /// A keep-alive HTTP/1.1 client connection with one request under way at a time.
 ///
-/// Written by hand because it is a benchmark client: beside the server it measures, on the same cores,
+/// Written by hand because it is a benchmark client: beside the server that it measures, on the same cores,
 /// it may cost little more than its system calls. It writes each request at once and reads into one
-/// buffer it keeps. It knows what answers of a collector look like (a length, chunks, or the end of the
-/// connection) and no more: no TLS, no redirects, no compression. Heads are limited to 16 KiB, bodies
+/// buffer. It knows the answers of a collector (a length, chunks, or the end of the connection) and no more: no TLS, no redirects, no compression. Heads are limited to 16 KiB, bodies
 /// to 16 MiB.
 ///
 /// There is no time-out inside: wrap calls in [`tokio::time::timeout`]. A call that was dropped, or
@@ -29,7 +28,7 @@ pub struct Connection {
     body: Body,
 }
 
-/// Where the body of the last answer lies.
+/// The place of the last answer's body.
 #[derive(Debug)]
 enum Body {
     Input(Range<usize>),
@@ -54,7 +53,7 @@ impl Response {
     }
 }
 
-/// Why there is no answer.
+/// Why a request got no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectionError {
     /// No connection came about, so nothing was sent. Try again later.
@@ -62,18 +61,18 @@ pub enum ConnectionError {
     Connect {
         /// `host:port` as given.
         authority: String,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The connection ended before the answer did. Whether the server took the request is unknown.
     #[error("connection lost before the answer was complete")]
     Lost(#[source] io::Error),
-    /// What came is not an answer we can read. Whether the server took the request is unknown.
+    /// The bytes received are no answer that this client can read. Whether the server took the request is unknown.
     #[error("the server sent {0}")]
     Protocol(&'static str),
 }
 
-/// Where the collector is: `http://host:port/base`, taken apart.
+/// Address of the collector: the parts of `http://host:port/base`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// `host:port`.
@@ -107,7 +106,7 @@ impl Target {
     }
 }
 
-/// The part of an answer the load loop decides by; the body is [`Connection::body`].
+/// The parts of an answer on which a worker decides; the body is [`Connection::body`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -160,7 +159,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`ConnectionError::Lost`] (at once if not [`is_usable`](Self::is_usable)) or
-    /// [`ConnectionError::Protocol`]. Connect anew; repeat only what may happen twice.
+    /// [`ConnectionError::Protocol`]. Make a new connection; repeat only requests that may happen twice.
     pub async fn post(
         &mut self,
         path: &str,
@@ -253,7 +252,7 @@ impl Connection {
                     if decoder.is_done() {
                         break at;
                     }
-                    // What is decoded is not needed again, but the head is, for its fields.
+                    // Decoded bytes are not needed again, but the head is, for its fields.
                     self.input.truncate(body_start);
                     at = body_start;
                     self.fill_more().await?;
@@ -269,7 +268,7 @@ impl Connection {
                 self.input.len()
             }
         };
-        // Bytes behind the answer answer nothing we asked; what follows cannot be trusted.
+        // Bytes behind the answer belong to no request, so the connection cannot be trusted any further.
         let keep_alive = head.keep_alive && head.framing != Framing::UntilClose && end == self.input.len();
         let Head { status, retry_after_s, .. } = head;
         Ok((Answer { status, retry_after_s, head_start: start, head_end: body_start }, keep_alive))
@@ -281,7 +280,7 @@ impl Connection {
         loop {
             match parse_head(&self.input[start..]).map_err(ConnectionError::Protocol)? {
                 Some(Head { status: 101, .. }) => {
-                    return Err(ConnectionError::Protocol("a switch of protocols nobody asked for"));
+                    return Err(ConnectionError::Protocol("a switch of protocols that was not requested"));
                 }
                 Some(interim) if interim.status < 200 => {
                     start += interim.bytes;
@@ -299,7 +298,7 @@ impl Connection {
         if self.fill().await? { Ok(()) } else { Err(lost()) }
     }
 
-    /// Reads what there is, at least a byte; `false` at the end of the stream.
+    /// Reads the bytes that are there, at least one; `false` at the end of the stream.
     async fn fill(&mut self) -> Result<bool, ConnectionError> {
         if self.input.capacity() - self.input.len() < READ_BYTES / 2 {
             self.input.reserve(READ_BYTES);

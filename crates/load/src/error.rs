@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::connection::ConnectionError;
 
-/// Why there is no report.
+/// Why a run gives no report.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The plan contradicts itself; nothing was sent. Change it.
@@ -16,15 +16,15 @@ pub enum LoadError {
     Unreachable {
         /// `host:port` of the target.
         authority: String,
-        /// What came instead of a connection.
+        /// Why the connection failed.
         source: ConnectionError,
     },
-    /// The file of acknowledged events could not be written. The run was ended, its record is not whole.
+    /// The file of acknowledged events could not be written. The run was ended; the file is not complete.
     #[error("cannot record acknowledged events in {}", path.display())]
     Journal {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The system gave no thread or runtime for the generator; nothing was sent.

@@ -12,7 +12,7 @@ use crate::plan::EventKind;
 pub struct Acknowledged {
     /// `/load/<seed>/<n>`, used for this event only.
     pub mark: String,
-    /// What the event was.
+    /// Kind of the event.
     pub kind: EventKind,
 }
 
@@ -21,7 +21,7 @@ pub struct Acknowledged {
 /// A last line without its end is left out: the generator was stopped while it wrote it.
 ///
 /// # Errors
-/// What reading the file gives, and `InvalidData` if a complete line is not a mark and a kind.
+/// The error of reading the file, or `InvalidData` if a complete line is not a mark and a kind.
 pub fn read_acknowledged(path: &Path) -> io::Result<Vec<Acknowledged>> {
     let text = fs::read_to_string(path)?;
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
@@ -34,7 +34,7 @@ fn parse(line: &str) -> Option<Acknowledged> {
     Some(Acknowledged { mark: mark.to_owned(), kind })
 }
 
-/// Writes the file. The first failure sticks and is handed out at the end.
+/// Writes the file. The first failure is kept, and returned at the end.
 pub(crate) struct Journal {
     path: PathBuf,
     mark_prefix: String,
@@ -91,11 +91,11 @@ mod tests {
     #[test]
     fn lines_written_are_read_back_and_a_torn_one_is_left_out() {
         let path = std::env::temp_dir().join(format!("dashi-load-record-{}", std::process::id()));
-        let recorder = Journal::create(&path, "/load/a/").unwrap();
+        let journal = Journal::create(&path, "/load/a/").unwrap();
         assert!(
-            recorder.add(1, EventKind::PageView) && recorder.add(2, EventKind::Identify) && recorder.flush()
+            journal.add(1, EventKind::PageView) && journal.add(2, EventKind::Identify) && journal.flush()
         );
-        assert!(recorder.take_failure().is_none());
+        assert!(journal.take_failure().is_none());
         let expected = [("/load/a/1", EventKind::PageView), ("/load/a/2", EventKind::Identify)]
             .map(|(mark, kind)| Acknowledged { mark: mark.to_owned(), kind });
         assert_eq!(read_acknowledged(&path).unwrap(), expected);

@@ -1,5 +1,5 @@
 //! The load generator behind `dashi bench`: realistic events over many keep-alive connections, and a
-//! report of what was answered, how fast, and which events were acknowledged.
+//! report of the answers, their latencies and the acknowledged events.
 //!
 //! Three decisions explain the rest:
 //!

@@ -1,4 +1,4 @@
-//! The bodies that are sent: templates prepared once, with holes for the mark and the address.
+//! The bodies of requests: templates prepared once, with holes for the mark and the address.
 
 use std::io::Write as _;
 
@@ -23,7 +23,7 @@ pub(crate) struct Payloads {
 
 impl Payloads {
     pub(crate) fn new(plan: LoadPlan) -> Self {
-        // The order of nesting is what `template` counts on.
+        // `template` depends on this order of nesting.
         let mut templates = Vec::with_capacity(PROFILES.len() * EventKind::ALL.len() * VARIANTS);
         for profile in &PROFILES {
             for kind in EventKind::ALL {
@@ -35,12 +35,12 @@ impl Payloads {
         Self { mark_prefix: mark_prefix(plan.seed), plan, templates }
     }
 
-    /// Everything of a mark but the number of the event.
+    /// The part of a mark before the number of the event.
     pub(crate) fn mark_prefix(&self) -> &str {
         &self.mark_prefix
     }
 
-    /// What event `n` is: a function of the seed, the plan and `n` only.
+    /// Event `n`: a function of the seed, the plan and `n` only.
     pub(crate) fn event(&self, n: u64) -> Event {
         let mut random = Random::new(self.plan.seed, n);
         Event {
@@ -70,7 +70,7 @@ impl Payloads {
     }
 }
 
-/// The marks of the run of `seed`, but for the number at the end.
+/// The part that all marks of the run of `seed` share: everything before the number of the event.
 pub(crate) fn mark_prefix(seed: u64) -> String {
     format!("/load/{seed:x}/")
 }
@@ -83,7 +83,7 @@ enum Piece {
     Address,
 }
 
-/// Stand in for the holes while a template is composed; no JSON text holds control characters.
+/// Placeholders for the holes while a template is composed; no JSON text holds control characters.
 const MARK: &str = "\u{1}";
 const ADDRESS: &str = "\u{2}";
 
@@ -101,7 +101,7 @@ impl Template {
     }
 }
 
-/// A visitor's device. None of the agents is taken for a bot.
+/// A visitor's device. No agent counts as a bot.
 struct Profile {
     user_agent: &'static str,
     screen: &'static str,

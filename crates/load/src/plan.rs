@@ -5,16 +5,16 @@ use serde::Serialize;
 
 use crate::error::LoadError;
 
-/// What to send where, how fast and for how long. [`LoadPlan::new`] gives sensible values to change.
+/// Plan of a run: requests, target, rate and duration. [`LoadPlan::new`] gives sensible values to change.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
     /// The collector, as `http://host:port` or `host:port`, optionally with a base path. No TLS.
     pub target: String,
     /// Website the events belong to: a UUID the collector knows.
     pub website: String,
-    /// What each request carries.
+    /// Content of each request.
     pub requests: Requests,
-    /// Who decides when the next request leaves.
+    /// Whether requests leave after answers or on schedule.
     pub mode: Mode,
     /// Keep-alive connections, each with at most one request under way. 1 to 10,000.
     pub connections: usize,
@@ -22,7 +22,7 @@ pub struct LoadPlan {
     pub duration: Duration,
     /// Ends the run early after so many requests, those of the warm-up included.
     pub requests_max: Option<u64>,
-    /// Time before measuring begins. Its requests are counted apart, and their marks are recorded too.
+    /// Time before measuring begins. Its requests are counted apart; their marks are recorded, too.
     pub warmup: Duration,
     /// Distinct visitors, 1 to 16,777,216, drawn uniformly.
     ///
@@ -40,7 +40,7 @@ pub struct LoadPlan {
     /// Decides all choices and, in hexadecimal, names the run in its marks (`/load/<seed>/<n>`). Give
     /// every run its own seed where their events meet in one database.
     pub seed: u64,
-    /// Let a connection rest as long as `Retry-After` says (whole seconds, at most 60) after a 429 or 503.
+    /// Pause a connection for the time in `Retry-After` (whole seconds, at most 60) after a 429 or 503.
     pub pause_on_retry_after: bool,
     /// Longest wait for a connection and for an answer. An event whose answer is late counts as not
     /// acknowledged, though the server may have kept it.
@@ -59,22 +59,22 @@ pub struct LoadPlan {
     pub record_acknowledged: Option<PathBuf>,
 }
 
-/// What each request carries.
+/// Content of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requests {
     /// Events, by the plan's mix and batch.
     Events,
-    /// Nothing: `GET /api/heartbeat`, which a collector answers without work. The rate is what the server's HTTP
-    /// stack, this generator and the machine allow at all, so it is the limit that events are compared with.
+    /// Nothing: `GET /api/heartbeat`, which a collector answers without work. Server's HTTP stack, this generator and
+    /// the machine allow no higher rate, so the rate of events is compared with it.
     Empty,
 }
 
-/// Who decides when the next request leaves.
+/// When the next request leaves.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Mode {
-    /// Each connection sends the next request when it has the answer to the last: how much fits through.
+    /// Each connection sends the next request after the answer to the last: measures the throughput.
     Closed,
-    /// Requests leave at evenly spaced times, however slow the answers: how long users wait at this rate.
+    /// Requests leave at evenly spaced times, however slow the answers: measures how long users wait at this rate.
     ///
     /// A request that finds no free connection waits, and its latency counts from when it was due. Once
     /// overdue by the time-out it is counted as missed instead of sent, which bounds the backlog.
@@ -84,7 +84,7 @@ pub enum Mode {
     },
 }
 
-/// What an event is. The names in JSON and in the file of acknowledged events are in snake case.
+/// Kind of an event. The names in JSON and in the file of acknowledged events are in snake case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
@@ -174,7 +174,7 @@ impl LoadPlan {
         }
     }
 
-    /// The plan that measures the limit of this one's server: empty requests over as many connections, in a closed
+    /// The plan that measures the limit of this plan's server: empty requests over as many connections, in a closed
     /// loop of at most 5 s, after a warm-up of half a second.
     #[must_use]
     pub fn limit(&self) -> Self {

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::plan::EventKind;
 
-/// What a run did. `Display` is a table for people; field names carry their units for machines.
+/// Result of a run. `Display` is a table for people; the field names in JSON end with their units.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
     /// Beginning of every mark of this run: `/load/<seed>/`.
@@ -27,11 +27,11 @@ pub struct Report {
     pub latency: Latency,
     /// Processor time of the generator in `elapsed_s`, user and system; absent without `/proc`.
     pub client_cpu_s: Option<f64>,
-    /// What the same server answers without work; absent if it was not measured.
+    /// Rate of empty requests to the same server; absent if it was not measured.
     pub limit: Option<Limit>,
 }
 
-/// Empty requests to the same server in the same run: what nothing that does work can exceed.
+/// Empty requests to the same server in the same run: a rate that requests with work cannot exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limit {
     /// Answered empty requests per second.
@@ -44,7 +44,7 @@ pub struct Limit {
     pub events_ratio: f64,
 }
 
-/// What became of requests. Each is answered, an error, or missed.
+/// Outcomes of requests. Each is answered, an error, or missed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Answered completely, with any status.
@@ -78,7 +78,7 @@ pub struct ByKind {
     pub performance: u64,
 }
 
-/// Attempts without an answer, by cause. Only after `connect` is it sure that nothing was taken.
+/// Attempts without an answer, by cause. Only after `connect` it is certain that the server took nothing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Errors {
     /// No connection; no request was sent.
@@ -87,7 +87,7 @@ pub struct Errors {
     pub timeout: u64,
     /// The connection ended first.
     pub lost: u64,
-    /// Not an answer we can read.
+    /// An answer that cannot be read.
     pub protocol: u64,
 }
 
@@ -112,10 +112,10 @@ pub struct Latency {
     pub max_us: u64,
 }
 
-/// How a run stands, for a progress display.
+/// Progress of a run, for a display.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Snapshot {
-    /// Since the start, warm-up included.
+    /// Time since the start, including the warm-up.
     pub elapsed: Duration,
     /// Warm-up and duration of the plan.
     pub total: Duration,

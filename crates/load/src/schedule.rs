@@ -1,4 +1,4 @@
-//! When the requests of an open loop are due, and the thread that lets them go.
+//! The schedule of an open loop, and the pacer: the thread that releases requests when they fall due.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub(crate) struct Schedule {
 }
 
 impl Schedule {
-    /// `requests_per_s` is positive and finite; `LoadPlan::check` sees to it.
+    /// `requests_per_s` is positive and finite, which `LoadPlan::check` ensures.
     pub(crate) fn new(requests_per_s: f64) -> Self {
         Self { requests_per_s }
     }
@@ -37,8 +37,8 @@ const TICK_MAX: Duration = Duration::from_millis(50);
 
 /// Adds a permit to `turns` whenever a request falls due, until `stop`.
 ///
-/// A thread rather than a timer of the runtime: those wake to the millisecond, which would show as
-/// latency of the server, a sleeping thread wakes within some 60 µs.
+/// Runs on a thread instead of a timer of the runtime: such timers wake to the millisecond, which would show as
+/// latency of the server; a sleeping thread wakes within some 60 µs.
 pub(crate) fn pace(schedule: Schedule, start: Instant, turns: &Semaphore, stop: &CancellationToken) {
     let mut released = 0;
     while !stop.is_cancelled() {

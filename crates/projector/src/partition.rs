@@ -105,7 +105,7 @@ impl PartitionTask {
     /// * [`End::Reached`] when a replay has come to its end.
     ///
     /// # Errors
-    /// * [`Failure::Refused`]: the store does not let this writer write. Live, it is the only one.
+    /// * [`Failure::Refused`]: the store does not let this writer write. A live run ends with no other failure.
     /// * [`Failure::Trouble`] and [`Failure::Stalled`]: a replay cannot go on.
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
         let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };

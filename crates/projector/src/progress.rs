@@ -292,7 +292,7 @@ mod tests {
             let (_, when) = partition.asked.as_mut().expect("it was asked for");
             *when = when.checked_sub(SAVE_AGAIN).expect("the machine runs for longer");
         });
-        assert_eq!(progress.take_unsaved(), [(P, at(5))], "nobody said that it is saved");
+        assert_eq!(progress.take_unsaved(), [(P, at(5))], "the log has not confirmed it");
         progress.saved(&[(P, at(5))]);
         assert_eq!(progress.take_unsaved(), []);
         progress.reached(P, at(9));

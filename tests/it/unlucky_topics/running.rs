@@ -146,8 +146,10 @@ async fn warnings_are_in_status_metrics_and_once_in_the_logs() {
     assert!(concerns.contains(&"retention_ms") && concerns.contains(&"replication_factor"), "{shown}");
     // Looked at several times since then.
     kafka::configure(&brokers, &topic, &[("retention.ms", "-1")]).await;
-    eventually(SOON, "the logs say that it is mended", async || collector.dashi.logs().contains("mended"))
-        .await;
+    eventually(SOON, "the logs say that it is corrected", async || {
+        collector.dashi.logs().contains("corrected")
+    })
+    .await;
     let logs = collector.dashi.logs();
     assert_eq!(logs.matches("retention.ms=604800000").count(), 1, "{logs}");
 }

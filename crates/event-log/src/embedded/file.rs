@@ -1,4 +1,4 @@
-//! The file: its tables, how connections to it are made, and how one whose transaction failed is replaced.
+//! The file: its tables, connections to it, and the replacement of a connection whose transaction failed.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -63,7 +63,7 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
 pub(super) async fn renew(connection: &mut SqliteConnection, path: &Path) {
     match SqliteConnection::connect_with(&connect_options(path)).await {
         Ok(new) => *connection = new,
-        // The next transaction fails as this one did, and then this is tried again.
+        // The next transaction fails, too, and then a new connection is tried again.
         Err(error) => tracing::debug!(error = %error, "the event log's file cannot be opened again"),
     }
 }

@@ -103,7 +103,7 @@ impl KafkaReader {
             rdkafka::Offset::Offset(offset) => Some(Offset::new(offset.max(0) as u64)),
             _ => None,
         });
-        // What was taken and not returned yet is not passed.
+        // Records that were taken and not returned yet are not passed.
         let next = self.taken.first().map_or(self.next, |record| record.offset);
         if self.taken.is_empty() { next.max(position.unwrap_or(next)) } else { next }
     }
