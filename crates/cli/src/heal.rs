@@ -1,4 +1,4 @@
-//! `dashi heal`: finds what Umami left damaged in its tables, and repairs it on request.
+//! `dashi heal`: finds the damage that Umami left in its tables, and repairs it on request.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
@@ -114,7 +114,7 @@ struct Head {
 /// The format of undo files.
 const FORMAT: u32 = 1;
 
-/// Where repairs are kept before they are committed.
+/// The file to which repairs are written before they are committed.
 struct UndoFile {
     path: PathBuf,
     file: File,
@@ -187,7 +187,7 @@ fn read_undo(path: &Path, url: &str) -> anyhow::Result<Vec<Repair>> {
     Ok(repairs)
 }
 
-/// A bar on a terminal, a line now and then elsewhere.
+/// A bar on a terminal, a line every few seconds elsewhere.
 struct Progress {
     bar: ProgressBar,
     part: &'static str,

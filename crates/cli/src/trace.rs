@@ -1,4 +1,4 @@
-//! `dashi trace`: where an event is, and what became of it.
+//! `dashi trace`: shows where an event is, and its outcome.
 
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ const APPEND_MS_MAX: i64 = 60_000;
 const BATCH: ReadLimit =
     ReadLimit { records_max: 500, bytes_max: 4 * 1024 * 1024, wait: Duration::from_secs(2) };
 
-/// What became of an event.
+/// Outcome of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
     /// Its rows are in the store.
     Applied,
-    /// It is in the log, and no projector has come to it.
+    /// It is in the log, and no projector has reached it.
     NotYetApplied,
     /// It was set aside.
     DeadLetter,
@@ -78,7 +78,7 @@ struct Trace {
     is_whole_log: bool,
 }
 
-/// Exit code 3 if neither log nor store has the event.
+/// Looks for the event and prints the answer. Exit code 3 if neither log nor store has it.
 pub async fn run(loaded: &Loaded, args: &TraceArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let ids = candidates(args)?;
@@ -107,7 +107,7 @@ fn candidates(args: &TraceArgs) -> Result<Vec<Uuid>, Misuse> {
             ))
         });
     };
-    // A key with the place in a batch is written KEY:INDEX, as its name is.
+    // KEY:INDEX, for an element of a batch, is the name of such an event already.
     let names = [message_name(&args.event), request_name(&args.event, None)];
     Ok(names.iter().map(|name| named_event_id(source, name)).collect())
 }
@@ -180,7 +180,7 @@ fn copy(record: &Record, states: &[PartitionState]) -> Copy {
     }
 }
 
-/// Whether the record is the event's, by its text first, for reading all of a record takes longer.
+/// Whether the record is the event's. Its text is searched first, because decoding a record takes longer.
 fn is_of(record: &[u8], id: Uuid) -> bool {
     let text = format!("\"id\":\"{id}\"");
     // A record that cannot be read has the id that its text names.
@@ -256,13 +256,13 @@ fn text(trace: &Trace) -> String {
     };
     for copy in &trace.in_log {
         let time = time(copy.appended_at_ms);
-        let place = match (copy.is_passed, copy.records_before) {
+        let state = match (copy.is_passed, copy.records_before) {
             (true, _) => "passed by the projection".to_owned(),
             (false, 0) => "the next one to be applied".to_owned(),
             (false, before) => format!("up to {before} records are to be applied before it"),
         };
         out.push_str(&format!(
-            "  log    partition {}, offset {}, appended {time}; {place}\n",
+            "  log    partition {}, offset {}, appended {time}; {state}\n",
             copy.partition, copy.offset
         ));
     }
