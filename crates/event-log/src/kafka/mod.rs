@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 
 use dashi_domain::position::{LogId, Offset, Partition};
 use rdkafka::admin::AdminClient;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use self::append::Slot;
-use self::client::{Quiet, base_config};
+use self::client::{Quiet, base_config, reader_config};
 use self::topic::{State, Topic, TopicState, create_topic, log_id, look_up, topic_state};
 use crate::{Extent, LogError, OpenError};
 
@@ -186,11 +187,17 @@ impl KafkaLog {
 
     async fn ask_extent(&self, partition: Partition) -> Result<Extent, LogError> {
         self.ask("reading a partition's watermarks", move |shared| {
-            let (low, high) = shared.admin.inner().fetch_watermarks(
-                &shared.settings.topic,
-                partition.number() as i32,
-                ASK,
-            )?;
+            let (topic, number) = (&shared.settings.topic, partition.number() as i32);
+            let (low, high) = match shared.admin.inner().fetch_watermarks(topic, number, ASK) {
+                // The client asked a broker that had just started and did not know the partitions yet, and keeps that
+                // answer for long. A new client has kept none.
+                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition)) => {
+                    let client: BaseConsumer<Quiet> =
+                        reader_config(&shared.settings).create_with_context(Quiet::default())?;
+                    client.fetch_watermarks(topic, number, ASK)?
+                }
+                watermarks => watermarks?,
+            };
             Ok(Extent { low: Offset::new(low.max(0) as u64), high: Offset::new(high.max(0) as u64) })
         })
         .await
