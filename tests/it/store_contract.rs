@@ -375,7 +375,7 @@ fn session(n: u128) -> SessionRow {
         session_id: id(n),
         website_id: id(WEBSITE),
         attributes: SessionAttributes::default(),
-        said: Vec::new(),
+        reported: Vec::new(),
         created_at_ms: NOON_MS,
     }
 }

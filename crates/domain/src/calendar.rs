@@ -18,7 +18,7 @@ pub fn ms_since_1970(time: SystemTime) -> i64 {
 /// How often anonymous visitors get new session ids (Umami's `SALT_ROTATION`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SaltRotation {
-    /// At the start of each month: the default, and what every unknown word means.
+    /// At the start of each month: the default, and the meaning of every unknown word.
     #[default]
     Month,
     /// At the start of each week, Sunday 00:00.

@@ -1,4 +1,4 @@
-//! Recordings: what a visitor saw and did, as the recorder in the page tells it (rrweb events), chunk by chunk.
+//! Recordings of a visitor's page and actions, as the recorder in the page sends them (rrweb events), chunk by chunk.
 //! `/api/record` takes a chunk; its row lies in Umami's table `session_replay`. "Replay" is kept for reading the event
 //! log again. Source of the rules: docs/umami-contract.md §14.
 
@@ -60,7 +60,7 @@ impl<'a> RecorderSubmission<'a> {
         let is_heatmap = match object.get("type").and_then(Value::as_str) {
             Some("record") => false,
             Some("heatmap") if takes_heatmaps => true,
-            // Where the type decides between two shapes zod tells nothing of what comes with neither.
+            // Where the type decides between two shapes, zod reports nothing of a value that has neither.
             _ if takes_heatmaps => {
                 tree.add("type", "Invalid input");
                 return Err(SchemaError(tree));
@@ -112,14 +112,14 @@ impl<'a> ChunkSubmission<'a> {
     }
 }
 
-/// What both types of bodies have.
+/// The fields that both types of bodies have.
 pub(crate) struct RecorderBody<'a> {
     pub(crate) website_id: Uuid,
     pub(crate) events: Vec<Value<'a>>,
     pub(crate) timestamp: Option<i64>,
 }
 
-/// Reads a payload; `refused` tells what is wrong with its events beside their number.
+/// Reads a payload; `refused` gives the errors of its events beside their number.
 pub(crate) fn body_of_recorder<'a>(
     mut fields: json::Object<'a>,
     refused: impl FnOnce(&[Value<'a>]) -> Node,
@@ -187,7 +187,7 @@ fn event_count(events: &[Value<'_>]) -> u32 {
 /// A chunk as it lies in the log.
 ///
 /// Its record has the envelope of every record ([`crate::record`]) with the type `record`, and as payload the website,
-/// `second`, `count`, `started`, `ended`, and `events`: base64 of what the row holds, for the JSON text of a page is ten
+/// `second`, `count`, `started`, `ended`, and `events`: base64 of the row's bytes, for the JSON text of a page is ten
 /// times as long. `heatmap` is there, and false, if no clicks are to be read out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chunk {

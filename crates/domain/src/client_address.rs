@@ -19,7 +19,7 @@ const BEFORE_FORWARDED_FOR: &[&str] = &[
 const FORWARDED_FOR: &str = "x-forwarded-for";
 const AFTER_FORWARDED_FOR: &[&str] = &["forwarded", "x-client-ip", "x-cluster-client-ip", "x-forwarded"];
 
-/// The address of the client as text: canonical if it is an address, otherwise whatever the header says.
+/// The address of the client as text: canonical if it is an address, otherwise the header's text.
 ///
 /// `header` looks a value up by its lower-case name. `client_ip_header` is the configured header that goes
 /// before all others; its value is taken whole. `peer` stands in for an absent `x-forwarded-for`, so that the

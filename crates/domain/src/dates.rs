@@ -11,8 +11,7 @@ const MS_PER_MINUTE: i64 = 60 * MS_PER_S;
 const MS_PER_HOUR: i64 = 60 * MS_PER_MINUTE;
 const MS_PER_DAY: i64 = 24 * MS_PER_HOUR;
 
-/// The instant of a text in Umami's form of a date; `None` for other texts and for what V8 calls an invalid
-/// date.
+/// The instant of a text in Umami's form of a date; `None` for other texts and for those that are invalid dates to V8.
 ///
 /// V8 accepts day 31 in every month and carries it over, and hour 24 only as 24:00:00.000 (ECMA-262, "Date
 /// Time String Format"; V8, `dateparser-inl.h`).

@@ -23,7 +23,7 @@ const CURRENCY_CHARS_MAX: usize = 10;
 /// Fractional digits of the number columns, `numeric(19,4)`.
 const NUMBER_SCALE: u8 = 4;
 
-/// What a leaf is, numbered as the column `data_type`.
+/// The type of a leaf, numbered as the column `data_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DataType {
     /// Text.
@@ -58,7 +58,7 @@ pub struct Leaf {
     /// Keys from the top joined by dots, at most 500 UTF-16 units. Not unique: dots within keys are not
     /// escaped.
     pub key: String,
-    /// What the value is.
+    /// The value's type.
     pub data_type: DataType,
     /// The value as text in the form of its type, at most 500 UTF-16 units.
     pub string_value: String,
@@ -180,8 +180,7 @@ pub fn revenue(data: &Object<'_>) -> Option<Revenue> {
     let amount = match revenue {
         Value::Number(n) if *n > 0.0 => Decimal::round(*n, NUMBER_SCALE)?,
         Value::String(text) if revenue.to_number() > 0.0 => {
-            // `Number()` has accepted the text, so that what is around the digits is white space to
-            // JavaScript.
+            // `Number()` has accepted the text, so that only white space of JavaScript's stands around the digits.
             let digits = text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
             Decimal::parse(digits, NUMBER_SCALE)?
         }

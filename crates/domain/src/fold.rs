@@ -26,7 +26,7 @@ use crate::submission::{PROPERTIES_MAX, Payload, SourceKind, SubmissionKind};
 use crate::text::{cut, decode_uri_component};
 use crate::umami::Release;
 
-/// What the fold is told beside the records. Two runs with the same rules give the same rows.
+/// The fold's parameters beside the records. Two runs with the same rules give the same rows.
 #[derive(Debug, Clone)]
 pub struct FoldRules {
     /// Where a date string without a zone is taken to be.
@@ -52,8 +52,8 @@ impl FoldRules {
 
 /// Folds records of one partition, in offset order, into the changes they make.
 ///
-/// `applied_before` names events that the store already holds (it says so when it refuses a commit); they, and a
-/// second copy within the records, change nothing and count as duplicates.
+/// `applied_before` names events that the store already holds (its refusal of a commit names them); they, and a second
+/// copy within the records, change nothing and count as duplicates.
 pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRules) -> Changes {
     let mut folding = Folding {
         rules,
@@ -102,10 +102,11 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
     folding.changes
 }
 
-/// What a run of records does to the tables. Commits as one with the checkpoint behind the last of them.
+/// Changes that a run of records makes to the tables. They commit as one with the checkpoint behind the last of them.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Changes {
-    /// At most one per session: the first event's attributes, filled by later ones, and what fills a row that is there.
+    /// At most one per session: the first event's attributes, filled by later ones, and the attributes that fill a row
+    /// that is there.
     pub sessions: Vec<SessionRow>,
     /// One per event that is not an identify.
     pub events: Vec<EventRow>,
@@ -117,7 +118,7 @@ pub struct Changes {
     pub identifies: Vec<IdentifyRow>,
     /// At most one per session and key: the last written.
     pub session_data: Vec<SessionDataRow>,
-    /// What identifies with a distinct id say about people, in the order of the log; for [`profile::merge`].
+    /// Values that identifies with a distinct id send of people, in the order of the log; for [`profile::merge`].
     pub sends: Vec<TraitSend>,
     /// At most one per website, session, person and kind, in this order.
     pub links: Vec<ProfileLink>,
@@ -134,19 +135,20 @@ pub struct Changes {
     pub names_sessions: bool,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
-    /// What became of the records; sums up to their number.
+    /// The outcomes of the records; their sum is the number of records.
     pub outcomes: Outcomes,
-    /// Records that should have been among them and are not in the log. The fold leaves this to who reads the log.
+    /// Records that should have been among them and are not in the log. The reader of the log fills this in, not the
+    /// fold.
     pub missing: Vec<Missing>,
-    /// Offsets among them that never held a record for a reader: markers of transactions, records of aborted ones. Left
-    /// to who reads the log, too.
+    /// Offsets among them that never held a record for a reader: markers of transactions, records of aborted ones.
+    /// Filled in by the reader of the log, too.
     pub markers: u64,
-    /// The [`fingerprint`](crate::missing::fingerprint) of the last record, if the last offset is a record's. Left to who
-    /// reads the log, too.
+    /// The [`fingerprint`](crate::missing::fingerprint) of the last record, if the last offset is a record's. Filled in
+    /// by the reader of the log, too.
     pub fingerprint: Option<i64>,
 }
 
-/// Number of records by what became of them. Every record has exactly one outcome (I2).
+/// Numbers of records by outcome. Every record has exactly one outcome (I2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Outcomes {
     /// Made or changed rows.
@@ -207,7 +209,7 @@ struct Folding<'r> {
 impl Folding<'_> {
     fn apply(&mut self, event: &Event<'_>) {
         if let Some(kept) = &event.submission.kept {
-            // What it means is for a later version to say, also whether it makes a session.
+            // A later version decides its meaning, also whether it makes a session.
             self.changes.applied.push(AppliedRow {
                 record_id: event.event_id,
                 record_type: kept.kind.clone().into_owned(),
@@ -236,14 +238,14 @@ impl Folding<'_> {
         let payload = &event.submission.payload;
         let attributes = self.attributes(event);
         match self.sessions.get(&event.session_id) {
-            Some(&place) => self.changes.sessions[place].hear(attributes),
+            Some(&place) => self.changes.sessions[place].add(attributes),
             None => {
                 self.sessions.insert(event.session_id, self.changes.sessions.len());
                 self.changes.sessions.push(SessionRow {
                     session_id: event.session_id,
                     website_id: payload.source.id,
                     attributes,
-                    said: Vec::new(),
+                    reported: Vec::new(),
                     created_at_ms: event.created_at_ms(),
                 });
             }
@@ -268,7 +270,7 @@ impl Folding<'_> {
         let payload = &event.submission.payload;
         let agent = Agent::of(event.user_agent.as_deref());
         let device = match &payload.device {
-            Some(device) => self.said(device, 20),
+            Some(device) => self.column_text(device, 20),
             None => agent.device.on_screen(payload.screen.as_deref()).to_owned(),
         };
         let Location { country, region, city } = event.location.clone().limited();
@@ -276,9 +278,9 @@ impl Folding<'_> {
             browser: payload
                 .browser
                 .as_ref()
-                .map(|sent| self.said(sent, 20))
+                .map(|sent| self.column_text(sent, 20))
                 .or(agent.browser.map(str::to_owned)),
-            os: payload.os.as_ref().map(|sent| self.said(sent, 20)).or(agent.os.map(str::to_owned)),
+            os: payload.os.as_ref().map(|sent| self.column_text(sent, 20)).or(agent.os.map(str::to_owned)),
             device: Some(device),
             screen: payload.screen.as_ref().map(|sent| text(sent, 11)),
             language: payload.language.as_ref().map(|sent| text(sent, 35)),
@@ -290,11 +292,11 @@ impl Folding<'_> {
     }
 
     fn distinct_id(&self, payload: &Payload<'_>) -> Option<String> {
-        payload.id.as_ref().map(|id| self.said(id, 50))
+        payload.id.as_ref().map(|id| self.column_text(id, 50))
     }
 
     /// A text of which no version's schema limits the length.
-    fn said(&self, sent: &str, width: usize) -> String {
+    fn column_text(&self, sent: &str, width: usize) -> String {
         self.rules.release.cut_from(Release::V3_4, Cow::Borrowed(sent), width)
     }
 
@@ -512,7 +514,7 @@ impl Folding<'_> {
     }
 }
 
-/// Whom an event of a website names.
+/// The person that an event of a website names.
 fn person(payload: &Payload<'_>) -> Option<String> {
     let id = payload.id.as_deref().filter(|id| !id.is_empty())?;
     (payload.source.kind == SourceKind::Website).then(|| profile::distinct_id(id))

@@ -19,7 +19,7 @@ use crate::text::cut;
 /// Bytes of a chunk's text that are looked through, at most: a chunk of another producer may unpack to anything.
 const CHUNK_TEXT_MAX: u64 = 64 << 20;
 
-/// What `heatmap_event.url_path` holds.
+/// The width of `heatmap_event.url_path`.
 const PATH_MAX: usize = 500;
 
 /// A body of `/api/record` with the type `heatmap`.
@@ -43,7 +43,7 @@ impl<'a> HeatmapSubmission<'a> {
     }
 }
 
-/// What is wrong with an event, if anything is.
+/// The error of an event, if it has one.
 fn refused(event: &Value<'_>) -> Option<Node> {
     let Some(event) = event.as_object() else {
         return Some(Node::leaf(wrong_type("object", event.type_name())));
@@ -52,7 +52,7 @@ fn refused(event: &Value<'_>) -> Option<Node> {
     let numbers: &[&'static str] = match event.get("type").and_then(Value::as_str) {
         Some("click") => &["x", "y", "pageX", "pageY", "pageW", "pageH", "viewportW", "viewportH"],
         Some("scroll") => &["scrollPct", "pageW", "pageH", "viewportW", "viewportH"],
-        // zod tells no more of a value that decides between several shapes.
+        // zod reports no more of a value that decides between several shapes.
         _ => {
             tree.add("type", "Invalid input");
             return Some(tree);
@@ -90,7 +90,7 @@ pub struct HeatmapPost<'a> {
     pub session_id: Uuid,
     /// The token's visit.
     pub visit_id: Uuid,
-    /// What was sent.
+    /// The submission as it was sent.
     pub submission: HeatmapSubmission<'a>,
 }
 
@@ -169,7 +169,7 @@ pub fn of_post(post: &HeatmapPost<'_>) -> Vec<HeatmapRow> {
         .collect()
 }
 
-/// Events of a recording (rrweb): their types, and the sources of those that tell of a change.
+/// Events of a recording (rrweb): their types, and the sources of those that report a change.
 mod rrweb {
     pub const INCREMENTAL: f64 = 3.0;
     pub const META: f64 = 4.0;
@@ -179,7 +179,7 @@ mod rrweb {
     pub const CLICK: f64 = 2.0;
 }
 
-/// The rows of a chunk: its clicks, and where its recorder told of it, how far the visitor had scrolled.
+/// The rows of a chunk: its clicks and, where its recorder reported it, how far the visitor had scrolled.
 ///
 /// An event is filed under the page that the chunk named last before it. A click before any is left out: a chunk knows
 /// nothing of those before it. None where the chunk's text cannot be read, or is not to be looked through.
@@ -312,7 +312,7 @@ fn number(object: &Object<'_>, key: &str) -> Option<f64> {
     }
 }
 
-/// The path of a page's URL, or of what is one but for its host.
+/// The path of a page's URL, or of a text that is one but for its host.
 fn page_path(url: Option<&Value<'_>>) -> Option<String> {
     let url = url.and_then(Value::as_str)?;
     match pathname(url) {
@@ -322,7 +322,7 @@ fn page_path(url: Option<&Value<'_>>) -> Option<String> {
     }
 }
 
-/// What is before query and hash of a URL that begins with its path.
+/// The part before query and hash of a URL that begins with its path.
 fn before_query(url: &str) -> Option<String> {
     url.starts_with('/').then(|| url.split(['?', '#']).next().unwrap_or_default().to_owned())
 }
@@ -371,15 +371,15 @@ mod tests {
     }
 
     /// Kind, path, x, y, viewport, height of the page, percent, event.
-    type Told = (i32, String, [Option<i32>; 6], i32);
+    type Cells = (i32, String, [Option<i32>; 6], i32);
 
-    fn told(row: &HeatmapRow) -> Told {
+    fn cells(row: &HeatmapRow) -> Cells {
         let numbers = [row.x, row.y, row.viewport_w, row.viewport_h, row.page_h, row.scroll_pct];
         (row.kind as i32, row.url_path.clone(), numbers, row.recorded.map_or(-1, |place| place.event_index))
     }
 
-    fn of(events: &str) -> Vec<Told> {
-        of_chunk(&chunk(events)).iter().map(told).collect()
+    fn of(events: &str) -> Vec<Cells> {
+        of_chunk(&chunk(events)).iter().map(cells).collect()
     }
 
     fn body(event: &str) -> String {
@@ -459,7 +459,7 @@ mod tests {
             "a".repeat(600)
         );
         let rows = of_chunk(&chunk(&events));
-        assert_eq!(told(&rows[0]).2, [None, Some(i32::MAX), None, None, None, None]);
+        assert_eq!(cells(&rows[0]).2, [None, Some(i32::MAX), None, None, None, None]);
         assert_eq!((rows[0].url_path.len(), rows[0].created_at_ms), (500, RECEIVED_MS));
     }
 
@@ -482,14 +482,14 @@ mod tests {
             r#"{"type":"click","url":"https://x/p?q","x":10.4,"y":"20.6","pageX":10,"pageY":920.5,"pageW":1265,"pageH":3000,"viewportW":1280,"viewportH":720,"scrollPct":5,"timestamp":1777623630500}"#,
         );
         assert_eq!(
-            told(&click),
+            cells(&click),
             (1, "/p".into(), [Some(10), Some(21), Some(1280), Some(720), Some(3000), None], -1)
         );
         assert_eq!([click.page_x, click.page_y, click.page_w], [Some(10), Some(921), Some(1265)]);
         assert_eq!(click.created_at_ms, 1_777_623_630_500);
         let scroll =
             posted(r#"{"type":"scroll","url":"/a#b","x":1,"pageX":1,"pageW":7,"scrollPct":-4,"extra":{}}"#);
-        assert_eq!(told(&scroll), (2, "/a".into(), [None, None, None, None, None, Some(0)], -1));
+        assert_eq!(cells(&scroll), (2, "/a".into(), [None, None, None, None, None, Some(0)], -1));
         assert_eq!([scroll.page_x, scroll.page_y, scroll.page_w], [None, None, Some(7)]);
         assert_eq!(scroll.created_at_ms, 1_777_623_631_000, "the post's own time");
         for url in ["", "nowhere", "https://x", "https://x?a"] {

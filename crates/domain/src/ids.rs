@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::calendar::{SaltRotation, hour_start_ms, salt_start_ms, utc_string};
 use crate::text::cut;
 
-/// What session ids, visit ids and tokens are made with. All collectors of one site must have the same.
+/// The secret of session ids, visit ids and tokens. All collectors of one site must have the same.
 #[derive(Clone)]
 pub struct Secret(Hex);
 
@@ -51,18 +51,18 @@ impl std::fmt::Debug for Secret {
 /// How session and visit ids are computed: one value for all collectors of a site.
 #[derive(Debug, Clone)]
 pub struct IdRules {
-    /// What the ids are salted with.
+    /// The secret that the ids are salted with.
     pub secret: Secret,
     /// How often anonymous visitors become new sessions.
     pub rotation: SaltRotation,
     /// Where calendar boundaries are taken.
     pub zone: TimeZone,
-    /// What a distinct id does to a session.
+    /// The effect of a distinct id on a session.
     pub identified: IdentifiedSessions,
 }
 
-/// What a distinct id does to the session of its visitor. Sessions without one are the same under all, and so are
-/// visits.
+/// The effect of a distinct id on the session of its visitor. Sessions without a distinct id are the same under all,
+/// and so are visits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdentifiedSessions {
     /// It is the session, on all devices and for ever: U(source, id), as Umami has it up to 3.2.
@@ -78,7 +78,7 @@ pub enum IdentifiedSessions {
 /// stored. [`IdentifiedSessions::Shared`] takes all of them.
 const DISTINCT_ID_UNITS_MAX: usize = 50;
 
-/// Who sent an event, as far as the session id depends on it.
+/// The visitor of an event, as far as the session id depends on it.
 #[derive(Debug, Clone, Copy)]
 pub struct Visitor<'a> {
     /// The website, link or pixel id, in the letters it was sent in.
@@ -92,9 +92,8 @@ pub struct Visitor<'a> {
 }
 
 impl IdRules {
-    /// The session of a visitor at `created_at_ms`. It depends on address, agent and the salt's period, so a
-    /// back-dated event falls into the session of its own month; for what a distinct id does, see
-    /// [`IdentifiedSessions`].
+    /// The session of a visitor at `created_at_ms`. It depends on address, agent and the salt's period, so a back-dated
+    /// event falls into the session of its own month; for the effect of a distinct id, see [`IdentifiedSessions`].
     pub fn session_id(&self, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
         let distinct_id = visitor.distinct_id.unwrap_or_default();
         let part = match self.identified {
@@ -138,7 +137,7 @@ pub struct Visit {
 impl IdRules {
     /// The visit of an event: the token's, if there is one and it has not expired, else that of the hour.
     ///
-    /// `back_dated` says that the event brought its own timestamp; then the visit never expires.
+    /// With `back_dated` the event brought its own timestamp; then the visit never expires.
     pub fn visit(
         &self,
         session_id: Uuid,

@@ -59,14 +59,14 @@ pub struct ParseError {
     /// Where, in bytes of the decoded text: a byte-order mark does not count, an invalid sequence counts as
     /// the three bytes of the U+FFFD it became.
     pub offset: usize,
-    /// What would have been right there.
+    /// The token that was expected there.
     pub expected: &'static str,
 }
 
 /// Parses a request body as `Request.json()` does.
 ///
 /// One UTF-8 byte-order mark is skipped, invalid UTF-8 becomes U+FFFD (the result then owns its strings), and
-/// what remains is parsed by [`parse_str`].
+/// [`parse_str`] parses the rest.
 ///
 /// # Errors
 /// [`ParseError`] if the text is not what `JSON.parse` accepts or is nested deeper than [`DEPTH_MAX`].
@@ -80,8 +80,8 @@ pub fn parse(bytes: &[u8]) -> Result<Value<'_>, ParseError> {
 
 /// Parses `text` with the grammar of `JSON.parse`.
 ///
-/// No trailing commas, white space is space, tab, LF and CR only, no control characters in strings. Numbers
-/// are correctly rounded doubles; what is too large is infinite. Lone surrogate escapes become U+FFFD.
+/// No trailing commas, white space is space, tab, LF and CR only, no control characters in strings. Numbers are
+/// correctly rounded doubles; a number that is too large is infinite. Lone surrogate escapes become U+FFFD.
 ///
 /// # Errors
 /// [`ParseError`] if the text is anything else or is nested deeper than [`DEPTH_MAX`].
@@ -93,7 +93,7 @@ pub fn parse_str(text: &str) -> Result<Value<'_>, ParseError> {
     }
 }
 
-/// Parses as [`parse`] does, as long as the whole text is no array of more than `elements_max` elements. What stands
+/// Parses as [`parse`] does, as long as the whole text is no array of more than `elements_max` elements. The text
 /// behind the first element too many is not looked at, so that a large body costs no more than a small one.
 ///
 /// # Errors
@@ -308,8 +308,7 @@ impl<'a> Value<'a> {
         out
     }
 
-    /// What zod 4 calls the type of a received value: `null`, `array`, `object`, `string`, `number` or
-    /// `boolean`.
+    /// zod 4's name of the type of a received value: `null`, `array`, `object`, `string`, `number` or `boolean`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Value::Null => "null",

@@ -1,14 +1,14 @@
-//! What an event is, which identifiers it gets, and which rows a run of records folds into.
+//! The rules of events: their form, their identifiers, and the rows that a run of records folds into.
 //!
 //! Pure and synchronous: no runtime, no driver, no clock. Time arrives as an argument, so the same records
 //! give the same rows today and in a replay next year (I5).
 //!
-//! * what arrives: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
-//! * what is computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * what lies in the log: [`record`], [`log_record`], [`position`], [`partitioner`]; what does not any more: [`missing`]
-//! * what it folds into: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
+//! * requests: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
+//! * computed at ingest: [`ids`], [`token`], [`calendar`]
+//! * records in the log: [`record`], [`log_record`], [`position`], [`partitioner`]; records that are lost: [`missing`]
+//! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
-//! * by whose rules: [`umami`]
+//! * versions of the rules: [`umami`]
 
 pub mod agent;
 pub mod calendar;

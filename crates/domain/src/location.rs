@@ -1,9 +1,9 @@
-//! Where a visitor is, as far as addresses and headers of the provider tell.
+//! The location of a visitor, as far as the address and the provider's headers give it.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A place as it is stored. Looking an address up in a database is done elsewhere; this type gives it its
+/// A place as it is stored. The look-up of an address in a database is done elsewhere; this type gives the result its
 /// form.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {

@@ -1,4 +1,4 @@
-//! What may lie in the log: the one place that knows every type of record.
+//! The records that may lie in the log: the one place that knows every type of record.
 
 use uuid::Uuid;
 
@@ -7,7 +7,7 @@ use crate::heatmap::HeatmapPost;
 use crate::json::Value;
 use crate::record::{DecodeError, Envelope, Event};
 
-/// What a record is.
+/// A record, by its type.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "almost all are events, and there is one of it at a time")]
 pub enum LogRecord<'a> {
@@ -20,7 +20,7 @@ pub enum LogRecord<'a> {
 }
 
 impl<'a> LogRecord<'a> {
-    /// Reads a record's value back, whatever it is.
+    /// Reads back a record's value of any type.
     ///
     /// # Errors
     /// Each is final for this record: make it a dead letter with the error's text as reason.

@@ -1,4 +1,4 @@
-//! Offsets that a checkpoint passes without a record: what is noted of them, so that the books balance (I2).
+//! Offsets that a checkpoint passes without a record, and the notes of them by which the counts add up (I2).
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use crate::position::{Checkpoint, Offset};
 use crate::record::Record;
 
-/// Ranges that one commit notes, at most. What is more is noted in wider ranges, whose counts stay exact.
+/// Ranges that one commit notes, at most. Further ones are merged into wider ranges, whose counts stay exact.
 pub const RANGES_MAX: usize = 64;
 
 /// Records of a range of offsets that are not in the log.
@@ -57,7 +57,7 @@ impl Missing {
     }
 }
 
-/// Tells a record from another one that lies at the same offset: the first bytes of the SHA-256 of its value.
+/// Distinguishes a record from another one that lies at the same offset: the first bytes of the SHA-256 of its value.
 pub fn fingerprint(value: &[u8]) -> i64 {
     let digest = Sha256::digest(value);
     let mut first = [0; 8];

@@ -1,4 +1,4 @@
-//! What the columns of an event get from its `url`, `referrer` and `hostname` (Umami 3.1, `saveEvent`, and what newer
+//! The columns that an event fills from its `url`, `referrer` and `hostname` (Umami 3.1, `saveEvent`, and what newer
 //! versions changed).
 //!
 //! Nothing here fails: a URL that does not parse is read as a path of `https://localhost`.
@@ -52,7 +52,7 @@ pub struct Referrer {
     pub domain: Option<String>,
 }
 
-/// By what rules URLs are read.
+/// The rules by which URLs are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UrlRules {
     /// The setting `REMOVE_TRAILING_SLASH`: removes the first `/` that is followed by nothing or by `#`; from 3.3 on
@@ -116,7 +116,7 @@ pub fn referrer(
     }
     let mut parsed = Parsed::of(referrer, hostname);
     if hostname.is_some() && parsed.host().is_none() {
-        // The host is that of the base, which only a full parse tells.
+        // The host is that of the base, which only a full parse gives.
         parsed = Parsed::Full(resolve(referrer, hostname));
     }
     let host = parsed.host_or(LOCALHOST);
@@ -207,7 +207,7 @@ pub fn is_url(text: &str) -> bool {
 }
 
 impl PageUrl {
-    /// Up to 3.1 Umami does not cut: what is stored is what the column holds.
+    /// Up to 3.1 Umami does not cut: the column decides how much is stored.
     fn read_tracking(&mut self, query: &str, release: Release) {
         for pair in query.split('&') {
             let key = pair.split_once('=').map_or(pair, |(key, _)| key);
@@ -358,8 +358,7 @@ const IN_PATH: u8 = 1;
 const IN_QUERY: u8 = 2;
 const IN_HASH: u8 = 4;
 
-/// Which parts of a URL each byte can stand in without being changed by a parser. Rather too few than too
-/// many.
+/// The parts of a URL in which a byte can stand without a parser changing it, by byte. Rather too few than too many.
 const KEPT_IN: [u8; 256] = {
     let mut kept = [0; 256];
     let mut byte = 0x21;

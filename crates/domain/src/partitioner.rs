@@ -1,4 +1,4 @@
-//! Which partition a session's events lie in: Kafka's default partitioner, on every backend.
+//! The partition of a session's events: Kafka's default partitioner, on every backend.
 
 use uuid::Uuid;
 

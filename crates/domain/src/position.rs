@@ -1,4 +1,4 @@
-//! Where a record lies and how far a projection has come.
+//! Offsets, partitions, checkpoints and epochs: where a record lies and how far a projection has come.
 
 use std::fmt;
 
@@ -120,8 +120,8 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Which log an offset belongs to. A topic that was deleted and made again has valid-looking offsets that mean
-/// other data, so checkpoints carry the identity of the log they count in.
+/// Identity of the log that an offset belongs to. A topic that was deleted and made again has valid-looking offsets
+/// that mean other data, so checkpoints carry the identity of the log they count in.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(String);
 

@@ -1,27 +1,27 @@
 //! People: traits that belong to (website, distinct id), whichever of a person's devices set them.
 //!
-//! An identify of a website with a distinct id and data *sends* values, one per key ([`TraitSend`]). Most of them merely
-//! repeat what the device knew. So a send is compared with a *base*, and only a difference is a *write*
+//! An identify of a website with a distinct id and data *sends* values, one per key ([`TraitSend`]). Most of them
+//! merely repeat what the device knew. So a send is compared with a *base*, and only a difference is a *write*
 //! ([`WriteRow`]); a trait is the last of its writes by [`Stamp`], so (received at, event id). This is a three-way
-//! merge: a device that repeats its old snapshot writes nothing, and what another device changed in between stays
-//! (I6).
+//! merge: a device that repeats its old snapshot writes nothing, and a value that another device changed in between
+//! stays (I6).
 //!
 //! # Where a base comes from
 //!
-//! * Its own: what the same device of the same session last sent for this person and key ([`BaseRow`]). A device is
-//!   the anonymous session of the same address and agent, because all devices of a person may share one session id.
-//!   A key that a device never sent has no base, so its first send is a write, and so is the first after the
-//!   device's address, agent or salt changed.
+//! * Its own: the value that the same device of the same session last sent for this person and key ([`BaseRow`]). A
+//!   device is the anonymous session of the same address and agent, because all devices of a person may share one
+//!   session id. A key that a device never sent has no base, so its first send is a write, and so is the first after
+//!   the device's address, agent or salt changed.
 //! * The version that the client had read, if the event names one (`baseVersion`): the trait's value at that version.
 //!   Other partitions may not have got that far when the send is merged, least of all in a replay. So the row is kept
 //!   with the version's stamp, and [`settle`] decides about it each time.
 //!
 //! # Why interleaving and replay do not matter
 //!
-//! *Which sends become rows* is decided by the order of one session's sends alone. They lie in one partition, and
-//! one writer merges them in the order of the log, however the batches are cut; what other partitions did is not
-//! looked at. *What a trait is* is [`settle`], a function of the set of its rows: it sorts them, so it does not matter
-//! in which order, how often, and in how many portions they came. A [`TraitRow`] is that function's result, kept, and
+//! *Which sends become rows* is decided by the order of one session's sends alone. They lie in one partition, and one
+//! writer merges them in the order of the log, however the batches are cut; the work of other partitions is not looked
+//! at. *The value of a trait* is [`settle`], a function of the set of its rows: it sorts them, so it does not matter in
+//! which order, how often, and in how many portions they came. A [`TraitRow`] is that function's result, kept, and
 //! [`version`] a function of those results. So one log gives one profile, its versions included.
 //!
 //! A row that is newer than all others of its trait, as almost every one is, is put onto the kept result at once, for
@@ -30,8 +30,8 @@
 //!
 //! # Limits
 //!
-//! * A device that sends a key for the first time is believed, even if it sends an old value: nothing tells what it knew.
-//!   Naming the version does.
+//! * A device that sends a key for the first time is believed, even if it sends an old value: nothing shows which value
+//!   it knew. Naming the version does.
 //! * Two sends of one session that lie in different partitions, of a topic that grew in between, may be merged in
 //!   either order. Then a return to an earlier value may be missed: the base that it is compared with is not yet the
 //!   value in between.
@@ -78,7 +78,7 @@ pub struct TraitSend {
     pub session_id: Uuid,
     /// The record's device; the session itself where the record has none.
     pub device: Uuid,
-    /// Who was identified, as [`distinct_id`] has it.
+    /// The person that the event named, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf, at most 500 characters.
     pub key: String,
@@ -119,11 +119,11 @@ pub struct ProfileLink {
     pub website_id: Uuid,
     /// The session.
     pub session_id: Uuid,
-    /// The person, as [`distinct_id`] has it.
+    /// The person, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// How they belong together.
     pub kind: ProfileLinkKind,
-    /// Arrival of the earliest event that says so, milliseconds since 1970.
+    /// Arrival of the earliest event that links them, milliseconds since 1970.
     pub first_ms: i64,
 }
 
@@ -132,29 +132,29 @@ pub struct ProfileLink {
 pub struct Person {
     /// The website.
     pub website_id: Uuid,
-    /// Who, as [`distinct_id`] has it.
+    /// The person, in the form of [`distinct_id`].
     pub distinct_id: String,
 }
 
-/// What names a trait: a [`TraitRow`], and a set of [`WriteRow`]s.
+/// Key of a trait: of a [`TraitRow`], and of a set of [`WriteRow`]s.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TraitKey {
     /// The website.
     pub website_id: Uuid,
-    /// Who, as [`distinct_id`] has it.
+    /// The person, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf.
     pub key: String,
 }
 
-/// What names a [`BaseRow`].
+/// Key of a [`BaseRow`].
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BaseKey {
     /// The session that sends.
     pub session_id: Uuid,
     /// The device that sends.
     pub device: Uuid,
-    /// Who was identified, as [`distinct_id`] has it.
+    /// The person that the event named, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf.
     pub key: String,
@@ -165,7 +165,7 @@ pub struct BaseKey {
 pub struct WriteRow {
     /// The website.
     pub website_id: Uuid,
-    /// Who, as [`distinct_id`] has it.
+    /// The person, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf.
     pub key: String,
@@ -181,27 +181,27 @@ pub struct WriteRow {
     pub base: Option<Stamp>,
 }
 
-/// A row of `profile_trait`: what [`settle`] makes of a trait's rows. There is one if and only if there is a row.
+/// A row of `profile_trait`: the result of [`settle`] for a trait's rows. There is one if and only if there is a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TraitRow {
     /// The website.
     pub website_id: Uuid,
-    /// Who, as [`distinct_id`] has it.
+    /// The person, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf.
     pub key: String,
-    /// What it is now and since when.
+    /// Its value, and since when it has had it.
     pub settled: Settled,
 }
 
-/// A row of `profile_base`: what a device of a session last sent that differed from what it had sent before.
+/// A row of `profile_base`: the value that a device of a session last sent that differed from what it had sent before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BaseRow {
     /// The session that sent it.
     pub session_id: Uuid,
     /// The device that sent it.
     pub device: Uuid,
-    /// Who was identified, as [`distinct_id`] has it.
+    /// The person that the event named, in the form of [`distinct_id`].
     pub distinct_id: String,
     /// Dotted path of the leaf.
     pub key: String,

@@ -7,16 +7,16 @@
 //!  "country":"GB","region":"GB-ENG","city":"London","type":"event","payload":{"website":"<uuid>","url":"/"}}
 //! ```
 //!
-//! `agent`, `country`, `region` and `city` are absent when unknown. `device`, a session id, is there when the event
-//! has a distinct id and a website: the session that the same client has while it is anonymous. `payload` is what the client sent, known keys
-//! only, less its address and agent: the address is used at ingest and then dropped. A `timestamp` of 0 in it is the first
-//! second of 1970; texts may have any length, and are cut in the fold. Whatever can be derived
-//! (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
+//! `agent`, `country`, `region` and `city` are absent when unknown. `device`, a session id, is there when the event has
+//! a distinct id and a website: the session that the same client has while it is anonymous. `payload` holds the
+//! client's values, known keys only, less its address and agent: the address is used at ingest and then dropped. A
+//! `timestamp` of 0 in it is the first second of 1970; texts may have any length, and are cut in the fold. All that can
+//! be derived (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
 //! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::chunk::Chunk`]. One of
-//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One with `"kept":true` is of a type that
-//! its writer did not know; its payload is what the client sent, all of it but the address, the agent and `messageId`. A
-//! reader that knows the type reads it as one of its own.
+//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One with `"kept":true` is of a
+//! type that its writer did not know; its payload is the client's, all of it but the address, the agent and
+//! `messageId`. A reader that knows the type reads it as one of its own.
 
 use std::borrow::Cow;
 
@@ -44,7 +44,7 @@ pub struct Record {
     pub value: Vec<u8>,
 }
 
-/// An accepted event: what ingest worked out, and what the client sent.
+/// An accepted event: the facts that ingest worked out, and the client's submission.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
     /// Fixed at ingest; the identity of this event through redelivery and replay.
@@ -62,7 +62,7 @@ pub struct Event<'a> {
     pub user_agent: Option<Cow<'a, str>>,
     /// Where the client was.
     pub location: Location,
-    /// What was sent.
+    /// The submission as it was sent.
     pub submission: Submission<'a>,
 }
 
@@ -75,7 +75,7 @@ pub enum DecodeError {
     /// Another version wrote it; a newer reader may understand it.
     #[error("the record has format version {found}, this reader knows version {VERSION} only")]
     Version {
-        /// The version it names, or what stands in its place.
+        /// The version it names, or the value that stands in its place.
         found: String,
     },
     /// A field of the envelope is missing or of the wrong form.
@@ -83,9 +83,9 @@ pub enum DecodeError {
     Field {
         /// The field's name.
         field: &'static str,
-        /// What stands there.
+        /// The value that stands there.
         found: String,
-        /// What should stand there.
+        /// The expected value.
         expected: &'static str,
     },
     /// The payload does not fit the schema of requests.
@@ -198,7 +198,8 @@ impl<'a> Event<'a> {
         })
     }
 
-    /// Whether this event is a row of its own in `website_event`; an identify is not, nor is what is only kept.
+    /// Whether this event is a row of its own in `website_event`; an identify is not, nor is a kept submission of an
+    /// unknown type.
     pub fn is_row(&self) -> bool {
         matches!(self.submission.kind, SubmissionKind::Event | SubmissionKind::Performance)
     }
@@ -209,7 +210,7 @@ pub fn created_at_ms(timestamp_s: Option<i64>, received_at_ms: i64) -> i64 {
     timestamp_s.map_or(received_at_ms, |seconds| seconds * 1_000)
 }
 
-/// What every record has, whatever its type.
+/// The fields that every record has, of any type.
 #[derive(Debug)]
 pub(crate) struct Envelope {
     pub(crate) event_id: Uuid,

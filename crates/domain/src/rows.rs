@@ -1,4 +1,4 @@
-//! The rows of the projection: Umami's tables, column for column, and what Dashi keeps beside them.
+//! The rows of the projection: Umami's tables, column for column, and Dashi's own beside them.
 //!
 //! Every text is already cut to its column's width and free of U+0000, so a row that reaches a store fits it.
 
@@ -10,7 +10,7 @@ use crate::position::Offset;
 
 pub use crate::session::{SessionAttributes, SessionRow};
 
-/// What `website_event.event_type` says.
+/// The values of `website_event.event_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum EventType {
@@ -55,7 +55,7 @@ pub struct EventRow {
     pub page_title: Option<String>,
     /// The site's host.
     pub hostname: Option<String>,
-    /// What happened.
+    /// The kind of event.
     pub event_type: EventType,
     /// The custom event's name.
     pub event_name: Option<String>,
@@ -96,7 +96,7 @@ pub struct Vitals {
 /// The value columns that `event_data` and `session_data` share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DataValue {
-    /// What the value was in the request.
+    /// The value's type in the request.
     pub data_type: DataType,
     /// At most 500 characters.
     pub string_value: Option<String>,
@@ -174,7 +174,7 @@ pub struct ChunkRow {
     pub session_id: Uuid,
     /// The visit; its chunks are read in the order of their index.
     pub visit_id: Uuid,
-    /// The least index it may have, its second. Whoever writes the row takes the next one that no other chunk of the
+    /// The least index it may have, its second. The writer of the row takes the next index that no other chunk of the
     /// visit has, so that chunks of one second keep the order of the log.
     pub chunk_index_min: i32,
     /// JSON text of an array of events, compressed by gzip.
@@ -189,7 +189,7 @@ pub struct ChunkRow {
     pub created_at_ms: i64,
 }
 
-/// What `heatmap_event.event_type` says.
+/// The values of `heatmap_event.event_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum HeatmapKind {
@@ -212,9 +212,9 @@ pub struct HeatmapRow {
     pub visit_id: Uuid,
     /// The page's path without query and hash, at most 500 characters.
     pub url_path: String,
-    /// What happened.
+    /// The kind of event.
     pub kind: HeatmapKind,
-    /// What was clicked on, by its number in the recording.
+    /// The node that was clicked, by its number in the recording.
     pub node_id: Option<i32>,
     /// Where in the window, from its left.
     pub x: Option<i32>,
@@ -243,7 +243,7 @@ pub struct HeatmapRow {
 /// The event of a recording that a row of a heatmap is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkEvent {
-    /// The chunk: [`ChunkRow::replay_id`]. The row itself has the chunk's index, which whoever writes it gives.
+    /// The chunk: [`ChunkRow::replay_id`]. The row itself has the chunk's index, which its writer gives.
     pub chunk_id: Uuid,
     /// The event's place in the chunk, from 0.
     pub event_index: i32,
@@ -251,8 +251,8 @@ pub struct ChunkEvent {
     pub time_ms: Option<i64>,
 }
 
-/// A row of Dashi's own `applied`: of a record that leaves no row by whose key a copy of it would be known, that it was
-/// applied is written here.
+/// A row of Dashi's own `applied`: of a record that leaves no row by whose key a copy of it would be known, the fact
+/// that it was applied is written here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AppliedRow {
     /// Primary key: the record's id.
@@ -284,7 +284,7 @@ pub struct IdentifyRow {
     pub created_at_ms: i64,
 }
 
-/// A row of `session_link`, which Umami has from 3.3 on: an identify said this distinct id in this session.
+/// A row of `session_link`, which Umami has from 3.3 on: an identify named this distinct id in this session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionLinkRow {
     /// The website.
@@ -302,7 +302,7 @@ pub struct SessionLinkRow {
 pub struct DeadLetter {
     /// Where it lies.
     pub offset: Offset,
-    /// What is wrong with it, in words.
+    /// The reason, in words.
     pub reason: String,
     /// The record's value.
     pub value: Vec<u8>,

@@ -1,4 +1,5 @@
-//! What the schemas of all endpoints share: the tree of errors that a client reads, and the rules of UUIDs and times.
+//! The parts that the schemas of all endpoints share: the tree of errors that a client reads, and the rules of UUIDs
+//! and times.
 //!
 //! The rules are those of Umami's schemas (docs/umami-contract.md §2, §3.3 and §14), the texts those of zod 4.3,
 //! compared with zod itself when this was written.
@@ -63,7 +64,7 @@ impl SchemaError {
 pub(crate) struct Node {
     pub(crate) errors: Vec<Cow<'static, str>>,
     pub(crate) properties: Vec<(&'static str, Node)>,
-    /// By index, ascending; what lies between is fine and written as `null`.
+    /// By index, ascending; the items between have no error and are written as `null`.
     pub(crate) items: Vec<(usize, Node)>,
     /// Of a whole submission: that its type is not known, by one of a few names. It is not written.
     pub(crate) unknown_kind: Option<&'static str>,

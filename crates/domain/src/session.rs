@@ -1,7 +1,8 @@
 //! A session's row, and how its events fill it: with one device and one place, never with parts of two.
 //!
-//! A distinct id may join two devices in one session, and a proxy may say of one visitor only the country and of the
-//! next the city as well. Whoever fills each column by itself then shows a visitor who does not exist: Berlin in Japan.
+//! A distinct id may join two devices in one session, and a proxy may report only the country of one visitor and the
+//! city of the next as well. Columns that are filled one by one then show a visitor who does not exist: Berlin in
+//! Japan.
 
 use uuid::Uuid;
 
@@ -15,40 +16,40 @@ pub struct SessionRow {
     pub session_id: Uuid,
     /// Website, link or pixel.
     pub website_id: Uuid,
-    /// What the session is known by, if these events are its first.
+    /// The session's attributes, if these events are its first.
     pub attributes: SessionAttributes,
-    /// What each event says, in the order of the log; empty if all say the same. A row that is there already is filled
-    /// from these, for what one of them cannot give to `attributes` it may give to that row.
-    pub said: Vec<SessionAttributes>,
+    /// The attributes that each event reports, in the order of the log; empty if all report the same. A row that is
+    /// there already is filled from these, for an event that cannot fill `attributes` may fill that row.
+    pub reported: Vec<SessionAttributes>,
     /// When its first event happened, milliseconds since 1970.
     pub created_at_ms: i64,
 }
 
 impl SessionRow {
-    /// What a row that is there already is to be filled from, one after the other.
-    pub fn said(&self) -> &[SessionAttributes] {
-        if self.said.is_empty() { std::slice::from_ref(&self.attributes) } else { &self.said }
+    /// The attributes from which a row that is there already is filled, one after the other.
+    pub fn reported(&self) -> &[SessionAttributes] {
+        if self.reported.is_empty() { std::slice::from_ref(&self.attributes) } else { &self.reported }
     }
 
-    /// Takes what the session's next event says. What cannot matter to any row is left out.
-    pub fn hear(&mut self, next: SessionAttributes) {
+    /// Adds the attributes that the session's next event reports. Those that cannot matter to any row are left out.
+    pub fn add(&mut self, next: SessionAttributes) {
         if self.is_repetition(&next) {
             return;
         }
-        if self.said.is_empty() {
-            self.said.push(self.attributes.clone());
+        if self.reported.is_empty() {
+            self.reported.push(self.attributes.clone());
         }
         self.attributes.fill(&next);
-        self.said.push(next);
+        self.reported.push(next);
     }
 
-    /// Whether a row that was filled by all before is filled already by what `next` says.
+    /// Whether `next` can fill nothing in a row that was filled by all attributes before.
     ///
-    /// It is if the same was said before: a row only grows, so what it did not take then it does not take now. But a
-    /// screen that it did not take for another browser's it may take once it has learnt that browser from an event of
-    /// another kind of device.
+    /// It cannot if an event reported the same before: a row only grows, so it takes now no attribute that it did not
+    /// take then. But a screen that it did not take for another browser's it may take once it has learnt that browser
+    /// from an event of another kind of device.
     fn is_repetition(&self, next: &SessionAttributes) -> bool {
-        for before in self.said().iter().rev().take(LOOK_BACK) {
+        for before in self.reported().iter().rev().take(LOOK_BACK) {
             if before == next {
                 return true;
             }
@@ -84,7 +85,8 @@ pub struct SessionAttributes {
 }
 
 impl SessionAttributes {
-    /// Fills what is null from a later event; nothing that is set is replaced. Says whether anything was filled.
+    /// Fills attributes that are null from a later event; none that is set is replaced. Returns whether anything was
+    /// filled.
     ///
     /// * browser, OS and device, and country, region and city, each only all together: if the event's have all that is
     ///   set here, and more;
@@ -109,9 +111,9 @@ impl SessionAttributes {
     }
 
     /// Fills from one event after the other, as [`Self::fill`] does.
-    pub fn fill_from(&mut self, said: &[Self]) -> bool {
+    pub fn fill_from(&mut self, reported: &[Self]) -> bool {
         let mut filled = false;
-        for event in said {
+        for event in reported {
             filled |= self.fill(event);
         }
         filled
@@ -148,7 +150,7 @@ mod tests {
     }
 
     /// Few values, so that parts of different events often agree.
-    fn said() -> impl Strategy<Value = SessionAttributes> {
+    fn reported() -> impl Strategy<Value = SessionAttributes> {
         let agent = (one_of(&["chrome", "safari"]), one_of(&["Linux"]), one_of(&["laptop", "desktop"]));
         let own = (one_of(&["1x1", "2x2"]), one_of(&["de"]), one_of(&["ada", ""]));
         let place = (one_of(&["DE", "US"]), one_of(&["DE-BE", "US-CA"]), one_of(&["Berlin"]));
@@ -169,22 +171,22 @@ mod tests {
         )
     }
 
-    fn row(said: &[SessionAttributes]) -> Option<SessionRow> {
-        let (first, rest) = said.split_first()?;
+    fn row(reported: &[SessionAttributes]) -> Option<SessionRow> {
+        let (first, rest) = reported.split_first()?;
         let id = Uuid::nil();
-        let (attributes, said) = (first.clone(), Vec::new());
-        let mut row = SessionRow { session_id: id, website_id: id, attributes, said, created_at_ms: 0 };
-        rest.iter().for_each(|next| row.hear(next.clone()));
+        let (attributes, reported) = (first.clone(), Vec::new());
+        let mut row = SessionRow { session_id: id, website_id: id, attributes, reported, created_at_ms: 0 };
+        rest.iter().for_each(|next| row.add(next.clone()));
         Some(row)
     }
 
-    /// What a store does with the row of a batch.
+    /// Fills a stored row as a store does at a commit.
     fn commit(stored: &mut Option<SessionAttributes>, batch: &[SessionAttributes]) {
         let Some(row) = row(batch) else { return };
         match stored {
             None => *stored = Some(row.attributes),
             Some(stored) => {
-                stored.fill_from(row.said());
+                stored.fill_from(row.reported());
             }
         }
     }
@@ -203,7 +205,7 @@ mod tests {
         #[test]
         fn however_events_are_cut_into_batches_the_row_is_the_same(
             // Few different ones, often repeated.
-            kinds in prop::collection::vec(said(), 1..6),
+            kinds in prop::collection::vec(reported(), 1..6),
             order in prop::collection::vec(any::<prop::sample::Index>(), 1..24),
             cuts in prop::collection::btree_set(0..24_usize, 0..6),
         ) {
@@ -223,7 +225,7 @@ mod tests {
         }
 
         #[test]
-        fn no_row_has_parts_of_a_group_from_two_events(all in prop::collection::vec(said(), 1..12)) {
+        fn no_row_has_parts_of_a_group_from_two_events(all in prop::collection::vec(reported(), 1..12)) {
             let row = row(&all).expect("an event").attributes;
             prop_assert!(all.iter().any(|event| agent(event) == agent(&row)), "{row:?}");
             prop_assert!(all.iter().any(|event| place(event) == place(&row)), "{row:?}");
@@ -255,8 +257,8 @@ mod tests {
             ..SessionAttributes::default()
         };
         let same = vec![event("1x1"); 1_000];
-        assert_eq!(row(&same).expect("a row").said, []);
+        assert_eq!(row(&same).expect("a row").reported, []);
         let two: Vec<_> = (0..1_000).map(|n| event(if n % 2 == 0 { "1x1" } else { "2x2" })).collect();
-        assert_eq!(row(&two).expect("a row").said, two[..2]);
+        assert_eq!(row(&two).expect("a row").reported, two[..2]);
     }
 }

@@ -1,4 +1,4 @@
-//! What `/api/send` and `/api/batch` accept, and the answer to what they do not.
+//! The bodies that `/api/send` and `/api/batch` accept, and the errors of those that they refuse.
 //!
 //! [`Submission::parse`] is the only way from a body to a [`Submission`]; nothing behind it checks again. The
 //! rules are those of Umami's schema (docs/umami-contract.md §2, §3.4 and §4).
@@ -24,15 +24,15 @@ pub const BATCH_ERRORS_MAX: usize = 100;
 
 const BAD_KIND: &str = r#"Invalid option: expected one of "event"|"identify"|"performance""#;
 
-/// What Umami's versions check in different ways.
+/// The checks in which Umami's versions differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SchemaRules {
     /// Whether `hostname`, `language`, `screen`, `name` and `tag` may have any length; they are cut where they are
-    /// stored. Else what is longer than its column is refused.
+    /// stored. Else a value that is longer than its column is refused.
     pub any_length: bool,
     /// Whether `name` and `tag` are refused if a spreadsheet would take them for a formula.
     pub no_formulas: bool,
-    /// Whether a `timestamp` of 0, and what JavaScript makes 0 of, is the first second of 1970. Else it is no
+    /// Whether a `timestamp` of 0, or one that JavaScript coerces to 0, is the first second of 1970. Else it is no
     /// timestamp.
     pub zero_is_a_time: bool,
     /// Whether a submission of a type that is not known is taken as it is, see [`Kept`]. Else it is refused.
@@ -66,7 +66,7 @@ impl SchemaRules {
     }
 }
 
-/// What a submission is about: the field `type`.
+/// The kind of a submission: the field `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SubmissionKind {
     /// A page view, or a custom event if it has a name.
@@ -98,7 +98,7 @@ impl SubmissionKind {
     }
 }
 
-/// What a submission was collected by.
+/// The website, link or pixel that collected a submission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SourceKind {
     /// A website with a tracker.
@@ -127,7 +127,7 @@ impl SourceKind {
 /// The one website, link or pixel a submission belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source<'a> {
-    /// Which of the three it is.
+    /// Its kind.
     pub kind: SourceKind,
     /// The id as sent, which is how it enters the session's hash: another case is another session.
     pub text: Cow<'a, str>,
@@ -135,9 +135,9 @@ pub struct Source<'a> {
     pub id: Uuid,
 }
 
-/// Properties of one identify, at most. Each is a row that is looked up, compared and replaced in one transaction, so
-/// a body of a million would hold up everybody's; Umami's documentation speaks of 50. An event's data has no such
-/// limit: its rows are only added.
+/// Properties of one identify, at most. Each is a row that is looked up, compared and replaced in one transaction, so a
+/// body of a million would hold up everybody's; Umami's documentation recommends 50. An event's data has no such limit:
+/// its rows are only added.
 pub const PROPERTIES_MAX: usize = 10_000;
 
 /// A body `/api/send` accepts.
@@ -145,9 +145,9 @@ pub const PROPERTIES_MAX: usize = 10_000;
 pub struct Submission<'a> {
     /// The field `type`.
     pub kind: SubmissionKind,
-    /// The field `payload`; of a kept type only what identifiers are made of.
+    /// The field `payload`; of a kept type only the fields that identifiers are made of.
     pub payload: Payload<'a>,
-    /// What is kept, for [`SubmissionKind::Kept`].
+    /// The submission as it is kept, for [`SubmissionKind::Kept`].
     pub kept: Option<Kept<'a>>,
 }
 
@@ -178,7 +178,7 @@ impl<'a> Kept<'a> {
         unknown_kind(&self.kind)
     }
 
-    /// What identifiers are made of is checked, all else is not looked at.
+    /// The fields that identifiers are made of are checked, all others are not looked at.
     fn submission(kind: Cow<'a, str>, sent: Object<'a>, rules: SchemaRules) -> Result<Submission<'a>, Node> {
         let named = ["website", "link", "pixel", "ip", "userAgent", "timestamp", "id", "messageId"];
         let known = sent.iter().filter(|(key, _)| named.contains(key));
@@ -195,7 +195,7 @@ impl<'a> Kept<'a> {
 /// The known fields of `payload`, each as sent. `None` is "absent"; an empty string stays one.
 ///
 /// Limits are inclusive; lengths are in UTF-16 units. Those of `hostname`, `language`, `screen`, `name` and `tag` hold
-/// where [`SchemaRules`] say so.
+/// where [`SchemaRules`] allow it.
 #[derive(Clone, PartialEq)]
 pub struct Payload<'a> {
     /// `website`, `link` or `pixel`.
@@ -432,7 +432,7 @@ impl<'a> Payload<'a> {
     /// out, and never `ip`, `userAgent` and `messageId`. The address is not to be stored; the agent in effect, and
     /// the event's id that the client's is made into, travel elsewhere.
     ///
-    /// What is written parses to the same payload without these three.
+    /// The written text parses to the same payload without these three.
     pub fn write(&self, out: &mut String) {
         out.push_str("{\"");
         out.push_str(self.source.kind.as_str());
@@ -469,7 +469,7 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Shows what [`Payload::write`] writes, so that a payload in a log or a panic does not show the address.
+/// Shows the text of [`Payload::write`], so that a payload in a log or a panic does not show the address.
 impl fmt::Debug for Payload<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();

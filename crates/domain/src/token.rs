@@ -1,4 +1,4 @@
-//! The cache token: what a collector tells a client to bring along, so that the next request needs no look-up.
+//! The cache token: a collector gives it to a client, which sends it along, so that the next request needs no look-up.
 //!
 //! A compact JWS that Umami reads and writes too, so open tabs keep their visit over a switch in either
 //! direction. It never expires. Up to 3.2 Umami writes no `type`, from 3.3 on it takes no token without one: tokens
@@ -16,10 +16,10 @@ use crate::json::{self, Value};
 /// `{"alg":"HS256","typ":"JWT"}` in base64url.
 const HEADER: &str = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9";
 
-/// What the claim `type` of a cache token says, where there is one. Umami's other tokens have other types.
+/// The value of the claim `type` of a cache token, where there is one. Umami's other tokens have other types.
 const CACHE_TYPE: &str = "cache";
 
-/// What a token says. Each claim may be missing; those that are there are trusted.
+/// The claims of a token. Each may be missing; those that are there are trusted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TokenClaims {
     /// The website in the letters it was sent in; absent for links and pixels.
@@ -87,8 +87,8 @@ impl Tokens {
         token
     }
 
-    /// The claims of a token that this secret signed and whose `exp` and `nbf`, if any, hold at `now_s`.
-    /// Whatever is wrong with a token, the answer is `None`: a bad token is no token.
+    /// The claims of a token that this secret signed and whose `exp` and `nbf`, if any, hold at `now_s`. The answer to
+    /// any fault of a token is `None`: a bad token is no token.
     pub fn verify(&self, token: &str, now_s: i64) -> Option<TokenClaims> {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;

@@ -1,4 +1,4 @@
-//! Versions of Umami, as far as they collect by different rules. Which one a database belongs to, its tables tell.
+//! Versions of Umami, as far as they collect by different rules. A database's tables show to which version it belongs.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use crate::ids::IdentifiedSessions;
 use crate::text;
 
-/// A version, the oldest first: each has the rules of the one before but for what its methods say.
+/// A version, the oldest first: each has the rules of the version before it, except where its methods differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Release {
     /// 3.0.
@@ -25,7 +25,7 @@ impl Release {
     /// All of them, the oldest first.
     pub const ALL: [Self; 5] = [Self::V3_0, Self::V3_1, Self::V3_2, Self::V3_3, Self::V3_4];
 
-    /// The version whose tables Dashi makes, and whose rules hold where no tables tell.
+    /// The version whose tables Dashi makes, and whose rules hold where there are no tables to recognise a version by.
     pub const OURS: Self = Self::V3_1;
 
     /// As settings name it, such as "3.1".
@@ -44,7 +44,7 @@ impl Release {
         Self::ALL.into_iter().find(|release| release.name() == name)
     }
 
-    /// What a distinct id does to a session.
+    /// The effect of a distinct id on a session.
     pub const fn identified_sessions(self) -> IdentifiedSessions {
         match self {
             Self::V3_0 | Self::V3_1 | Self::V3_2 => IdentifiedSessions::Shared,
@@ -56,7 +56,7 @@ impl Release {
 
 impl Release {
     /// Cuts a text to the width of its column. From `since` on Umami itself does, in UTF-16 units; before, the column
-    /// decides, in characters: what is longer Umami loses, and is cut here.
+    /// decides, in characters: Umami loses a longer text, and here it is cut.
     pub(crate) fn cut_from(self, since: Self, sent: Cow<'_, str>, width: usize) -> String {
         let cut = if self >= since { text::cut(sent, width) } else { text::cut_chars(sent, width) };
         cut.into_owned()

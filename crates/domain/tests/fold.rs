@@ -62,10 +62,10 @@ impl Tables {
         for row in changes.sessions {
             match self.sessions.get_mut(&row.session_id) {
                 Some(there) => {
-                    there.attributes.fill_from(row.said());
+                    there.attributes.fill_from(row.reported());
                 }
                 None => {
-                    self.sessions.insert(row.session_id, SessionRow { said: Vec::new(), ..row });
+                    self.sessions.insert(row.session_id, SessionRow { reported: Vec::new(), ..row });
                 }
             }
         }

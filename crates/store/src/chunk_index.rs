@@ -9,14 +9,17 @@ use uuid::Uuid;
 /// each.
 pub(crate) const SAME_CLICK_MS: i64 = 1_000;
 
-/// Session, visit and index of a chunk. The session belongs to it, for a visit may go on under another one, whose chunks
-/// lie in another partition: only within a session does the log tell the order.
-pub(crate) type Place = (Uuid, Uuid, i32);
+/// Session, visit and index of a chunk. The session belongs to it, for a visit may go on under another one, whose
+/// chunks lie in another partition: only within a session does the log give an order.
+pub(crate) type StoredIndex = (Uuid, Uuid, i32);
 
 /// Gives every row its index: the least that is not below its second and that no other chunk of its session and visit
 /// has. `taken` holds those of stored chunks, as far as they are not below the rows' seconds. Rows come in the order of
 /// the log, so the result is the same however the log is cut into batches.
-pub(crate) fn placed(rows: &[ChunkRow], taken: impl IntoIterator<Item = Place>) -> Vec<(i32, &ChunkRow)> {
+pub(crate) fn placed(
+    rows: &[ChunkRow],
+    taken: impl IntoIterator<Item = StoredIndex>,
+) -> Vec<(i32, &ChunkRow)> {
     let mut indexes: HashMap<(Uuid, Uuid), Indexes> = HashMap::new();
     for (session_id, visit_id, index) in taken {
         indexes.entry((session_id, visit_id)).or_default().take(index);
@@ -77,7 +80,7 @@ mod tests {
         }
     }
 
-    fn indexes(rows: &[ChunkRow], taken: &[Place]) -> Vec<i32> {
+    fn indexes(rows: &[ChunkRow], taken: &[StoredIndex]) -> Vec<i32> {
         placed(rows, taken.iter().copied()).into_iter().map(|(index, _)| index).collect()
     }
 

@@ -4,7 +4,7 @@ use dashi_domain::fold::Outcomes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Partition};
 
-/// The right to write what a partition folds into, until someone claims it anew.
+/// The right to write the rows that a partition folds into, until someone claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// The log.
@@ -47,7 +47,7 @@ pub struct MissingRange {
     pub noted_at_ms: i64,
 }
 
-/// What the store knows of a partition.
+/// The store's state of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionState {
     /// The log.
@@ -60,9 +60,9 @@ pub struct PartitionState {
     pub fingerprint: Option<i64>,
     /// The newest claim's number.
     pub epoch: Epoch,
-    /// Who made that claim.
+    /// The owner that made that claim.
     pub owner: String,
-    /// What became of all records so far.
+    /// The outcomes of all records so far.
     pub outcomes: Outcomes,
     /// Records that were not in the log where the checkpoint passed.
     pub missing: u64,
@@ -74,7 +74,7 @@ pub struct PartitionState {
     pub updated_at_ms: i64,
     /// Whether a live projector claimed it, not only a replay.
     pub is_live: bool,
-    /// What went wrong last, if anything did.
+    /// The last error, if there was any.
     pub last_error: Option<String>,
     /// Its kind; `None` if an older program noted it.
     pub last_error_kind: Option<String>,

@@ -1,4 +1,4 @@
-//! Whether two stores hold the same rows.
+//! Comparison of the rows of two stores.
 
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -9,10 +9,10 @@ use crate::table::{ColumnType, Table};
 use crate::tables;
 use crate::{Store, StoreError};
 
-/// How many differing rows are told per table.
+/// Differing rows that are reported per table, at most.
 const DIFFERENCES_MAX: usize = 5;
 
-/// What a comparison found, table by table.
+/// The result of a comparison, table by table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
     /// Whether all tables are equal.
@@ -21,7 +21,7 @@ pub struct Comparison {
     pub tables: Vec<TableComparison>,
 }
 
-/// What a comparison found in one table.
+/// The result of a comparison in one table.
 #[derive(Debug, Clone, Serialize)]
 pub struct TableComparison {
     /// The table.
@@ -62,7 +62,7 @@ pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreE
 /// A row as text, column by column; see [`ColumnType`]. Null is [`NULL`].
 pub(crate) type Row = Vec<String>;
 
-/// What stands for null: U+0000 cannot be in a text column.
+/// The text that stands for null: U+0000 cannot be in a text column.
 pub(crate) const NULL: &str = "\0";
 
 pub(crate) fn stream<'s>(
@@ -159,7 +159,7 @@ impl<'s> Side<'s> {
 
 fn difference(table: &Table, first: Option<&Row>, second: Option<&Row>) -> Difference {
     let key = first.or(second).map(|row| row[..table.key].join("/")).unwrap_or_default();
-    let tell = |row: Option<&Row>, other: Option<&Row>| {
+    let columns = |row: Option<&Row>, other: Option<&Row>| {
         row.map_or_else(Vec::new, |row| {
             table
                 .columns
@@ -173,5 +173,5 @@ fn difference(table: &Table, first: Option<&Row>, second: Option<&Row>) -> Diffe
                 .collect()
         })
     };
-    Difference { key, first: tell(first, second), second: tell(second, first) }
+    Difference { key, first: columns(first, second), second: columns(second, first) }
 }

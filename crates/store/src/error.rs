@@ -1,4 +1,4 @@
-//! What can go wrong with a store, by what the caller does next.
+//! Errors of a store, by what the caller does next.
 
 use std::sync::Arc;
 
@@ -9,12 +9,13 @@ use uuid::Uuid;
 /// Why, in words.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
-/// What the driver's error says, once: its own text repeats its causes and names lines of PostgreSQL's source.
+/// The message of a driver's error, once: the driver's own text repeats its causes and names lines of PostgreSQL's
+/// source.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub(crate) struct Said(String);
+pub(crate) struct DriverMessage(String);
 
-impl Said {
+impl DriverMessage {
     pub fn new(error: &sqlx::Error) -> Self {
         Self(match error {
             sqlx::Error::Database(database) => match database.try_downcast_ref::<PgDatabaseError>() {
@@ -29,7 +30,7 @@ impl Said {
             sqlx::Error::Configuration(error) | sqlx::Error::Encode(error) | sqlx::Error::Decode(error) => {
                 error.to_string()
             }
-            sqlx::Error::Protocol(text) => format!("the other side says what cannot be read: {text}"),
+            sqlx::Error::Protocol(text) => format!("the database sent a message that cannot be read: {text}"),
             sqlx::Error::PoolTimedOut => "no connection became free in time".to_owned(),
             sqlx::Error::PoolClosed => "the store is closed".to_owned(),
             other => other.to_string(),
@@ -41,15 +42,15 @@ impl Said {
     }
 }
 
-/// Why the store could not be asked or told something that no partition depends on.
+/// Errors of operations that no partition depends on.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It did not answer, or refused; try again later.
     #[error("the store failed while {doing}")]
     Away {
-        /// What was asked of it.
+        /// The operation, in words.
         doing: &'static str,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
@@ -58,7 +59,7 @@ pub enum StoreError {
     Open {
         /// The address, without its password.
         url: String,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
@@ -80,16 +81,16 @@ pub enum StoreError {
     OtherProgram {
         /// The file.
         path: String,
-        /// How it shows.
+        /// The tables or marks that show it.
         holds: String,
     },
-    /// Umami's tables lack what those of its release 3.0 have.
+    /// Umami's tables lack tables or columns of its release 3.0.
     #[error(
         "the database's tables are older than those of Umami 3.0: {missing} missing; start Umami 3.0 or newer on this \
          database once, which brings its tables up to date, or give Dashi an empty database"
     )]
     TablesTooOld {
-        /// What is missing, in words.
+        /// The missing tables and columns, in words.
         missing: String,
     },
     /// There is a website with this id.
@@ -101,7 +102,7 @@ pub enum StoreError {
     /// The tables of this version of Umami have nowhere to write it.
     #[error("this version of Umami has no {what}: its table {table} has no column {columns}")]
     NotInThisVersion {
-        /// What it lacks, in words.
+        /// The missing part, in words.
         what: &'static str,
         /// The table.
         table: &'static str,
@@ -120,11 +121,11 @@ pub enum StoreError {
 
 impl StoreError {
     pub(crate) fn away(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
-        move |error| Self::Away { doing, source: Said::cause(&error) }
+        move |error| Self::Away { doing, source: DriverMessage::cause(&error) }
     }
 }
 
-/// Why a partition could not be claimed, or a claim not be asked after.
+/// Errors of claiming a partition, and of reading a claim's checkpoint.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ClaimError {
     /// A newer writer owns the partition. Stop.
@@ -142,7 +143,7 @@ pub enum ClaimError {
     Live {
         /// The partition that was claimed last.
         partition: Partition,
-        /// Who claimed it.
+        /// The owner that claimed it.
         owner: String,
     },
     /// The store did not answer; ask again.
@@ -150,7 +151,7 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// Why a batch was not committed.
+/// Errors of a commit.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {
     /// A newer writer owns the partition. Stop; do not retry.
@@ -176,12 +177,12 @@ pub enum CommitError {
     /// The store holds these events already. Nothing was written; fold again without them.
     #[error("{} events of the batch are applied already", .0.len())]
     Duplicates(Vec<Uuid>),
-    /// The database refuses the rows for what they are, and will again. Nothing was written; find the record.
+    /// The database refuses the rows for their data, and will refuse them again. Nothing was written; find the record.
     #[error("the store refuses the rows of partition {partition}")]
     Refused {
         /// The partition.
         partition: Partition,
-        /// What the database said.
+        /// The database's error.
         #[source]
         source: Cause,
     },
@@ -191,17 +192,16 @@ pub enum CommitError {
     NotWritten {
         /// The partition.
         partition: Partition,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },
-    /// The store did not say how the commit ended, so the batch may or may not be in. Ask [`crate::Store::resume`]
-    /// first.
+    /// The store did not answer the commit, so the batch may or may not be in. Call [`crate::Store::resume`] first.
     #[error("the outcome of the commit to partition {partition} is unknown")]
     Unknown {
         /// The partition.
         partition: Partition,
-        /// What the driver said.
+        /// The driver's error.
         #[source]
         source: Cause,
     },

@@ -12,7 +12,7 @@ pub enum Orphaning {
     Month,
     /// The visitor got or changed a distinct id while a page kept its token.
     DistinctId,
-    /// The visitor's address or agent changed while a page kept its token. The tables do not tell the two apart.
+    /// The visitor's address or agent changed while a page kept its token. The tables do not distinguish the two.
     AddressOrAgent,
     /// The page kept a token of another website.
     Website,
@@ -45,7 +45,7 @@ impl Orphaning {
     }
 }
 
-/// A session without a row, and what the tables show of it. Times are microseconds since 1970.
+/// A session without a row, and the facts that the tables show of it. Times are microseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OrphanedSession {
     /// The session.
@@ -79,7 +79,7 @@ pub struct Sibling {
     pub distinct_id: Option<String>,
 }
 
-/// What became of a website.
+/// The state of a website.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WebsiteState {
@@ -87,7 +87,7 @@ pub enum WebsiteState {
     There,
     /// It is there, and its rows were deleted at some time.
     Reset,
-    /// It has no row, or one that says that it was deleted.
+    /// It has no row, or one that marks it deleted.
     Deleted,
 }
 

@@ -1,13 +1,13 @@
-//! The books of what is missing, as both backends keep them.
+//! Counts and notes of missing records, as both backends keep them.
 
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::MissingCause;
 use dashi_domain::position::Checkpoint;
 
-/// Ranges noted of one partition, at most; the last one grows with what comes after.
+/// Ranges noted of one partition, at most; the last one grows with all later ones.
 pub(crate) const RANGES_MAX: i64 = 1_000;
 
-/// What a commit adds to a partition's counts.
+/// The numbers that a commit adds to a partition's counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Passed {
     pub missing: i64,
@@ -17,7 +17,7 @@ pub(crate) struct Passed {
 
 impl Passed {
     pub fn of(changes: &Changes, from: Checkpoint, to: Checkpoint) -> Self {
-        // What the log lost behind the projection is in `rewound`: it was projected.
+        // Records that the log lost behind the projection are in `rewound`: they were projected.
         let is_missing = |cause| cause != MissingCause::LogEnded;
         let missing = changes.missing.iter().filter(|missing| is_missing(missing.cause));
         Self {

@@ -12,10 +12,10 @@ use dashi_domain::rows::{SessionAttributes, SessionDataRow};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 use uuid::Uuid;
 
-/// A person and what is known of them.
+/// A person and their traits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Profile {
-    /// Who.
+    /// The person.
     pub person: Person,
     /// Arrival of the first event that named them, milliseconds since 1970, as all times here are.
     pub created_at_ms: i64,
@@ -34,20 +34,21 @@ pub struct PersonSession {
     pub kind: ProfileLinkKind,
     /// `None` if no event of it was applied: the session that a device would have had while it was anonymous.
     pub attributes: Option<SessionAttributes>,
-    /// Arrival of the first event that told of the session and the person together.
+    /// Arrival of the first event that links the session and the person.
     pub first_at_ms: i64,
     /// The newest event of the session, of any type.
     pub last_at_ms: Option<i64>,
 }
 
-/// What a session is effectively known by: its person's traits over its own properties.
+/// The effective traits of a session: its person's traits over its own properties.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SessionTraits {
     /// The website.
     pub website_id: Uuid,
     /// The session.
     pub session_id: Uuid,
-    /// Whose it is: the person that its events name; of an anonymous session, the one person linked with it.
+    /// The person that it belongs to: the one that its events name; of an anonymous session, the one person linked with
+    /// it.
     pub person: Option<String>,
     /// The person's traits by key, deleted ones included.
     pub traits: Vec<TraitRow>,
@@ -80,7 +81,7 @@ impl SessionTraits {
 /// A line of a list of people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProfileSummary {
-    /// Who.
+    /// The person.
     pub distinct_id: String,
     /// Arrival of the first event that named them.
     pub created_at_ms: i64,
@@ -109,7 +110,7 @@ pub struct JourneyEvent {
     pub event_name: Option<String>,
 }
 
-/// That effective traits may have changed, told once the change is committed.
+/// Notification that effective traits may have changed, sent once the change is committed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProfileChange {
     /// Traits of a person.
@@ -121,17 +122,17 @@ pub enum ProfileChange {
         /// The session.
         session_id: Uuid,
     },
-    /// Changes may have gone by unseen: look at everything again.
+    /// Changes may have gone by unseen: read everything again.
     Resync,
 }
 
-/// Changes that a slow receiver may be behind before it is told to look at everything again.
+/// Changes that a slow receiver may be behind before it is notified to read everything again.
 pub(crate) const CHANGES_MAX: usize = 4_096;
 
-/// What a commit did to profiles.
+/// The effect of a commit on profiles.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
-    /// What became of the sends.
+    /// The outcomes of the sends.
     pub profiles: ProfileCounts,
 }
 
@@ -169,12 +170,12 @@ pub(crate) trait ProfileTables {
         keys: &[TraitKey],
     ) -> impl Future<Output = Result<Vec<WriteRow>, sqlx::Error>> + Send;
 
-    /// Writes what a merge gave.
+    /// Writes the rows of a merge.
     fn write_rows(&mut self, rows: &ProfileRows) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
 }
 
-/// Writes what a batch does to profiles, as the last part of its transaction. Returns the changes to notify subscribers of,
-/// sorted, once it is committed.
+/// Writes a batch's changes of profiles, as the last part of its transaction. Returns the changes to notify subscribers
+/// of, sorted, once it is committed.
 ///
 /// People are locked in their order, so that writers of different partitions wait for each other and never in a circle;
 /// people of whom nothing differs are not locked.
@@ -209,7 +210,7 @@ pub(crate) async fn write(
     Ok((counts.with_repetitions(repeated), changed))
 }
 
-/// Website and session of the properties that belong to nobody: no person's change tells of them.
+/// Website and session of the properties that belong to nobody: no notification of a person covers them.
 fn sessions_of_nobody(changes: &Changes) -> impl Iterator<Item = (Uuid, Uuid)> {
     let is_of_nobody = |row: &&SessionDataRow| row.distinct_id.as_deref().unwrap_or_default().is_empty();
     changes.session_data.iter().filter(is_of_nobody).map(|row| (row.website_id, row.session_id))

@@ -1,8 +1,8 @@
-//! What a website takes of a recorder, as its row tells: Umami's versions tell it in different columns.
+//! The recorder settings of a website, from its row: Umami's versions have them in different columns.
 
 use dashi_domain::json::{self, Object, Value};
 
-/// Which of Umami's versions the rules of `/api/record` are.
+/// The rules of `/api/record`, by Umami's version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecorderRules {
     /// Up to 3.1: recordings, switched by `replay_enabled`; no heatmaps.
@@ -20,17 +20,17 @@ pub enum RecorderRules {
 pub enum Heatmaps {
     /// There are none.
     Off,
-    /// They are read out of recordings; what is posted is taken where recordings are.
+    /// They are read out of recordings; posts are taken where recordings are.
     #[default]
     FromRecordings,
     /// The recorder posts them. Clicks of recordings count as well, as far as they were not posted.
     Posted,
 }
 
-/// What a website takes of a recorder.
+/// The recorder settings of a website.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recorder {
-    /// Whose rules hold.
+    /// The rules that hold.
     pub rules: RecorderRules,
     /// Whether it takes anything at all.
     pub enabled: bool,
@@ -42,7 +42,7 @@ pub struct Recorder {
     pub config: Option<String>,
 }
 
-/// The columns that tell it; `None` where there is no such column, or null in it.
+/// The columns of these settings; `None` where there is no such column, or null in it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RecorderColumns {
     pub replay_enabled: Option<bool>,
@@ -97,7 +97,7 @@ impl Recorder {
         }
     }
 
-    /// What Umami's recorder is told when it asks (`GET /api/websites/{id}/recorder`): JSON.
+    /// The answer to Umami's recorder (`GET /api/websites/{id}/recorder`): JSON.
     pub fn to_json(&self) -> String {
         if !self.enabled {
             return r#"{"enabled":false}"#.to_owned();
@@ -118,7 +118,7 @@ impl Recorder {
     }
 }
 
-/// A recorder's settings with what Umami says where nobody has set them; those without are left out then.
+/// A recorder's settings with Umami's defaults; a setting without default is left out where nobody has set it.
 const SETTINGS: [(&str, Option<&str>); 9] = [
     ("sampleRate", Some("0.15")),
     ("heatmapSampleRate", Some("0.15")),

@@ -1,6 +1,6 @@
 //! URLs as they may be shown. The only place that takes a password out of one.
 
-/// What stands in the place of a secret wherever one would be printed.
+/// The text that is printed in the place of a secret.
 pub const REDACTED: &str = "redacted";
 
 /// `url` with its password replaced, in the authority and in the query; texts that are no URL included.
@@ -27,14 +27,14 @@ pub fn redact_url(url: &str) -> String {
     let query: Vec<String> = query
         .split('&')
         .map(|parameter| match parameter.split_once('=') {
-            Some((name, _)) if is_telling(name) => format!("{name}={REDACTED}"),
+            Some((name, _)) if is_secret(name) => format!("{name}={REDACTED}"),
             _ => parameter.to_owned(),
         })
         .collect();
     format!("{before}{address}?{}", query.join("&"))
 }
 
-/// No `@`: hosts and their ports, unless what stands there is no port. Then it may be a password whose host was forgotten.
+/// No `@`: hosts and their ports, unless the text there is no port. Then it may be a password whose host was forgotten.
 fn without_user(rest: &str) -> String {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let is_port = |host: &str| match host.rsplit_once(':') {
@@ -49,10 +49,10 @@ fn without_user(rest: &str) -> String {
     }
 }
 
-fn is_telling(name: &str) -> bool {
+fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["pass", "pwd", "secret", "token", "api_key", "apikey"].iter().any(|word| name.contains(word))
-        // Some of the name is percent-encoded: who knows.
+        // Some of the name is percent-encoded: it may hide such a word.
         || name.contains('%')
 }
 

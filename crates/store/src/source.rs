@@ -1,4 +1,4 @@
-//! What collects: websites, links and pixels. All that a collector has to know of the store.
+//! Websites, links and pixels: all that a collector reads of the store.
 
 use dashi_domain::json::{self, Value};
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use crate::Recorder;
 /// A website that takes events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Website {
-    /// What trackers send.
+    /// The id that trackers send.
     pub id: Uuid,
     /// For people; at most 100 characters.
     pub name: String,
@@ -16,7 +16,7 @@ pub struct Website {
     pub domain: Option<String>,
     /// Milliseconds since 1970.
     pub created_at_ms: Option<i64>,
-    /// What it takes of a recorder.
+    /// Its recorder settings.
     pub recorder: Recorder,
     /// Addresses and networks whose visits it does not want, as its owner entered them.
     pub blocked_addresses: Vec<String>,
@@ -36,7 +36,7 @@ pub struct NewWebsite {
 /// A tracked redirect, `/q/{slug}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrackedLink {
-    /// What its events are filed under.
+    /// The id that its events are filed under.
     pub id: Uuid,
     /// For people; at most 100 characters.
     pub name: String,
@@ -86,7 +86,7 @@ impl LinkCampaign {
 /// A tracking pixel, `/p/{slug}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pixel {
-    /// What its events are filed under.
+    /// The id that its events are filed under.
     pub id: Uuid,
     /// For people; at most 100 characters.
     pub name: String,

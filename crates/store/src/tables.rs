@@ -36,7 +36,7 @@ pub fn of_umami() -> impl Iterator<Item = &'static Table> {
 }
 
 rows! {
-    /// Sessions. The texts of [`SessionRow::said`] are of the same columns as its attributes.
+    /// Sessions. The texts of [`SessionRow::reported`] are of the same columns as its attributes.
     SESSION: SessionRow = Umami, "session", key 1, [
         Field::uuid("session_id", |row| Some(row.session_id)),
         Field::uuid("website_id", |row| Some(row.website_id)),
@@ -300,7 +300,7 @@ static DEAD_LETTER: Table = Table {
     ],
 };
 
-/// The column `data_type` of an optional value; null says that the trait is deleted.
+/// The column `data_type` of an optional value; null for a deleted trait.
 fn data_type(value: &Option<DataValue>) -> Option<i32> {
     value.as_ref().map(|value| value.data_type.code())
 }

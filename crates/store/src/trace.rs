@@ -7,7 +7,7 @@ use uuid::Uuid;
 /// The rows of an event that was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AppliedEvent {
-    /// The table whose row says that it was applied.
+    /// The table whose row shows that it was applied.
     pub table: &'static str,
     /// Its website, link or pixel.
     pub website_id: Uuid,

@@ -1,20 +1,21 @@
-//! Which of Umami's versions a database belongs to.
+//! The version of Umami that a database belongs to.
 
 use dashi_domain::umami::Release;
 
-/// What a database of Umami's has that Dashi does not write, and what Dashi takes that it has no place for.
+/// The parts of Umami's database that Dashi does not write, and the data that Dashi takes and that the database has no
+/// table for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unwritten {
-    /// Tables that stay as they are, each with what it holds.
+    /// Tables that stay as they are, each with its contents in words.
     pub tables: Vec<String>,
-    /// What is taken, counted and kept in the log, and for which there is no table or column yet.
+    /// Kinds of data that are taken, counted and kept in the log, and for which there is no table or column yet.
     pub nowhere: Vec<&'static str>,
     /// Columns that need a value and get none, `table.column` each: rows of their tables are refused.
     pub unfillable: Vec<String>,
 }
 
 impl Unwritten {
-    /// All but the columns in one line, if there is anything to say.
+    /// All but the columns in one line, if there is any.
     pub fn line(&self) -> Option<String> {
         let mut parts = Vec::new();
         if !self.tables.is_empty() {
@@ -26,7 +27,7 @@ impl Unwritten {
         (!parts.is_empty()).then(|| parts.join("; "))
     }
 
-    /// What is wrong with the columns, if anything is.
+    /// The warning about the columns, if there are any.
     pub fn warning(&self) -> Option<String> {
         (!self.unfillable.is_empty()).then(|| {
             format!(
@@ -38,11 +39,11 @@ impl Unwritten {
     }
 }
 
-/// What is known of Umami's tables in a database.
+/// The recognised version of Umami's tables in a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UmamiTables {
     /// The version that made them.
     pub release: Release,
-    /// What tells so, in words.
+    /// The tables or columns that show it, in words.
     pub by: &'static str,
 }

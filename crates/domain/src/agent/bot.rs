@@ -16,7 +16,7 @@ pub fn is_bot(ua: &str) -> bool {
         || (0..ua.len()).any(|at| has_token_at(ua.as_bytes(), at))
 }
 
-/// What the text starts with when a program introduces itself.
+/// The beginnings of texts by which programs introduce themselves.
 const OPENINGS: &[&str] = &[
     "active",
     "ad muncher",
@@ -82,8 +82,8 @@ const OPENINGS: &[&str] = &[
     "zoom marketplace/",
 ];
 
-/// True if a telling token starts at `at`. One pass with a look at the first letter is several times cheaper
-/// than one search per token, and most agents are searched to their end in vain.
+/// True if a token that gives a bot away starts at `at`. One pass with a look at the first letter is several times
+/// cheaper than one search per token, and most agents are searched to their end in vain.
 fn has_token_at(ua: &[u8], at: usize) -> bool {
     let (before, here) = ua.split_at(at);
     let starts_word = !before.last().is_some_and(is_word);

@@ -5,9 +5,9 @@ use crate::javascript::is_space;
 
 /// The browser `ua` names, in Umami's stored words; `None` if no rule matches.
 ///
-/// Tokens are case-sensitive. The order of the rules carries meaning, because almost every agent claims to be
-/// several browsers: Edge says Chrome, Chrome says Safari.
-/// Source: docs/umami-contract.md §7.3, behaviour of detect-browser 5.3.
+/// Tokens are case-sensitive. The order of the rules carries meaning, because almost every agent claims to be several
+/// browsers: Edge names Chrome, Chrome names Safari. Source: docs/umami-contract.md §7.3, behaviour of detect-browser
+/// 5.3.
 pub fn browser(ua: &str) -> Option<&'static str> {
     RULES.iter().find(|(_, matches)| matches(ua)).map(|(name, _)| *name)
 }
@@ -84,7 +84,7 @@ const SEARCH_BOTS: &[&str] = &[
     "yandex",
 ];
 
-/// What follows the first `token` whose continuation satisfies `read`, as `read` leaves it.
+/// The rest behind the first `token` whose continuation satisfies `read`, as `read` leaves it.
 ///
 /// The first one suffices wherever a rule goes on with "and later …", since it leaves the most text; trying
 /// the others as well would make a long hostile agent cost the square of its length.

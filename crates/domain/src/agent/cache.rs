@@ -1,18 +1,18 @@
-//! What agents were found to be, remembered: a site's traffic has few of them, and reading one takes as long as all
-//! else that is done with an event.
+//! A memory of agents that were read: a site's traffic has few of them, and reading one takes as long as all else that
+//! is done with an event.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, PoisonError, RwLock};
 
 use super::Agent;
 
-/// Agents remembered; past that the memory starts anew. Real traffic has hundreds.
+/// Agents remembered; past that the memory starts empty again. Real traffic has hundreds.
 const AGENTS_MAX: usize = 8_192;
 
 /// Longer texts are read each time, so that made-up ones take at most 8 MiB.
 const BYTES_MAX: usize = 1_024;
 
-/// Process-wide: it only saves work, what it returns depends on the text alone.
+/// Process-wide: it only saves work, its result depends on the text alone.
 static KNOWN: LazyLock<RwLock<HashMap<Box<str>, Agent>>> = LazyLock::new(RwLock::default);
 
 /// [`Agent::parse`] of a text, remembered.

@@ -1,4 +1,4 @@
-//! Kinds of devices, told from the platform an agent names and from the model in it.
+//! Kinds of devices, derived from the platform that an agent names and from the model in it.
 //!
 //! The rules are our own: they follow the answers recorded in docs/umami-contract.md §7.4 and §25 and what makers
 //! publish about their agents.
@@ -8,7 +8,7 @@ use crate::javascript::is_space;
 /// Kind of device an agent runs on, before its screen is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// A computer, or anything that says nothing about itself.
+    /// A computer, or any device that names no kind.
     Desktop,
     /// A phone.
     Mobile,
@@ -37,8 +37,8 @@ impl Device {
     /// Reads the kind from the agent; letter case does not matter.
     pub fn of(ua: &str) -> Self {
         let agent = Lower(&ua.to_ascii_lowercase());
-        // Platforms that can be told at once go first: they are most of the traffic, and apps on them like to
-        // carry words ("TV", "Watch", "Xbox") that would mislead the later rules.
+        // Platforms that are recognised at once go first: they are most of the traffic, and apps on them like to carry
+        // words ("TV", "Watch", "Xbox") that would mislead the later rules.
         agent
             .apple()
             .or_else(|| agent.windows())
@@ -235,7 +235,7 @@ impl Lower<'_> {
                 (1..=6).contains(&model) && !rest.starts_with("er")
             })
         };
-        // Samsung's other Tizen devices are phones, which say so, and watches, which went before.
+        // Samsung's other Tizen devices are phones, which name themselves so, and watches, which went before.
         let tizen = || self.has("tizen") && !self.has("mobile");
         self.has_any(&by_kind)
             || self.has_any(&by_maker)
@@ -251,8 +251,8 @@ impl Lower<'_> {
         if self.is_tablet_model() {
             return Some(Device::Tablet);
         }
-        // Browsers say Mobile on phones and leave it away on tablets; apps say neither, so that the model has
-        // to tell the phones.
+        // Browsers write Mobile on phones and leave it out on tablets; apps write neither, so that only the model shows
+        // a phone.
         let is_phone = self.has("mobi") || self.has("opera mini") || self.is_phone_model();
         Some(if is_phone { Device::Mobile } else { Device::Tablet })
     }

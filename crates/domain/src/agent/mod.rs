@@ -1,4 +1,4 @@
-//! What a user-agent text tells: browser, operating system, kind of device, and whether a program sent it.
+//! The facts in a user-agent text: browser, operating system, kind of device, and whether a program sent it.
 //!
 //! The stored words are those of Umami, because dashboards map them to labels and icons.
 //! Source: docs/umami-contract.md §7.3 (browser, os), §7.4 (device), §7.5 (bot).
@@ -14,7 +14,7 @@ use browser::browser;
 pub use device::{Device, device};
 use os::os;
 
-/// Everything one user-agent text tells.
+/// All facts in one user-agent text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Agent {
     /// Stored name of the browser, `None` if no rule knows it.
@@ -28,7 +28,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// What `ua` tells, as [`Agent::parse`] reads it, from memory if it was seen lately.
+    /// The facts in `ua`, as [`Agent::parse`] reads it, from memory if it was seen lately.
     pub fn of(ua: Option<&str>) -> Self {
         cache::agent(ua.unwrap_or_default())
     }

@@ -1,4 +1,4 @@
-//! Which sends are worth a look, by their bases alone, and whose session one is, by its links.
+//! The rules of people that need no merge: which sends differ from their bases, and to which person a session belongs.
 
 use std::collections::HashMap;
 
@@ -37,9 +37,9 @@ pub fn differences(sends: &[TraitSend], bases: &[BaseRow]) -> Vec<TraitSend> {
     sends.iter().filter(|send| differs[&send.base_key()]).cloned().collect()
 }
 
-/// Whose session it is by its links (person, kind, first arrival in milliseconds since 1970): the person that its events
-/// name; of an anonymous session the one person linked with it, and nobody if there are several, for it may have been any
-/// of them.
+/// The person that a session belongs to, by its links (person, kind, first arrival in milliseconds since 1970): the
+/// person that its events name; of an anonymous session the one person linked with it, and nobody if there are several,
+/// for it may have been any of them.
 pub fn person_of(links: Vec<(String, ProfileLinkKind, i64)>) -> Option<String> {
     let own = links.iter().filter(|(_, kind, _)| *kind == ProfileLinkKind::Own);
     if let Some((person, ..)) = own.max_by_key(|(person, _, first_ms)| (*first_ms, person.clone())) {

@@ -1,4 +1,4 @@
-//! From sends, and what the store has for them, to the rows to write.
+//! From sends, and the store's rows for them, to the rows to write.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -6,7 +6,7 @@ use super::{
     BaseKey, BaseRow, Person, ProfileLink, Settled, Stamp, TraitKey, TraitRow, TraitSend, WriteRow, settle,
 };
 
-/// What the store has for the traits and bases that some sends name. What it does not have is absent here.
+/// The store's rows of the traits and bases that some sends name. A row that the store does not have is absent here.
 #[derive(Debug, Clone, Default)]
 pub struct ProfileState {
     bases: HashMap<BaseKey, BaseRow>,
@@ -45,8 +45,8 @@ impl ProfileState {
     }
 }
 
-/// What a merge changes, each part sorted by its key and no key there twice. Empty parts, but for the counts, if nothing
-/// does.
+/// The changes that a merge makes, each part sorted by its key and no key there twice. All parts but the counts are
+/// empty if nothing changes.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ProfileRows {
     /// To insert or replace.
@@ -57,7 +57,7 @@ pub struct ProfileRows {
     pub traits: Vec<TraitRow>,
     /// People whose version changed; subscribers are notified of these.
     pub changed: Vec<Person>,
-    /// What became of the sends.
+    /// The outcomes of the sends.
     pub counts: ProfileCounts,
 }
 
@@ -148,7 +148,7 @@ impl<'s> Merging<'s> {
         }
     }
 
-    /// Whether a send that is older than its base is merged already, or repeated what the base was at its time.
+    /// Whether a send that is older than its base is merged already, or repeated the base of its time.
     fn repeats(&mut self, key: &TraitKey, send: &TraitSend) -> bool {
         let stored = self.history(key);
         let stored = stored.into_iter().flat_map(BTreeMap::values);
@@ -201,7 +201,7 @@ impl<'s> Merging<'s> {
     }
 }
 
-/// Puts rows onto what is kept, if each is newer than all before it; see [`Settled::with_newest`].
+/// Puts rows onto the kept result, if each is newer than all before it; see [`Settled::with_newest`].
 fn settled_at_once(kept: Option<&Settled>, rows: &[WriteRow]) -> Option<Settled> {
     let mut rows = rows.iter();
     let first = match kept {

@@ -1,4 +1,4 @@
-//! From the rows of a trait to what it is.
+//! From the rows of a trait to its value.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{Stamp, WriteRow};
 use crate::rows::DataValue;
 
-/// What a trait is, by its rows.
+/// The value of a trait, by its rows.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
     /// `None` if it is deleted, or never was set.
@@ -53,14 +53,14 @@ pub fn settle<'a>(rows: impl IntoIterator<Item = &'a WriteRow>) -> Option<Settle
 }
 
 impl Settled {
-    /// What it becomes by one more row, if that can be told without the rows before it: the row is the newest of
-    /// all, and the version that it names, if any, is one at which the trait had the value that it has now.
+    /// Its value with one more row, if that follows without the rows before it: the row is the newest of all, and the
+    /// version that it names, if any, is one at which the trait had the value that it has now.
     pub(super) fn with_newest(&self, row: &WriteRow) -> Option<Self> {
         let known = row.stamp > self.last && row.base.is_none_or(|base| base >= self.changed);
         known.then(|| {
             let mut settled =
                 Self { last: row.stamp, conditional: self.conditional || row.base.is_some(), ..self.clone() };
-            // Whatever it is compared with, it is compared with the value of now.
+            // Any version that it names is one at which the trait had the value of now.
             if row.value != self.value {
                 settled.value = row.value.clone();
                 settled.changed = row.stamp;

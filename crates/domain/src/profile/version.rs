@@ -1,4 +1,4 @@
-//! Names: of people, and of what was known of them at a moment.
+//! Names of people, and of the versions of their traits.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -70,7 +70,8 @@ pub fn parse_version(text: &str) -> Option<Stamp> {
     is_hash(digest).then_some(Stamp { received_at_ms, event_id })
 }
 
-/// The version of a session's effective traits: its person's [`version`], and a hash of what only the session has.
+/// The version of a session's effective traits: its person's [`version`], and a hash of the properties that only the
+/// session has.
 ///
 /// `own` are the session's own properties of whose keys the person has no [`TraitRow`] (a deleted trait has one); each
 /// key once, in any order. With a person and nothing of its own it is the person's version.

@@ -14,7 +14,7 @@ const BAD_URL: &str = "Invalid URL.";
 pub(super) const NOT_ONE_SOURCE: &str = "Exactly one of website, link, or pixel must be provided";
 const BEGINS_AS_A_FORMULA: &str = "Value must not start with =, +, -, @, tab, or carriage return";
 
-/// The check of one payload: fields not looked at yet, and what was wrong with the others.
+/// The check of one payload: fields not looked at yet, and the errors of the others.
 ///
 /// Each method takes one field out. A value that is refused is an error in the tree, so that `None` is of no
 /// consequence then. Methods must be called in the order of [`Field`], which is the order of the answer.

@@ -569,7 +569,7 @@ fn the_answer_to_a_hostile_batch_stays_small() {
     assert!(error.to_json().contains("\"errors\":[\"925 further elements are no objects\"]"));
 }
 
-/// Whatever they are, and whatever stands behind the first one too many: it is not read.
+/// Of any form, and with anything behind the first element too many: it is not read.
 #[test]
 fn a_batch_has_so_many_elements_and_no_more() {
     for element in ["{}", "0", "[[]]", r#"{"type":"event"}"#, " \"\" "] {
@@ -585,7 +585,7 @@ fn a_batch_has_so_many_elements_and_no_more() {
             assert_eq!(parse_batch(body.as_bytes(), 7), Err(BatchError::TooMany { max: 7 }), "{body}");
         }
     }
-    // Only of the batch itself: what stands in its elements is an element's matter.
+    // Only of the batch itself: the contents of an element are the element's matter.
     let inner = format!("[{{\"a\":[{}0]}}]", "0,".repeat(20));
     assert_eq!(parse_batch(inner.as_bytes(), 7).unwrap().len(), 1);
     // Invalid UTF-8 goes another way.

@@ -1,5 +1,5 @@
 //! The URL of a database, as libpq, node-postgres and Prisma write it. Every parameter is heeded or refused with a
-//! sentence; none is passed over that would change what the connection is.
+//! sentence; none is passed over that would change the connection.
 
 use std::path::Path;
 use std::str::FromStr as _;
@@ -9,13 +9,13 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::redact::REDACTED;
 
-/// How long a connection may take to be made, and how long one may be waited for, unless the URL says otherwise.
+/// How long a connection may take to be made, and how long one may be waited for, unless the URL sets it.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Statements that one connection keeps prepared.
 const STATEMENTS: usize = 256;
 
-/// Parameters that mean nothing here and do no harm: what they ask for is so anyway, or concerns another client.
+/// Parameters that mean nothing here and do no harm: their effect is there anyway, or concerns another client.
 const HARMLESS: &[&str] = &[
     "uselibpqcompat",
     "fallback_application_name",
@@ -30,10 +30,10 @@ const HARMLESS: &[&str] = &[
     "max_connection_lifetime",
 ];
 
-/// What stands between Dashi and the database.
+/// The pooler between Dashi and the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pooler {
-    /// Nothing was said.
+    /// The URL names none.
     Unknown,
     /// Nothing, or one that leaves a connection to its client.
     None,
@@ -105,7 +105,7 @@ impl Address {
     }
 }
 
-/// What a URL says.
+/// The parameters of a URL.
 #[derive(Default)]
 struct Parts {
     user: Option<String>,
@@ -236,7 +236,8 @@ impl Parts {
     }
 
     fn address(mut self) -> Result<Address, AddressError> {
-        // Prisma's `sslcert` is the certificate of who signed the server's, libpq's is the client's, which needs a key.
+        // Prisma's `sslcert` is the certificate of the authority that signed the server's, libpq's is the client's,
+        // which needs a key.
         if self.key.is_none() && self.root_certificate.is_none() {
             self.root_certificate = self.certificate.take();
         }
@@ -268,7 +269,7 @@ impl Parts {
         for (place, (host, port)) in self.hosts.iter().enumerate() {
             let mut of_host = match self.password {
                 Some(_) => PgConnectOptions::new_without_pgpass(),
-                // The driver looks for a password in .pgpass, by what a URL says.
+                // The driver looks for a password in .pgpass, by the parts of a URL.
                 None => self.driver_options(host)?,
             };
             if let Some(path) = Some(host).filter(|host| host.starts_with('/')) {
@@ -377,7 +378,7 @@ fn seconds(name: &str, value: &str) -> Result<Option<Duration>, AddressError> {
     }
 }
 
-/// A host and its port, without brackets. What is no port is not repeated: it may be a piece of a password.
+/// A host and its port, without brackets. A text that is no port is not repeated: it may be a piece of a password.
 fn host_and_port(text: &str) -> Result<(String, Option<u16>), AddressError> {
     let (host, after) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -432,7 +433,7 @@ mod tests {
         Address::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
     }
 
-    /// What the driver makes of it, less what is the same in all.
+    /// The driver's options, without those that are the same in all cases.
     fn driver(url: &str) -> String {
         format!("{:?}", parse(url).options[0])
     }

@@ -1,5 +1,5 @@
-//! Text that the database's encoding cannot hold: such a character is stored as a question mark. Which characters that
-//! are the database itself says, once for each; so the same records give the same rows, whenever they are applied.
+//! Text that the database's encoding cannot hold: such a character is stored as a question mark. The database itself is
+//! asked, once for each character; so the same records give the same rows, whenever they are applied.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -12,13 +12,13 @@ use super::catalogue::{Catalogue, each_text, keep_newest_properties};
 use super::pool::Pool;
 use crate::StoreError;
 
-/// What stands for a character that cannot be stored.
+/// The character that is stored instead of one that cannot be.
 const REPLACEMENT: char = '?';
 
 /// Characters whose answer is kept; past that they are asked for again.
 const KNOWN_MAX: usize = 100_000;
 
-/// Which characters the database can hold, as far as it was asked.
+/// The characters that the database can or cannot hold, as far as it was asked.
 #[derive(Debug, Default)]
 pub(super) struct Repertoire(Mutex<HashMap<char, bool>>);
 
@@ -34,7 +34,7 @@ impl Repertoire {
                 None => unknown.push(char),
             }
         }
-        // Halved until what is refused is one character.
+        // Halved until the refused text is one character.
         let mut runs = vec![unknown.as_slice()];
         while let Some(run) = runs.pop().filter(|run| !run.is_empty()) {
             let can_be_stored = can_be_stored(pool, run).await?;
@@ -108,7 +108,7 @@ impl PostgresStore {
                 *text = replaced(text, &missing);
             }
         });
-        // What was different may be equal now.
+        // Texts that differed may be equal now.
         keep_newest_properties(&mut encoded);
         let sends = &mut encoded.sends;
         let mut last = HashMap::new();

@@ -39,7 +39,8 @@ pub(super) fn assignments<R>(table: &RowTable<R>, kept: &[&str]) -> String {
     assigned.collect::<Vec<_>>().join(", ")
 }
 
-/// The statement that inserts rows, called `t` in `rest`, into the columns that this version of Umami has.
+/// The statement that inserts rows, called `t` in `rest`: into the columns that this version of Umami has, or into all
+/// columns of a table of Dashi's own, for which no catalogue is needed.
 pub(super) fn insert_sql<R>(
     table: &RowTable<R>,
     statement: &str,
@@ -48,7 +49,7 @@ pub(super) fn insert_sql<R>(
 ) -> String {
     let is_there = |field: &&Field<R>| {
         let column = field.column;
-        !column.optional || catalogue.is_some_and(|there| there.has_column(table.table.name, column.name))
+        !column.optional || catalogue.is_none_or(|there| there.has_column(table.table.name, column.name))
     };
     let written: Vec<_> = table.fields.iter().filter(is_there).collect();
     let columns: Vec<_> = written.iter().map(|field| field.column.name).collect();
@@ -90,10 +91,11 @@ pub(super) fn bind<'q, R, B: Borrow<R>>(
     query
 }
 
-/// Inserts rows; `rest` ends the statement. Returns how many were written.
+/// Inserts rows by the statement of [`insert_sql`]. Returns how many were written.
 pub(super) async fn insert<R, B: Borrow<R>>(
     connection: &mut Session,
     table: &RowTable<R>,
+    catalogue: Option<&Catalogue>,
     statement: &str,
     rows: &[B],
     rest: &str,
@@ -101,7 +103,7 @@ pub(super) async fn insert<R, B: Borrow<R>>(
     if rows.is_empty() {
         return Ok(0);
     }
-    let query = bind(table, insert_sql(table, statement, None, rest), rows, &ChunkIndexes::new());
+    let query = bind(table, insert_sql(table, statement, catalogue, rest), rows, &ChunkIndexes::new());
     Ok(query.execute(connection).await?.rows_affected())
 }
 

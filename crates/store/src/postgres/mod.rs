@@ -41,10 +41,10 @@ use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreErr
 pub struct PostgresSettings {
     /// `postgres://user:password@host:port/database`, with the parameters that libpq, node-postgres and Prisma know.
     pub url: String,
-    /// Connections, at most; fewer if the URL's `connection_limit` says so.
+    /// Connections, at most; fewer if the URL's `connection_limit` is lower.
     pub connections_max: u32,
-    /// How long one statement may take: the server ends it then, and who has not heard of it a second later gives the
-    /// connection up.
+    /// How long one statement may take: the server ends it then, and a client that has no answer a second later gives
+    /// the connection up.
     pub statement_timeout: Duration,
 }
 
@@ -54,7 +54,8 @@ impl std::fmt::Debug for PostgresSettings {
     }
 }
 
-/// See the module's text. Cheap to clone; all clones share connections.
+/// A store in a PostgreSQL database: one of Umami's, beside whose tables Dashi keeps the schema `dashi`, or a fresh one. Cheap
+/// to clone; all clones share connections.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: Pool,

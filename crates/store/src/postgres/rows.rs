@@ -22,7 +22,7 @@ impl PostgresStore {
             let catalogue = self.catalogue().await?;
             let Some(select) = select(table, limit, &catalogue) else { return Ok(None) };
             let mut session = self.pool.begin().await.map_err(StoreError::away(DOING))?;
-            // Whoever compares may be held up by the other store.
+            // The other store may hold the comparison up.
             let declare = format!(
                 "SET LOCAL idle_in_transaction_session_timeout = 0; DECLARE compared NO SCROLL CURSOR FOR {select}"
             );

@@ -71,8 +71,7 @@ async fn make(connection: &mut Session) -> Result<(), MakeError> {
     Ok(())
 }
 
-/// Waits for other processes that make tables or what belongs into them, and keeps them waiting until the transaction
-/// ends.
+/// Waits for other processes that make tables or first rows, and keeps them waiting until the transaction ends.
 pub(super) async fn lock(connection: &mut Session) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(connection).await?;
     Ok(())
@@ -91,7 +90,8 @@ async fn version(connection: &mut Session) -> Result<i64, sqlx::Error> {
 }
 
 async fn apply(connection: &mut Session, found: usize) -> Result<(), sqlx::Error> {
-    // Looked for first: whoever may not make a schema may not say `IF NOT EXISTS` of one that is there either.
+    // Looked for first: a role that may not make a schema may not run `CREATE SCHEMA IF NOT EXISTS` where it is there
+    // either.
     let has_schema: bool =
         sqlx::query_scalar("SELECT to_regnamespace('dashi') IS NOT NULL").fetch_one(&mut *connection).await?;
     if !has_schema {

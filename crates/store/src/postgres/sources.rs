@@ -112,12 +112,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE website SET deleted_at = dashi.at_ms($2) WHERE website_id = $1 AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("website", id, now_ms).await
     }
 
     pub(crate) async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
@@ -225,18 +220,11 @@ impl PostgresStore {
                 statement = statement.bind(value);
             }
         }
-        let added =
-            statement.execute(&self.pool).await.map_err(StoreError::away("adding a link"))?.rows_affected();
-        if added == 0 { Err(StoreError::SlugTaken { kind: "link", slug: link.slug.clone() }) } else { Ok(()) }
+        self.add_source(statement, "link", &link.slug).await
     }
 
     pub(crate) async fn remove_link(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE link SET deleted_at = dashi.at_ms($2) WHERE link_id = $1 AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("link", id, now_ms).await
     }
 
     pub(crate) async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
@@ -250,36 +238,42 @@ impl PostgresStore {
     }
 
     pub(crate) async fn add_pixel(&self, pixel: &Pixel, now_ms: i64) -> Result<(), StoreError> {
-        let added = sqlx::query(
+        let statement = sqlx::query(
             "INSERT INTO pixel (pixel_id, name, slug, created_at) VALUES ($1, $2, $3, dashi.at_ms($4))
              ON CONFLICT DO NOTHING",
         )
         .bind(pixel.id)
         .bind(&pixel.name)
         .bind(&pixel.slug)
-        .bind(now_ms)
-        .execute(&self.pool)
-        .await
-        .map_err(StoreError::away("adding a pixel"))?
-        .rows_affected();
-        if added == 0 {
-            Err(StoreError::SlugTaken { kind: "pixel", slug: pixel.slug.clone() })
-        } else {
-            Ok(())
-        }
+        .bind(now_ms);
+        self.add_source(statement, "pixel", &pixel.slug).await
     }
 
     pub(crate) async fn remove_pixel(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE pixel SET deleted_at = dashi.at_ms($2) WHERE pixel_id = $1 AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("pixel", id, now_ms).await
     }
 
-    async fn remove_source(&self, sql: &'static str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        let removed = sqlx::query(sql)
+    /// Runs the insert of a link or a pixel, which inserts nothing where its slug or id is taken.
+    async fn add_source(
+        &self,
+        insert: Query<'_, Postgres, PgArguments>,
+        kind: &'static str,
+        slug: &str,
+    ) -> Result<(), StoreError> {
+        let inserted =
+            insert.execute(&self.pool).await.map_err(StoreError::away("adding a link or pixel"))?;
+        if inserted.rows_affected() == 0 {
+            return Err(StoreError::SlugTaken { kind, slug: slug.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Marks a row of `website`, `link` or `pixel` removed; returns whether there was one.
+    async fn remove_source(&self, table: &str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        let sql = format!(
+            "UPDATE {table} SET deleted_at = dashi.at_ms($2) WHERE {table}_id = $1 AND deleted_at IS NULL"
+        );
+        let removed = sqlx::query(AssertSqlSafe(sql))
             .bind(id)
             .bind(now_ms)
             .execute(&self.pool)

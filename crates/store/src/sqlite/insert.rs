@@ -38,7 +38,7 @@ pub(super) async fn insert<R, B: Borrow<R>>(
     insert_indexed(connection, table, rows, &ChunkIndexes::new(), on_conflict).await
 }
 
-/// The same for rows of recordings and of what is made of them, which have the index of a chunk.
+/// The same for rows of recordings and heatmaps, which have the index of a chunk.
 pub(super) async fn insert_indexed<R, B: Borrow<R>>(
     connection: &mut SqliteConnection,
     table: &RowTable<R>,

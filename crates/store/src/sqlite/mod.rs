@@ -45,7 +45,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_6.sql"),
 ];
 
-/// What marks a file as this program's (`PRAGMA application_id`): "Dash" in ASCII. Files of before it was written have 0.
+/// The mark of this program's files (`PRAGMA application_id`): "Dash" in ASCII. Files from before this mark have 0.
 const APPLICATION_ID: i32 = 0x44_61_73_68;
 
 /// Where a file's header has its application id: four bytes, the highest first. Source: SQLite, "Database File Format".
@@ -54,7 +54,7 @@ const APPLICATION_ID_AT: usize = 68;
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
-/// See the module's text. Cheap to clone; all clones are one store.
+/// A store in a SQLite file, in WAL mode, with every commit fsynced. Cheap to clone; all clones are one store.
 #[derive(Clone)]
 pub struct SqliteStore(Arc<Shared>);
 
@@ -100,7 +100,7 @@ impl SqliteStore {
         match SqliteConnection::connect_with(&self.0.options).await {
             Ok(new) => *writer = new,
             // The next transaction fails as this one did, and then this is tried again.
-            Err(error) => tracing::debug!(error = %error, "the store's file cannot be opened anew"),
+            Err(error) => tracing::debug!(error = %error, "the store's file cannot be opened again"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Websites, links and pixels in a SQLite file.
 
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
+use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::insert::Statement;
@@ -81,12 +81,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE website SET deleted_at = ? WHERE website_id = ? AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("website", id, now_ms).await
     }
 
     pub(crate) async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
@@ -130,8 +125,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn add_link(&self, link: &TrackedLink, now_ms: i64) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
-        let added = sqlx::query(
+        let mut statement = sqlx::query(
             "INSERT INTO link (link_id, name, slug, url, created_at,
                  utm_source, utm_medium, utm_campaign, utm_term, utm_content)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -140,26 +134,15 @@ impl SqliteStore {
         .bind(&link.name)
         .bind(&link.slug)
         .bind(&link.url)
-        .bind(now_ms)
-        .bind(&link.campaign.utm_source)
-        .bind(&link.campaign.utm_medium)
-        .bind(&link.campaign.utm_campaign)
-        .bind(&link.campaign.utm_term)
-        .bind(&link.campaign.utm_content)
-        .execute(&mut *writer)
-        .await
-        .map_err(StoreError::away("adding a link"))?
-        .rows_affected();
-        if added == 0 { Err(StoreError::SlugTaken { kind: "link", slug: link.slug.clone() }) } else { Ok(()) }
+        .bind(now_ms);
+        for value in link.campaign.values() {
+            statement = statement.bind(value);
+        }
+        self.add_source(statement, "link", &link.slug).await
     }
 
     pub(crate) async fn remove_link(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE link SET deleted_at = ? WHERE link_id = ? AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("link", id, now_ms).await
     }
 
     pub(crate) async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
@@ -172,37 +155,41 @@ impl SqliteStore {
     }
 
     pub(crate) async fn add_pixel(&self, pixel: &Pixel, now_ms: i64) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
-        let added = sqlx::query(
+        let statement = sqlx::query(
             "INSERT INTO pixel (pixel_id, name, slug, created_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
         )
         .bind(text(pixel.id))
         .bind(&pixel.name)
         .bind(&pixel.slug)
-        .bind(now_ms)
-        .execute(&mut *writer)
-        .await
-        .map_err(StoreError::away("adding a pixel"))?
-        .rows_affected();
-        if added == 0 {
-            Err(StoreError::SlugTaken { kind: "pixel", slug: pixel.slug.clone() })
-        } else {
-            Ok(())
-        }
+        .bind(now_ms);
+        self.add_source(statement, "pixel", &pixel.slug).await
     }
 
     pub(crate) async fn remove_pixel(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        self.remove_source(
-            "UPDATE pixel SET deleted_at = ? WHERE pixel_id = ? AND deleted_at IS NULL",
-            id,
-            now_ms,
-        )
-        .await
+        self.remove_source("pixel", id, now_ms).await
     }
 
-    async fn remove_source(&self, sql: &'static str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+    /// Runs the insert of a link or a pixel, which inserts nothing where its slug or id is taken.
+    async fn add_source(
+        &self,
+        insert: Statement<'_>,
+        kind: &'static str,
+        slug: &str,
+    ) -> Result<(), StoreError> {
         let mut writer = self.0.writer.lock().await;
-        let removed = sqlx::query(sql)
+        let inserted =
+            insert.execute(&mut *writer).await.map_err(StoreError::away("adding a link or pixel"))?;
+        if inserted.rows_affected() == 0 {
+            return Err(StoreError::SlugTaken { kind, slug: slug.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Marks a row of `website`, `link` or `pixel` removed; returns whether there was one.
+    async fn remove_source(&self, table: &str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let sql = format!("UPDATE {table} SET deleted_at = ? WHERE {table}_id = ? AND deleted_at IS NULL");
+        let removed = sqlx::query(AssertSqlSafe(sql))
             .bind(now_ms)
             .bind(text(id))
             .execute(&mut *writer)

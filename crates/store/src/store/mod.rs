@@ -35,8 +35,8 @@ impl Store {
         either!(self, store => store.migrate().await)
     }
 
-    /// Which of Umami's versions made the tables, read anew. None if there is none: in a file, and in a database that
-    /// is empty yet, where [`Store::migrate`] makes those of 3.1.
+    /// The version of Umami that made the tables, read from the database again. `None` if there is none: in a file, and
+    /// in a database that is empty yet, where [`Store::migrate`] makes those of 3.1.
     ///
     /// # Errors
     /// The store does not answer, or its tables are older than those of 3.0.
@@ -47,8 +47,8 @@ impl Store {
         }
     }
 
-    /// What the tables have that is not written, and what has no place in them, read anew. None where there are no tables of
-    /// Umami's.
+    /// The parts of Umami's tables that are not written, and the kinds of data that have no table, read from the
+    /// database again. `None` where there are no tables of Umami's.
     ///
     /// # Errors
     /// The store does not answer, or its tables are older than those of 3.0.

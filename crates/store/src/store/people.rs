@@ -28,7 +28,7 @@ impl Store {
         either!(self, store => store.person_sessions(website_id, distinct_id, after, limit).await)
     }
 
-    /// What a session is effectively known by; `None` if no event told of it.
+    /// The effective traits of a session; `None` if no event named it.
     ///
     /// # Errors
     /// The store does not answer.
@@ -70,7 +70,7 @@ impl Store {
     }
 
     /// The changes of profiles that are committed from now on: on PostgreSQL by any process, in a SQLite file by this
-    /// one. A receiver that falls behind gets an error from the channel, and has to look at everything again. Must be
+    /// one. A receiver that falls behind gets an error from the channel, and has to read everything again. Must be
     /// called within a runtime.
     pub fn profile_changes(&self) -> tokio::sync::broadcast::Receiver<ProfileChange> {
         either!(self, store => store.profile_changes())

@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl Store {
-    /// Takes a partition of a log for a live projector, with a new epoch, higher than any before, and says where to go on.
-    /// From when it returns, no commit under an older epoch succeeds, and no replay claims a partition of this store, of
-    /// whichever log. `owner` is for people to read.
+    /// Takes a partition of a log for a live projector, with a new epoch, higher than any before, and returns where to
+    /// go on. Once it has returned, no commit under an older epoch succeeds, and no replay claims a partition of this
+    /// store, of whichever log. `owner` is for people to read.
     ///
     /// # Errors
     /// [`ClaimError::Store`]: the store does not answer; claim again.
@@ -36,7 +36,7 @@ impl Store {
         either!(self, store => store.claim_for_replay(log, partition, owner).await)
     }
 
-    /// Where a claim stands: what to do after a commit whose outcome is unknown.
+    /// The checkpoint of a claim, to be read after a commit whose outcome is unknown.
     ///
     /// # Errors
     /// [`ClaimError::Fenced`]: a newer writer owns the partition; stop. [`ClaimError::Store`]: the store does not
@@ -45,14 +45,36 @@ impl Store {
         either!(self, store => store.resume(claim).await)
     }
 
-    /// Commits rows, dead letters, what is missing and the checkpoint `to` in one transaction, which holds only if `claim`
-    /// has the newest epoch and the stored checkpoint is `from`. `to` may lie before `from`: then the log ended before the
-    /// projection and is read again from there; dead letters of offsets from `to` on stay, under another name, since those
-    /// offsets may get other records. Durable when it returns `Ok`; nothing was written on any
-    /// error but [`CommitError::Unknown`].
+    /// Commits rows, dead letters, missing ranges and the checkpoint `to` in one transaction. Durable when it returns `Ok`;
+    /// nothing was written on any error but [`CommitError::Unknown`].
+    ///
+    /// The guard decides by the epoch and the checkpoint that are stored for the partition:
+    ///
+    /// | stored epoch | stored checkpoint | interval | result | effect |
+    /// |---|---|---|---|---|
+    /// | the claim's | `from` | `from` < `to` | moved | The rows of offsets `from` (inclusive) to `to` (exclusive) and the checkpoint `to` are committed as one. |
+    /// | the claim's | `from` | `from` = `to` | moved | The same, with a checkpoint that stays. |
+    /// | the claim's | `from` | `to` < `from` | moved back | The log ended before the projection and is read again from `to`. Rows stay; dead letters of offsets from `to` on stay under another name, since those offsets may get other records; `from` - `to` offsets count as rewound. |
+    /// | the claim's | another | any | [`CommitError::Misplaced`] | Nothing is written. Resume from the stored checkpoint. |
+    /// | a newer one | any | any | [`CommitError::Fenced`] | Nothing is written. Stop. |
+    ///
+    /// The steps of the transaction, in this order on both backends:
+    ///
+    /// 1. The guard moves the checkpoint and adds the batch's counts. Its row lock (PostgreSQL) or the one writing connection
+    ///    (SQLite) keeps a second writer waiting until the transaction has ended; that one finds another epoch or checkpoint.
+    /// 2. Chunks of recordings get the next free indexes of their visits and are inserted.
+    /// 3. Events, identifies, and notes of records that leave no other row are inserted. Rows that are there already end the
+    ///    transaction with [`CommitError::Duplicates`].
+    /// 4. Sessions that are new are inserted, others filled by the fold's rule; distinct ids are linked and name them.
+    /// 5. Leaves of events' data, properties of sessions, and revenue.
+    /// 6. Heatmaps: rows of posts, which replace equal clicks of recordings, then rows of recordings.
+    /// 7. Dead letters are inserted; where the checkpoint moves back, those of offsets from `to` on then get another name.
+    /// 8. Ranges of records that the log no longer has.
+    /// 9. Profiles: links, then people in their order, then the traits that differ ([`dashi_domain::profile`]).
+    /// 10. The commit, after which subscribers are notified of changed profiles.
     ///
     /// # Errors
-    /// By what to do next; see [`CommitError`].
+    /// By the caller's next step; see [`CommitError`].
     pub async fn commit(
         &self,
         claim: &Claim,

@@ -23,7 +23,7 @@ impl Store {
     }
 
     /// Adds a website where there was never any, so that the first event has somewhere to go. Two processes that start
-    /// at once add one between them. Tables that Umami made are left as they are: a website has an owner there. Says
+    /// at once add one between them. Tables that Umami made are left as they are: a website has an owner there. Returns
     /// whether it was added.
     ///
     /// # Errors
@@ -32,8 +32,8 @@ impl Store {
         either!(self, store => store.add_first_website(website, now_ms).await)
     }
 
-    /// Marks a website removed: it takes no more events from clients without a token. Its rows stay. Says whether
-    /// there was one.
+    /// Marks a website removed: it takes no more events from clients without a token. Its rows stay. Returns whether
+    /// there was such a website.
     ///
     /// # Errors
     /// The store does not answer.
@@ -41,7 +41,7 @@ impl Store {
         either!(self, store => store.remove_website(id, now_ms).await)
     }
 
-    /// Sets whether a website takes recordings. Says whether there was one.
+    /// Turns recordings on or off for a website. Returns whether the website exists.
     ///
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami knows no recordings. Any other: the store does not answer.
@@ -49,8 +49,8 @@ impl Store {
         either!(self, store => store.set_recordings(id, taken).await)
     }
 
-    /// Sets whether a website takes heatmaps that its recorder posts; then none are read out of recordings. Says whether
-    /// there was one.
+    /// Turns heatmaps that the recorder posts on or off for a website; with them, none are read out of recordings.
+    /// Returns whether the website exists.
     ///
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami knows no such posts. Any other: the store does not answer.
@@ -58,8 +58,8 @@ impl Store {
         either!(self, store => store.set_heatmaps(id, taken).await)
     }
 
-    /// Sets the addresses and networks whose visits a website does not want: a text, separated by commas, of at most 500
-    /// characters; empty for none. Says whether there was one.
+    /// Sets the addresses and networks whose visits a website does not want: a text, separated by commas, of at most
+    /// 500 characters; empty for none. Returns whether the website exists.
     ///
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami blocks addresses for all websites only. Any other: the store does not
@@ -85,8 +85,8 @@ impl Store {
         either!(self, store => store.add_link(link, now_ms).await)
     }
 
-    /// Marks a link removed: it leads nowhere any more. Its rows stay, and its slug stays taken. Says whether there
-    /// was one.
+    /// Marks a link removed: it leads nowhere any more. Its rows stay, and its slug stays taken. Returns whether there
+    /// was such a link.
     ///
     /// # Errors
     /// The store does not answer.
@@ -110,8 +110,8 @@ impl Store {
         either!(self, store => store.add_pixel(pixel, now_ms).await)
     }
 
-    /// Marks a pixel removed: it is not found any more. Its rows stay, and its slug stays taken. Says whether there
-    /// was one.
+    /// Marks a pixel removed: it is not found any more. Its rows stay, and its slug stays taken. Returns whether there
+    /// was such a pixel.
     ///
     /// # Errors
     /// The store does not answer.

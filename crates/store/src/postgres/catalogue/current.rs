@@ -10,11 +10,11 @@ use crate::{StoreError, UmamiTables, Unwritten};
 /// How old it may become before a commit reads it again, unless another age is set: two queries a minute.
 pub(in crate::postgres) const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// When the catalogue was read, and what it said.
+/// The catalogue, and when it was read.
 pub(in crate::postgres) type Read = Option<(Instant, Arc<Catalogue>)>;
 
 impl PostgresStore {
-    /// What the catalogue said, read again if that was long ago.
+    /// The catalogue, read again if the last time was long ago.
     pub(in crate::postgres) async fn catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
         let known = self.known_catalogue().clone();
         match known {
@@ -23,7 +23,7 @@ impl PostgresStore {
         }
     }
 
-    /// Reads the catalogue, and says what it recognised if that is news.
+    /// Reads the catalogue, and logs the version that it recognised if that is new.
     pub(in crate::postgres) async fn read_catalogue(&self) -> Result<Arc<Catalogue>, StoreError> {
         let at = Instant::now();
         let read = self.ask_catalogue().await.map_err(StoreError::away("reading its catalogue"))?;
@@ -33,7 +33,7 @@ impl PostgresStore {
         match &*known {
             None => {
                 tracing::info!(release = %release, by, "recognised Umami's tables");
-                read.say_encoding();
+                read.log_encoding();
             }
             Some((_, before)) if **before != read => tracing::warn!(
                 release = %release, by,
@@ -56,7 +56,7 @@ impl PostgresStore {
         Ok(read)
     }
 
-    /// Which of Umami's versions made the tables; none if there are no tables yet.
+    /// The version of Umami that made the tables; none if there are no tables yet.
     pub(crate) async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
         Ok(self.catalogue_if_any().await?.map(|read| read.recognised()))
     }

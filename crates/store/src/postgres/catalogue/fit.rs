@@ -94,10 +94,10 @@ pub(in crate::postgres) fn each_text(
     of_rows(&tables::SESSION, &mut changes.sessions, &f);
     for row in &mut changes.sessions {
         // Each of these is written into the same columns.
-        for place in 0..row.said.len() {
-            std::mem::swap(&mut row.attributes, &mut row.said[place]);
+        for place in 0..row.reported.len() {
+            std::mem::swap(&mut row.attributes, &mut row.reported[place]);
             of_rows(&tables::SESSION, std::slice::from_mut(row), &f);
-            std::mem::swap(&mut row.attributes, &mut row.said[place]);
+            std::mem::swap(&mut row.attributes, &mut row.reported[place]);
         }
     }
     of_rows(&tables::WEBSITE_EVENT, &mut changes.events, &f);

@@ -1,6 +1,7 @@
-//! What Umami's tables are like in this database. Its versions differ in a few of them; the catalogue tells which, and no
-//! version number is believed. Of 3.4, which changed rules and no table that is written here, tables of its dashboard
-//! tell, or the list of migrations where it may be read.
+//! The catalogue: Umami's tables as they are in this database. Umami's versions differ in a few of them; the catalogue
+//! shows which tables and columns there are, and no version number is believed. Version 3.4, which changed rules and no
+//! table that is written here, is recognised by tables of its dashboard, or by the list of migrations where it may be
+//! read.
 //!
 //! It is read when the tables are made, when a partition is claimed, when it is a minute old, and when a statement was
 //! refused. So an upgrade of Umami is noticed while Dashi runs, at the latest after a minute.
@@ -26,7 +27,7 @@ const WEBSITE: (&str, &[&str]) = ("website", &["website_id", "name", "domain", "
 const LINK: (&str, &[&str]) = ("link", &["link_id"]);
 const PIXEL: (&str, &[&str]) = ("pixel", &["pixel_id"]);
 
-/// What must be there: the tables of Umami 3.0, as far as they are read or written here.
+/// The tables and columns that must be there: those of Umami 3.0, as far as they are read or written here.
 fn required() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
     let written = tables::of_umami().filter(|table| table.owner == Owner::Umami);
     let columns =
@@ -39,8 +40,8 @@ fn required() -> impl Iterator<Item = (&'static str, Vec<&'static str>)> {
         .chain([LINK, PIXEL].into_iter().map(read_only))
 }
 
-/// Tables that not every version has and that show which one it is.
-const TELLING: &[&str] = &["annotation", "api_key", MIGRATIONS];
+/// Tables that not every version has and that show the version.
+const VERSION_TABLES: &[&str] = &["annotation", "api_key", MIGRATIONS];
 
 /// Prisma's list of the migrations that it ran.
 const MIGRATIONS: &str = "_prisma_migrations";
@@ -48,7 +49,7 @@ const MIGRATIONS: &str = "_prisma_migrations";
 /// The migrations that 3.4 added.
 const MIGRATIONS_OF_3_4: &[&str] = &["25_add_annotation", "26_add_api_key"];
 
-/// Tables that newer versions fill with what visitors do and that Dashi does not write, and what they hold.
+/// Tables that newer versions fill with visitors' actions and that Dashi does not write, and their contents in words.
 const UNWRITTEN: &[(&str, &str)] = &[
     ("website_engagement", "how long pages were looked at"),
     ("error_event", "errors in pages"),
@@ -91,7 +92,7 @@ impl Catalogue {
         let names: Vec<&str> = tables::of_umami()
             .map(|table| table.name)
             .chain([WEBSITE.0, LINK.0, PIXEL.0])
-            .chain(TELLING.iter().copied())
+            .chain(VERSION_TABLES.iter().copied())
             .chain(UNWRITTEN.iter().map(|(table, _)| *table))
             .collect();
         let columns: Vec<(String, String, Option<i32>, bool)> = sqlx::query_as(
@@ -142,7 +143,7 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Whether migrations of 3.4 ran to their end, as far as Prisma's list says and may be read.
+    /// Whether migrations of 3.4 ran to their end, as far as Prisma's list may be read.
     async fn read_migrations(&self, connection: &mut Session) -> Result<bool, sqlx::Error> {
         let columns = ["migration_name", "finished_at", "rolled_back_at"];
         if !columns.iter().all(|column| self.has_column(MIGRATIONS, column)) {
@@ -198,7 +199,7 @@ impl Catalogue {
         }
     }
 
-    /// What these tables have that is not written, and what is taken and has no table to go to.
+    /// The parts of these tables that are not written, and the kinds of data that have no table to go to.
     pub fn unwritten(&self) -> Unwritten {
         let there = UNWRITTEN.iter().filter(|(table, _)| self.has_table(table));
         let mut tables: Vec<String> = there.map(|(table, what)| format!("{table} ({what})")).collect();
@@ -257,9 +258,9 @@ impl Catalogue {
                 .all(|column| column.optional || self.has_column("heatmap_event", column.name))
     }
 
-    /// Whether clicks of recordings can be written: where recorders post them as well, only if those that were posted can be
-    /// told from them, and be preferred.
-    pub fn tells_recorded_clicks(&self) -> bool {
+    /// Whether clicks of recordings can be written: where recorders post clicks as well, only if posted clicks can be
+    /// distinguished from recorded ones, and be preferred.
+    pub fn distinguishes_recorded_clicks(&self) -> bool {
         !self.has_column("website", "recorder_enabled")
             || self.may_delete_heatmaps && self.has_column("heatmap_event", "replay_event_index")
     }
@@ -280,7 +281,7 @@ impl Catalogue {
         self.encoding == "SQL_ASCII"
     }
 
-    /// How many characters, or bytes, a column holds, if that may be less than what the fold cuts to.
+    /// How many characters, or bytes, a column holds, if that may be less than the width that the fold cuts to.
     fn width(&self, table: &'static str, column: &'static str) -> Option<usize> {
         if self.counts_bytes() {
             return match self.tables.get(table) {
@@ -295,7 +296,7 @@ impl Catalogue {
         self.narrow.get(&(table, column)).copied()
     }
 
-    /// Refuses tables that lack what 3.0's have.
+    /// Refuses tables that lack tables or columns of 3.0.
     pub fn check(&self) -> Result<(), StoreError> {
         let mut missing = Vec::new();
         for (table, columns) in required() {
@@ -313,8 +314,8 @@ impl Catalogue {
         }
     }
 
-    /// Says what the encoding does to text, if it does something.
-    fn say_encoding(&self) {
+    /// Logs the encoding's effect on texts, if it has one.
+    fn log_encoding(&self) {
         if self.counts_bytes() {
             tracing::warn!(
                 encoding = self.encoding,
@@ -330,8 +331,8 @@ impl Catalogue {
         }
     }
 
-    /// Which version made the tables, and what tells so: what came last. 3.4's tables have common names, so they count
-    /// only beside those of 3.3 and with their own keys.
+    /// The version that made the tables, and the table or column that shows it: the newest there is. 3.4's tables have
+    /// common names, so they count only beside those of 3.3 and with their own keys.
     pub fn recognised(&self) -> UmamiTables {
         let (release, by) = if self.has_session_link() {
             if self.has_column("annotation", "annotation_id") || self.has_column("api_key", "api_key_id") {

@@ -125,7 +125,7 @@ fn texts_are_cut_to_narrower_columns_only() {
             session_id: Uuid::from_u128(2),
             website_id: Uuid::from_u128(1),
             attributes: SessionAttributes { browser: Some("chrome".to_owned()), ..Default::default() },
-            said: vec![SessionAttributes { browser: Some("chromium".to_owned()), ..Default::default() }],
+            reported: vec![SessionAttributes { browser: Some("chromium".to_owned()), ..Default::default() }],
             created_at_ms: 4,
         }],
         events: vec![event(10, EventType::PageView), event(11, EventType::Performance)],
@@ -146,7 +146,7 @@ fn texts_are_cut_to_narrower_columns_only() {
     assert_eq!((fitted.events[0].url_path.as_str(), fitted.events.len()), ("/ää", 2));
     assert_eq!(fitted.events[0].page_title.as_deref(), Some("title"));
     assert_eq!(fitted.sessions[0].attributes.browser.as_deref(), Some("ch"));
-    assert_eq!(fitted.sessions[0].said[0].browser.as_deref(), Some("ch"));
+    assert_eq!(fitted.sessions[0].reported[0].browser.as_deref(), Some("ch"));
     assert_eq!(fitted.revenue[0].currency, "EU");
     let keys: Vec<_> =
         fitted.session_data.iter().map(|row| (row.data_key.as_str(), row.created_at_ms)).collect();

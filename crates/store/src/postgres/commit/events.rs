@@ -7,10 +7,10 @@ use crate::postgres::insert::{ChunkIndexes, bind, insert, insert_sql};
 use crate::postgres::pool::Session;
 use crate::tables;
 
-/// Leaves out what is applied already, in this table or as an identify: an id is one event, whichever its type. Of two
-/// partitions that commit an event and an identify of one id in the same moment neither sees the other's row, and both are
-/// applied; that takes one client id for two things of different visitors. Two events, or two identifies, are kept apart by
-/// the table's key.
+/// Leaves out events that are applied already, in this table or as an identify: an id is one event, whichever its type.
+/// Of two partitions that commit an event and an identify of one id in the same moment neither sees the other's row,
+/// and both are applied; that takes one client id for two things of different visitors. Two events, or two identifies,
+/// are kept apart by the table's key.
 pub(super) async fn insert_events(
     connection: &mut Session,
     rows: &[EventRow],
@@ -36,7 +36,7 @@ pub(super) async fn insert_identifies(
 ) -> Result<u64, sqlx::Error> {
     let rest = "WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
          ON CONFLICT (event_id) DO NOTHING";
-    insert(connection, &tables::IDENTIFY, "insert_identifies", rows, rest).await
+    insert(connection, &tables::IDENTIFY, None, "insert_identifies", rows, rest).await
 }
 
 pub(super) async fn insert_applied(
@@ -44,20 +44,25 @@ pub(super) async fn insert_applied(
     rows: &[AppliedRow],
 ) -> Result<u64, sqlx::Error> {
     let rest = "ON CONFLICT (record_id) DO NOTHING";
-    insert(connection, &tables::APPLIED, "insert_applied", rows, rest).await
+    insert(connection, &tables::APPLIED, None, "insert_applied", rows, rest).await
 }
 
 pub(super) async fn insert_event_data(
     connection: &mut Session,
     rows: &[EventDataRow],
+    catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
     let rest = "ON CONFLICT (event_data_id) DO NOTHING";
-    insert(connection, &tables::EVENT_DATA, "insert_event_data", rows, rest).await?;
+    insert(connection, &tables::EVENT_DATA, Some(catalogue), "insert_event_data", rows, rest).await?;
     Ok(())
 }
 
-pub(super) async fn insert_revenue(connection: &mut Session, rows: &[RevenueRow]) -> Result<(), sqlx::Error> {
+pub(super) async fn insert_revenue(
+    connection: &mut Session,
+    rows: &[RevenueRow],
+    catalogue: &Catalogue,
+) -> Result<(), sqlx::Error> {
     let rest = "ON CONFLICT (revenue_id) DO NOTHING";
-    insert(connection, &tables::REVENUE, "insert_revenue", rows, rest).await?;
+    insert(connection, &tables::REVENUE, Some(catalogue), "insert_revenue", rows, rest).await?;
     Ok(())
 }

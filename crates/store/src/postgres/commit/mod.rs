@@ -19,7 +19,7 @@ use self::sessions::{fill_sessions, insert_sessions, link_sessions, name_session
 use super::catalogue::Catalogue;
 use super::pool::{Session, is_known};
 use super::{PostgresStore, checkpoint_of, profile};
-use crate::error::Said;
+use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -86,7 +86,7 @@ impl PostgresStore {
                 Err(error) if is_known(&error) => Err(Ended::Failed(error)),
                 Err(error) => Err(Ended::Otherwise(CommitError::Unknown {
                     partition: claim.partition,
-                    source: Said::cause(&error),
+                    source: DriverMessage::cause(&error),
                 })),
             },
             Written::NothingForTheGuard => {
@@ -111,7 +111,7 @@ impl PostgresStore {
         .await;
         let partition = claim.partition;
         match stored {
-            Err(error) => CommitError::NotWritten { partition, source: Said::cause(&error) },
+            Err(error) => CommitError::NotWritten { partition, source: DriverMessage::cause(&error) },
             Ok((epoch, _)) if epoch as u64 != claim.epoch.number() => {
                 CommitError::Fenced { partition, held: claim.epoch, current: Epoch::new(epoch as u64) }
             }
@@ -121,7 +121,7 @@ impl PostgresStore {
         }
     }
 
-    /// Which of the events the tables hold already; of recordings, if there is a table of them and some in the batch.
+    /// The events that the tables hold already; of recordings, if there is a table of them and some in the batch.
     async fn applied(&self, changes: &Changes, with_recordings: bool) -> Result<Vec<Uuid>, sqlx::Error> {
         let events = changes.events.iter().map(|row| row.event_id);
         let ids: Vec<Uuid> = events.chain(changes.identifies.iter().map(|row| row.event_id)).collect();
@@ -148,7 +148,7 @@ impl PostgresStore {
     }
 }
 
-/// What a transaction came to, as far as nothing failed.
+/// The result of a transaction in which nothing failed.
 enum Written {
     /// All rows.
     Rows(Committed),
@@ -185,7 +185,7 @@ async fn write(
         return Ok(Written::NothingForTheGuard);
     }
     let recordings: &[ChunkRow] = if catalogue.has_table("session_replay") { &changes.chunks } else { &[] };
-    let (recorded, indexes) = insert_recordings(connection, recordings).await?;
+    let (recorded, indexes) = insert_recordings(connection, recordings, catalogue).await?;
     let inserted = insert_events(connection, &changes.events, catalogue).await?
         + insert_identifies(connection, &changes.identifies).await?
         + insert_applied(connection, &changes.applied).await?
@@ -195,7 +195,7 @@ async fn write(
     if inserted < to_insert as u64 {
         return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
     }
-    let inserted = insert_sessions(connection, &changes.sessions).await?;
+    let inserted = insert_sessions(connection, &changes.sessions, catalogue).await?;
     let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
     fill_sessions(connection, &there).await?;
     if catalogue.has_session_link() {
@@ -205,12 +205,12 @@ async fn write(
         name_sessions(connection, &changes.session_links).await?;
     }
     for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
-        insert_event_data(connection, rows).await?;
+        insert_event_data(connection, rows, catalogue).await?;
     }
     for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
         upsert_session_data(connection, rows, catalogue).await?;
     }
-    insert_revenue(connection, &changes.revenue).await?;
+    insert_revenue(connection, &changes.revenue, catalogue).await?;
     if catalogue.has_heatmaps() {
         let (recorded, posted): (Vec<_>, Vec<_>) =
             changes.heatmap.iter().partition(|row| row.recorded.is_some());
@@ -218,7 +218,7 @@ async fn write(
             insert_heatmap(connection, rows, &indexes, catalogue).await?;
             remove_recorded_clicks(connection, rows, catalogue).await?;
         }
-        if catalogue.tells_recorded_clicks() {
+        if catalogue.distinguishes_recorded_clicks() {
             for rows in recorded.chunks(LEAVES_PER_STATEMENT) {
                 insert_heatmap(connection, rows, &indexes, catalogue).await?;
             }
@@ -234,7 +234,7 @@ async fn write(
     Ok(Written::Rows(Committed { profiles }))
 }
 
-/// What an error means for a batch of which nothing was written.
+/// The consequence of an error for a batch of which nothing was written.
 fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
     let partition = claim.partition;
     let refused = match error {
@@ -247,7 +247,7 @@ fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
         sqlx::Error::Encode(_) => true,
         _ => false,
     };
-    let source = Said::cause(error);
+    let source = DriverMessage::cause(error);
     if refused {
         CommitError::Refused { partition, source }
     } else {
@@ -255,8 +255,8 @@ fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
     }
 }
 
-/// Whether tables that are others than the catalogue said may be why: rows that are refused, a table or a column that
-/// is not there, an `ON CONFLICT` without its index.
+/// Whether tables that differ from the catalogue may be the cause: rows that are refused, a table or a column that is
+/// not there, an `ON CONFLICT` without its index.
 fn may_blame_the_tables(error: &CommitError, failed: &sqlx::Error) -> bool {
     // 42: undefined table, undefined column and the like.
     let is_of_the_tables = failed

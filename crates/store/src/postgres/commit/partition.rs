@@ -9,8 +9,9 @@ use crate::Claim;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::postgres::pool::Session;
 
-/// The guard. It comes first: its row lock keeps a second writer of this partition waiting until this transaction
-/// has ended, and then that one finds another epoch or checkpoint.
+/// The guard; [`crate::Store::commit`] has the table of its results. It comes first: its row lock keeps a second writer of
+/// this partition waiting until this transaction has ended, and then that one finds another epoch or checkpoint. Returns
+/// whether the checkpoint moved.
 pub(super) async fn move_checkpoint(
     connection: &mut Session,
     claim: &Claim,

@@ -14,6 +14,7 @@ use crate::tables;
 pub(super) async fn insert_recordings(
     connection: &mut Session,
     rows: &[ChunkRow],
+    catalogue: &Catalogue,
 ) -> Result<(u64, ChunkIndexes), sqlx::Error> {
     if rows.is_empty() {
         return Ok(Default::default());
@@ -31,19 +32,19 @@ pub(super) async fn insert_recordings(
     let placed = placed(rows, taken);
     let indexes: ChunkIndexes = placed.into_iter().map(|(index, row)| (row.replay_id, index)).collect();
     let table = &tables::SESSION_REPLAY;
-    let sql = insert_sql(table, "insert_recordings", None, "ON CONFLICT (replay_id) DO NOTHING");
+    let sql = insert_sql(table, "insert_recordings", Some(catalogue), "ON CONFLICT (replay_id) DO NOTHING");
     let inserted = bind(table, sql, rows, &indexes).execute(connection).await?;
     Ok((inserted.rows_affected(), indexes))
 }
 
-/// Takes clicks of recordings out again that were posted as well: each counts once, with what the post tells of it.
+/// Removes clicks of recordings that were posted as well: each click counts once, with the columns of the post.
 pub(super) async fn remove_recorded_clicks(
     connection: &mut Session,
     posted: &[&HeatmapRow],
     catalogue: &Catalogue,
 ) -> Result<(), sqlx::Error> {
     let clicks: Vec<_> = posted.iter().filter(|row| row.kind == HeatmapKind::Click).collect();
-    if clicks.is_empty() || !catalogue.tells_recorded_clicks() {
+    if clicks.is_empty() || !catalogue.distinguishes_recorded_clicks() {
         return Ok(());
     }
     sqlx::query(AssertSqlSafe(format!(

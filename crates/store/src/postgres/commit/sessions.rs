@@ -12,29 +12,30 @@ use crate::postgres::insert::{ChunkIndexes, assignments, bind, insert, insert_sq
 use crate::postgres::pool::Session;
 use crate::tables;
 
-/// Inserts the sessions that are not there; says which these are.
+/// Inserts the sessions that are not there; returns their ids.
 pub(super) async fn insert_sessions(
     connection: &mut Session,
     rows: &[SessionRow],
+    catalogue: &Catalogue,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     if rows.is_empty() {
         return Ok(HashSet::new());
     }
     let rest = "ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
-    let sql = insert_sql(&tables::SESSION, "insert_sessions", None, rest);
+    let sql = insert_sql(&tables::SESSION, "insert_sessions", Some(catalogue), rest);
     let inserted = bind(&tables::SESSION, sql, rows, &ChunkIndexes::new()).fetch_all(connection).await?;
     inserted.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Fills sessions that were there, by the fold's own rule. Only rows that lack what these events say are read, and
-/// only those that change are written: hardly any.
+/// Fills sessions that were there, by the fold's own rule. Only rows that lack an attribute which these events report
+/// are read, and only those that change are written: hardly any.
 pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]) -> Result<(), sqlx::Error> {
     if rows.is_empty() {
         return Ok(());
     }
-    // One bit for each attribute that any of the events says, in the order of the columns.
-    let says = column!(rows, row => {
-        row.said().iter().flat_map(|said| (0..).zip(columns_of(said))).fold(0, |bits, (place, value)| {
+    // One bit for each attribute that any of the events reports, in the order of the columns.
+    let reports = column!(rows, row => {
+        row.reported().iter().flat_map(|reported| (0..).zip(columns_of(reported))).fold(0, |bits, (place, value)| {
             bits | i32::from(value.is_some()) << place
         })
     });
@@ -42,26 +43,26 @@ pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]
         "/* lacking_sessions */
          SELECT s.session_id, s.browser::text, s.os::text, s.device::text, s.screen::text, s.language::text,
              s.country::text, s.region::text, s.city::text, s.distinct_id::text
-         FROM unnest($1::uuid[], $2::int[]) AS t (session_id, says)
+         FROM unnest($1::uuid[], $2::int[]) AS t (session_id, reports)
          JOIN session AS s ON s.session_id = t.session_id
          WHERE (CASE WHEN s.browser IS NULL THEN 1 ELSE 0 END | CASE WHEN s.os IS NULL THEN 2 ELSE 0 END
              | CASE WHEN s.device IS NULL THEN 4 ELSE 0 END | CASE WHEN s.screen IS NULL THEN 8 ELSE 0 END
              | CASE WHEN s.language IS NULL THEN 16 ELSE 0 END | CASE WHEN s.country IS NULL THEN 32 ELSE 0 END
              | CASE WHEN s.region IS NULL THEN 64 ELSE 0 END | CASE WHEN s.city IS NULL THEN 128 ELSE 0 END
-             | CASE WHEN s.distinct_id IS NULL THEN 256 ELSE 0 END) & t.says <> 0",
+             | CASE WHEN s.distinct_id IS NULL THEN 256 ELSE 0 END) & t.reports <> 0",
     )
     .bind(column!(rows, row => row.session_id))
-    .bind(says)
+    .bind(reports)
     .fetch_all(&mut *connection)
     .await?;
-    let said: HashMap<Uuid, &[SessionAttributes]> =
-        rows.iter().map(|row| (row.session_id, row.said())).collect();
+    let reported: HashMap<Uuid, &[SessionAttributes]> =
+        rows.iter().map(|row| (row.session_id, row.reported())).collect();
     let mut filled: Vec<(Uuid, SessionAttributes)> = Vec::new();
     for row in &lacking {
         let session_id: Uuid = row.try_get("session_id")?;
         let mut attributes = crate::profile::attributes(row)?;
-        let said = said.get(&session_id).copied().unwrap_or_default();
-        if attributes.fill_from(said) {
+        let reported = reported.get(&session_id).copied().unwrap_or_default();
+        if attributes.fill_from(reported) {
             filled.push((session_id, attributes));
         }
     }
@@ -163,7 +164,7 @@ pub(super) async fn upsert_session_data(
     if catalogue.has_unique_properties() {
         let replaced = table.table.replacing(&["session_id", "data_key"]);
         let rest = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
-        insert(connection, table, "upsert_session_data", rows, &rest).await?;
+        insert(connection, table, Some(catalogue), "upsert_session_data", rows, &rest).await?;
         return Ok(());
     }
     // Without a unique index a key may have several rows; all of them are updated. They are found by one scan of the
@@ -205,6 +206,6 @@ pub(super) async fn upsert_session_data(
         );
         bind(table, sql, &rows, &ChunkIndexes::new()).bind(&ids).execute(&mut *connection).await?;
     }
-    insert(connection, table, "insert_session_data", &inserts, "").await?;
+    insert(connection, table, Some(catalogue), "insert_session_data", &inserts, "").await?;
     Ok(())
 }

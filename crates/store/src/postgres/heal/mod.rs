@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::pool::Session;
 use crate::StoreError;
-use crate::error::Said;
+use crate::error::DriverMessage;
 use crate::heal::{OrphanedSession, Orphaning, Sibling, Sweep, WebsiteState};
 
 /// Examples of each kind of damage in a report, at most.
@@ -23,7 +23,7 @@ const SAMPLES_MAX: usize = 5;
 /// Sessions whose doubled properties are counted apart, at most: past that the number is a lower bound.
 const LOCKED_MAX: usize = 1_000_000;
 
-/// What to heal, and how.
+/// The damage to heal, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct HealScope {
     /// Only this website's rows.
@@ -32,7 +32,7 @@ pub struct HealScope {
     pub batch_max: usize,
 }
 
-/// The damage that was found, and what was done about it.
+/// The damage that was found, and the repairs that were made.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct HealReport {
     /// Sessions without a row, by cause.
@@ -77,7 +77,7 @@ impl HealReport {
     }
 }
 
-/// One change of a repair, with what takes it back. A line of the undo file.
+/// One change of a repair, with the values that take it back. A line of the undo file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "did")]
 pub enum Repair {
@@ -98,7 +98,7 @@ pub enum Repair {
     },
 }
 
-/// Why healing ended early. What was committed stays, and running it again goes on.
+/// Errors that end healing early. Committed repairs stay, and running it again goes on.
 #[derive(Debug, thiserror::Error)]
 pub enum HealError {
     /// The database failed.
@@ -387,7 +387,7 @@ async fn keep_and_commit(
 ) -> Result<u64, HealError> {
     let kept = match repairs {
         Ok(repairs) => undo.keep(&repairs).map(|()| repairs.len() as u64).map_err(HealError::Undo),
-        Err(error) => Err(StoreError::Away { doing, source: Said::cause(&error) }.into()),
+        Err(error) => Err(StoreError::Away { doing, source: DriverMessage::cause(&error) }.into()),
     };
     match kept {
         Ok(count) => {

@@ -45,8 +45,9 @@ pub(super) const FIND_SESSIONS: &str = "/* heal_find_sessions */
     ) AS sibling ON true
     ORDER BY o.session_id";
 
-/// Inserts the rows of sessions, with what holds of the visit's other session. Arrays of one length: sessions, websites,
-/// times, distinct ids, other sessions, and whether the place holds, too. Returns the rows that were inserted.
+/// Inserts the rows of sessions, with the attributes of the visit's other session that hold for them. Arrays of one
+/// length: sessions, websites, times, distinct ids, other sessions, and whether the place holds, too. Returns the rows
+/// that were inserted.
 pub(super) const INSERT_SESSIONS: &str = "/* heal_insert_sessions */
     INSERT INTO session AS inserted (session_id, website_id, browser, os, device, screen, language, country, region, city,
         distinct_id, created_at)

@@ -36,7 +36,7 @@ impl<'q, E: Execute<'q, Postgres>> Execute<'q, Postgres> for Unnamed<E> {
 
 type Step = Either<PgQueryResult, PgRow>;
 
-/// What a statement gives, for as long as the other side says something.
+/// The results of a statement, until the other side is silent for too long.
 struct Watched<'s> {
     steps: BoxStream<'s, Result<Step, sqlx::Error>>,
     limit: Duration,

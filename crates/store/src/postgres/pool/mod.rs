@@ -1,5 +1,5 @@
-//! Connections to the database. Every wait for the other side has a bound that is kept here, for a peer that is silent
-//! keeps none: its limits are heard by nobody.
+//! Connections to the database. Every wait for the other side has a bound that is kept here, for a silent peer enforces
+//! none.
 //!
 //! A connection that did not answer in time, or whose server is going or has become read-only, is closed and never used
 //! again, and with it all that were made before that moment: after a restart or a fail-over the next attempt gets a
@@ -26,8 +26,8 @@ pub(super) use self::session::{Session, is_known};
 use super::address::{Address, Pooler};
 use super::socket;
 
-/// How much longer a statement is waited for than the server lets it take: who is slow says so itself within that time,
-/// and who is silent says nothing.
+/// How much longer a statement is waited for than the server lets it take: a slow server reports that itself within
+/// this time, a silent one does not.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A connection that was used a shorter time ago is taken as it is; others are asked first whether they answer. For a
@@ -56,7 +56,7 @@ const KEEPALIVES: &str = "SELECT set_config(s.name, t.value, false)
         AS t (name, value)
     JOIN pg_catalog.pg_settings AS s USING (name);";
 
-/// Who else uses a server's connection.
+/// The other users of a server's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
     /// Nobody, as long as it is ours.
@@ -65,7 +65,7 @@ pub(super) enum Sharing {
     PerTransaction,
 }
 
-/// See the module's text. Cheap to clone; all clones share connections.
+/// Connections to one database, made when they are needed and bounded in number. Cheap to clone; all clones share them.
 #[derive(Clone)]
 pub(super) struct Pool(Arc<Shared>);
 
@@ -82,7 +82,7 @@ struct Shared {
     /// Connections of an older generation are not used again.
     generation: AtomicU64,
     idle: Mutex<Vec<Live>>,
-    /// Which kind of pooler there is, once it is known.
+    /// The kind of pooler, once it is known.
     sharing: Mutex<Option<Sharing>>,
     asking: tokio::sync::Mutex<()>,
     /// Since when the database is away, from the first lost connection on.
@@ -133,7 +133,7 @@ impl Pool {
             closing: tokio::sync::Notify::new(),
         }));
         if sharing == Some(Sharing::PerTransaction) {
-            pool.0.say_shared("the store's address says so");
+            pool.0.log_shared("the store's address sets it");
         }
         pool
     }
@@ -190,7 +190,7 @@ impl Pool {
         self.0.set_socket_options(self.0.host.load(Ordering::Relaxed)).await;
     }
 
-    /// Throws away what is idle, and whatever is in use once it is given back: the server is not the one to talk to.
+    /// Throws away idle connections, and those in use once they are given back: the server is not the one to talk to.
     pub fn renew(&self) {
         self.0.lose(self.0.generation.load(Ordering::Acquire), None);
     }
@@ -215,7 +215,7 @@ impl Pool {
         self.0.closing.notify_waiters();
         let idle = std::mem::take(&mut *lock(&self.0.idle));
         let farewells = idle.into_iter().map(|live| timeout(FAREWELL, live.connection.close()));
-        // Who does not hear it notices the closed socket.
+        // A server that does not receive it notices the closed socket.
         let _ = futures::future::join_all(farewells).await;
     }
 
@@ -283,12 +283,12 @@ impl Pool {
         let first_process = process(&mut first, shared.connect_timeout).await?;
         let sharing = match shared.is_dealt_out(&mut first, &first_process).await {
             Ok(true) => Sharing::PerTransaction,
-            // Whoever gets no second connection has the first one for itself.
+            // A client that gets no second connection has the first one for itself.
             Ok(false) | Err(_) => Sharing::None,
         };
         *lock(&shared.sharing) = Some(sharing);
         if sharing == Sharing::PerTransaction {
-            shared.say_shared("two sessions were given the same process of the server");
+            shared.log_shared("two sessions were given the same process of the server");
         }
         Ok(sharing)
     }
@@ -350,11 +350,11 @@ impl Shared {
         Ok(is_dealt_out)
     }
 
-    fn say_shared(&self, because: &str) {
+    fn log_shared(&self, because: &str) {
         tracing::info!(
             because,
             "a pooler shares the database's connections between transactions: statements are not prepared, limits are \
-             set for each transaction, and changes of profiles are looked for once a second instead of being heard of"
+             set for each transaction, and readers look for changes of profiles once a second instead of being notified"
         );
     }
 
@@ -390,8 +390,8 @@ impl Shared {
         }
     }
 
-    /// A connection of this generation is no longer any good: nor are the others. `error` is what shows that the
-    /// database is away; it is logged once until the database answers again.
+    /// A connection of this generation is no longer any good: nor are the others. `error` shows that the database is
+    /// away; it is logged once until the database answers again.
     fn lose(&self, generation: u64, error: Option<&sqlx::Error>) {
         let next = generation + 1;
         let ended =
@@ -405,7 +405,7 @@ impl Shared {
         let mut lost = lock(&self.lost);
         if lost.is_none() && !self.closed.load(Ordering::Acquire) {
             *lost = Some(Instant::now());
-            tracing::warn!(error = %crate::error::Said::new(error), "lost the connection to the database; connecting again");
+            tracing::warn!(error = %crate::error::DriverMessage::new(error), "lost the connection to the database; connecting again");
         }
     }
 
@@ -421,11 +421,11 @@ impl Shared {
         }
     }
 
-    /// A statement is not known, or known as another one: so the server is not the one that heard it first.
+    /// A statement is not known, or known as another one: so this is not the server that prepared it.
     fn found_shared(&self) {
         let before = lock(&self.sharing).replace(Sharing::PerTransaction);
         if before != Some(Sharing::PerTransaction) {
-            self.say_shared("a prepared statement was not there any more");
+            self.log_shared("a prepared statement was not there any more");
         }
     }
 }

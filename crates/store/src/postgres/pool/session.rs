@@ -34,24 +34,24 @@ impl Session {
             Sharing::PerTransaction => format!("BEGIN; {}", self.pool.0.settings("SET LOCAL")),
         };
         self.in_transaction = true;
-        self.say(begin).await
+        self.run_raw(begin).await
     }
 
-    /// Commits. Whether the transaction took place is known only if the server said so: see [`is_known`].
+    /// Commits. Whether the transaction took place is known only if the server confirmed it: see [`is_known`].
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
-        self.say("COMMIT".to_owned()).await?;
+        self.run_raw("COMMIT".to_owned()).await?;
         self.in_transaction = false;
         Ok(())
     }
 
     /// Undoes the transaction. A connection on which that does not work is closed, which undoes it as well.
     pub async fn roll_back(mut self) {
-        if !self.broken && !self.busy && self.say("ROLLBACK".to_owned()).await.is_ok() {
+        if !self.broken && !self.busy && self.run_raw("ROLLBACK".to_owned()).await.is_ok() {
             self.in_transaction = false;
         }
     }
 
-    async fn say(&mut self, statement: String) -> Result<(), sqlx::Error> {
+    async fn run_raw(&mut self, statement: String) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
     }
 
@@ -93,12 +93,12 @@ impl Drop for Session {
     }
 }
 
-/// What an error is of.
+/// The part that an error condemns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The statement alone: the connection can be used again.
     Statement,
-    /// The connection: it was cut, is silent, or speaks what is not understood.
+    /// The connection: it was cut, is silent, or sends messages that cannot be read.
     Connection,
     /// The server: it answers, and is not the one to write to.
     Server,
@@ -132,8 +132,8 @@ fn fault(error: &sqlx::Error) -> Fault {
     }
 }
 
-/// Whether a failed `COMMIT` surely left nothing behind: the server said that it failed, and goes on. One that is going
-/// may have committed before (so with a standby that confirms, which is no longer waited for).
+/// Whether a failed `COMMIT` surely left nothing behind: the server reported the failure, and goes on. One that is
+/// going may have committed before (so with a standby that confirms, which is no longer waited for).
 pub(in crate::postgres) fn is_known(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(database) => {

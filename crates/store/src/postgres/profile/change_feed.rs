@@ -1,4 +1,4 @@
-//! Changes of profiles, by NOTIFY: committed with the rows, heard by a connection that listens.
+//! Changes of profiles, by NOTIFY: committed with the rows, received by a connection that listens.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::ProfileChange;
-use crate::error::Said;
+use crate::error::DriverMessage;
 use crate::postgres::PostgresStore;
 use crate::postgres::pool::{Pool, Session};
 use crate::profile::CHANGES_MAX;
@@ -18,10 +18,10 @@ use crate::profile::CHANGES_MAX;
 /// The channel of NOTIFY.
 const CHANNEL: &str = "dashi_profile";
 
-/// Least time between two attempts to listen; as long as nobody listens, whoever reads looks again that often.
+/// Least time between two attempts to listen; as long as nobody listens, readers read again that often.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
-/// How often a connection that listens is asked whether it is there: it may hear nothing for days.
+/// How often a listening connection is checked: it may receive nothing for days.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// Notifies everybody who listens, once the transaction is committed.
@@ -49,7 +49,7 @@ fn text(change: &ProfileChange) -> Option<String> {
     }
 }
 
-/// Reads a notification; one that is none of ours is as good as any change.
+/// Reads a notification; one in an unknown form counts as a resync.
 fn change(text: &str) -> ProfileChange {
     let split = |text: &str| {
         let (website, rest) = text.split_at_checked(uuid::fmt::Hyphenated::LENGTH)?;
@@ -67,7 +67,7 @@ fn change(text: &str) -> ProfileChange {
     read().unwrap_or(ProfileChange::Resync)
 }
 
-/// Tells the changes that anybody commits.
+/// The feed of changes that any process commits.
 #[derive(Debug)]
 pub(crate) struct ChangeFeed {
     sender: broadcast::Sender<ProfileChange>,
@@ -80,8 +80,8 @@ impl Default for ChangeFeed {
     }
 }
 
-/// Listens until the pool is closed. Whatever may have been missed in between is told as a resync: once a second where
-/// nobody can listen.
+/// Listens until the pool is closed. After a gap in which notifications may have been lost it sends a resync; where
+/// nobody can listen, it sends one every second.
 async fn listen(pool: Pool, sender: broadcast::Sender<ProfileChange>) {
     let mut failing = false;
     while !pool.is_closed() {
@@ -90,15 +90,15 @@ async fn listen(pool: Pool, sender: broadcast::Sender<ProfileChange>) {
             outcome = listen_once(&pool, &sender, &mut failing) => outcome,
         };
         match outcome {
-            // Again at once: what is committed meanwhile is not heard of.
+            // Again at once: notifications of commits meanwhile are lost.
             Ok(Listened::UntilItWasLost) => continue,
             Ok(Listened::NotAtAll) => {}
             Err(error) => {
                 if !failing {
-                    let error = Said::new(&error);
+                    let error = DriverMessage::new(&error);
                     tracing::warn!(
                         error = %error,
-                        "changes of profiles are not heard of, and looked for instead; trying again"
+                        "cannot listen for changes of profiles; readers look for changes once a second meanwhile; trying again"
                     );
                 }
                 failing = true;

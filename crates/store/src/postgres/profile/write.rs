@@ -13,7 +13,7 @@ use crate::profile::ProfileTables;
 use crate::tables;
 
 impl ProfileTables for Session {
-    /// Website and session of the links that are new. A link that says nothing new is not touched.
+    /// Website and session of the links that are new or older than the stored ones. Other links are not touched.
     async fn write_links(&mut self, rows: &[ProfileLink]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
         if rows.is_empty() {
             return Ok(Vec::new());
@@ -157,11 +157,12 @@ impl ProfileTables for Session {
     async fn write_rows(&mut self, rows: &ProfileRows) -> Result<(), sqlx::Error> {
         let replaced = tables::PROFILE_BASE.table.replacing(&[]);
         let rest = format!("ON CONFLICT (session_id, device, distinct_id, key) DO UPDATE SET {replaced}");
-        insert(self, &tables::PROFILE_BASE, "write_bases", &rows.bases, &rest).await?;
-        insert(self, &tables::PROFILE_WRITE, "write_writes", &rows.writes, "ON CONFLICT DO NOTHING").await?;
+        insert(self, &tables::PROFILE_BASE, None, "write_bases", &rows.bases, &rest).await?;
+        insert(self, &tables::PROFILE_WRITE, None, "write_writes", &rows.writes, "ON CONFLICT DO NOTHING")
+            .await?;
         let replaced = tables::PROFILE_TRAIT.table.replacing(&[]);
         let rest = format!("ON CONFLICT (website_id, distinct_id, key) DO UPDATE SET {replaced}");
-        insert(self, &tables::PROFILE_TRAIT, "write_traits", &rows.traits, &rest).await?;
+        insert(self, &tables::PROFILE_TRAIT, None, "write_traits", &rows.traits, &rest).await?;
         Ok(())
     }
 }

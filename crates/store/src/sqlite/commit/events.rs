@@ -10,7 +10,7 @@ use crate::sqlite::insert::insert;
 use crate::sqlite::parse_uuid;
 use crate::tables;
 
-/// Which of the events the tables hold already.
+/// The events that the tables hold already.
 pub(super) async fn applied(
     connection: &mut SqliteConnection,
     changes: &Changes,

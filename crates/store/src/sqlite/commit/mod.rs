@@ -19,7 +19,7 @@ use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_de
 use self::recordings::{insert_heatmap, insert_recordings};
 use self::sessions::{name_sessions, upsert_session_data, upsert_sessions};
 use super::{SqliteStore, stored, text};
-use crate::error::Said;
+use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
 impl SqliteStore {
@@ -91,13 +91,14 @@ async fn write(
     }
     note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
     let (profiles, changed) = profile::write(&mut *tx, changes).await.map_err(failed)?;
-    tx.commit()
-        .await
-        .map_err(|error| CommitError::Unknown { partition: claim.partition, source: Said::cause(&error) })?;
+    tx.commit().await.map_err(|error| CommitError::Unknown {
+        partition: claim.partition,
+        source: DriverMessage::cause(&error),
+    })?;
     Ok((Committed { profiles }, changed))
 }
 
-/// What a driver's error means for a batch that is not committed yet.
+/// The consequence of a driver's error for a batch that is not committed yet.
 fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
     let partition = claim.partition;
     let refused = match &error {
@@ -108,7 +109,7 @@ fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
         sqlx::Error::Encode(_) => true,
         _ => false,
     };
-    let source = Said::cause(&error);
+    let source = DriverMessage::cause(&error);
     if refused {
         CommitError::Refused { partition, source }
     } else {

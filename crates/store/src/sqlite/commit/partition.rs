@@ -10,6 +10,7 @@ use crate::Claim;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::sqlite::NOW_MS;
 
+/// The guard; [`crate::Store::commit`] has the table of its results. Returns whether the checkpoint moved.
 pub(super) async fn move_checkpoint(
     connection: &mut SqliteConnection,
     claim: &Claim,

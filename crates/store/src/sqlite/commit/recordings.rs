@@ -38,7 +38,7 @@ pub(super) async fn insert_recordings(
     Ok((inserted, indexes))
 }
 
-/// A click that was both recorded and posted counts once, with what the post tells of it.
+/// A click that was both recorded and posted counts once, with the columns of the post.
 pub(super) async fn insert_heatmap(
     connection: &mut SqliteConnection,
     rows: &[HeatmapRow],

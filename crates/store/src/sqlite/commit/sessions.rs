@@ -37,7 +37,7 @@ pub(super) async fn upsert_sessions(
     insert(connection, &tables::SESSION, &new, "").await?;
     for row in known {
         let mut attributes = crate::profile::attributes(there[&row.session_id])?;
-        if attributes.fill_from(row.said()) {
+        if attributes.fill_from(row.reported()) {
             let statement = sqlx::query(
                 "UPDATE session SET browser = ?, os = ?, device = ?, screen = ?, language = ?, country = ?,
                      region = ?, city = ?, distinct_id = ?
@@ -68,7 +68,7 @@ fn bind_attributes<'q>(statement: Statement<'q>, attributes: &SessionAttributes)
         .bind(distinct_id)
 }
 
-/// The last of the distinct ids that were said in a session goes into the session itself.
+/// The last of the distinct ids that identifies named in a session goes into the session itself.
 pub(super) async fn name_sessions(
     connection: &mut SqliteConnection,
     changes: &Changes,

@@ -138,7 +138,7 @@ fn json_rows<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String 
     json
 }
 
-/// Says whether the link is new, or older than it was known to be.
+/// Returns whether the link is new, or older than the stored one.
 async fn write_link(connection: &mut SqliteConnection, link: &ProfileLink) -> Result<bool, sqlx::Error> {
     let written = sqlx::query(
         "INSERT INTO dashi_profile_link (website_id, session_id, distinct_id, kind, first_at)
