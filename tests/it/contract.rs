@@ -268,7 +268,7 @@ const SECTIONS: &[Row] = &[
         &[
             "it::crash::a_commit_that_is_left_at_any_step_is_in_whole_or_not_at_all",
             "it::crash::a_commit_whose_connection_dies_at_any_statement_is_not_in_at_all",
-            "it::store_contract::a_dropped_commit_is_whole_or_not_at_all",
+            "it::store_contract::ownership::a_dropped_commit_is_whole_or_not_at_all",
         ],
         "all rows of an event commit as one",
     ),
@@ -289,8 +289,8 @@ const SECTIONS: &[Row] = &[
             "it::sessions::of_conflicting_identifies_the_last_in_the_log_stays",
             "it::sessions::ten_thousand_identifies_at_once_leave_one_row_per_key",
             "it::sessions::an_identify_before_twenty_page_views_makes_one_session_with_all_its_properties",
-            "it::store_contract::a_property_that_umami_wrote_is_updated_in_place",
-            "it::store_contract::doubled_properties_of_a_session_are_updated_alike",
+            "it::store_contract::properties::a_property_that_umami_wrote_is_updated_in_place",
+            "it::store_contract::properties::doubled_properties_of_a_session_are_updated_alike",
         ],
         "",
     ),
@@ -334,8 +334,8 @@ const SECTIONS: &[Row] = &[
     (
         "15",
         &[
-            "it::store_contract::every_column_is_written_as_it_is",
-            "it::store_contract::nothing_but_the_schema_dashi_is_made",
+            "it::store_contract::rows::every_column_is_written_as_it_is",
+            "it::store_contract::catalogue::nothing_but_the_schema_dashi_is_made",
             "it::any_body::any_body_is_refused_as_documented_or_is_one_whole_event_in_the_tables",
             "store::postgres::address::parameters_of_other_clients_are_heeded",
         ],

@@ -14,7 +14,9 @@ use tokio::sync::Barrier;
 use tokio::sync::broadcast::Receiver;
 use uuid::Uuid;
 
-use super::{NOON_MS, P0, P1, Place, Raw, SOON, WEBSITE, claim, event, id, property, session};
+use super::fixture::{
+    NOON_MS, P0, P1, Raw, SOON, StoreFixture, WEBSITE, claim, event, id, property, session,
+};
 
 /// A send of the session with this number, from a device of its own, `at` milliseconds after noon.
 fn send(session: u128, person: &str, key: &str, text: &str, at: i64) -> TraitSend {
@@ -80,7 +82,7 @@ fn map(entries: &[(&str, &str)]) -> BTreeMap<String, String> {
 }
 
 /// Asserts that a store of the other backend that takes these in one batch, by stamp, has the same rows.
-async fn assert_as_if_in_order(place: &Place, store: &Store, mut all: Changes) {
+async fn assert_as_if_in_order(fixture: &StoreFixture, store: &Store, mut all: Changes) {
     all.sends.sort_by_key(|send| send.stamp);
     let mut links: BTreeMap<_, ProfileLink> = BTreeMap::new();
     for link in all.links {
@@ -89,7 +91,7 @@ async fn assert_as_if_in_order(place: &Place, store: &Store, mut all: Changes) {
         first.first_ms = first.first_ms.min(link.first_ms);
     }
     all.links = links.into_values().collect();
-    let other = place.of_the_other_backend().await;
+    let other = fixture.of_the_other_backend().await;
     let in_order = other.migrated().await;
     commit_to(&in_order, P0, &all).await;
     let compared = compare(store, &in_order).await.unwrap();
@@ -98,13 +100,13 @@ async fn assert_as_if_in_order(place: &Place, store: &Store, mut all: Changes) {
 
 /// Writers of several partitions meet at the same people, each in another order, some of whom are new, some named by
 /// a link alone, some known from later events only, as in a replay.
-pub(super) async fn writers_of_one_person_neither_block_each_other_nor_lose_anything(place: Place) {
+pub(super) async fn writers_of_one_person_neither_block_each_other_nor_lose_anything(fixture: StoreFixture) {
     const PARTITIONS: u32 = 4;
     const ROUNDS: i64 = 25;
     const PEOPLE: u128 = 40;
-    let mut stores = vec![place.migrated().await];
+    let mut stores = vec![fixture.migrated().await];
     for _ in 1..PARTITIONS {
-        stores.push(place.open().await);
+        stores.push(fixture.open().await);
     }
     let barrier = Arc::new(Barrier::new(PARTITIONS as usize));
     let writers: Vec<_> = (0..PARTITIONS)
@@ -155,7 +157,7 @@ pub(super) async fn writers_of_one_person_neither_block_each_other_nor_lose_anyt
     for (person, expected) in people {
         assert_eq!(traits(&stores[0], person).await, expected, "{person}");
     }
-    assert_as_if_in_order(&place, &stores[0], all).await;
+    assert_as_if_in_order(&fixture, &stores[0], all).await;
 }
 
 /// One partition's part of a round. Partitions lag behind each other, so some see people earlier who are there already.
@@ -188,8 +190,8 @@ const TABLES: [&str; 5] = ["profile", "profile_trait", "profile_write", "profile
 struct Touched(Raw);
 
 impl Touched {
-    async fn watch(place: &Place) -> Self {
-        let mut raw = place.raw().await;
+    async fn watch(fixture: &StoreFixture) -> Self {
+        let mut raw = fixture.raw().await;
         if matches!(raw, Raw::Sqlite(_)) {
             raw.execute("CREATE TABLE touched (what text)").await;
             for table in TABLES {
@@ -221,9 +223,9 @@ impl Touched {
     }
 }
 
-pub(super) async fn a_repeated_send_touches_no_row(place: Place) {
-    let store = place.migrated().await;
-    let mut touched = Touched::watch(&place).await;
+pub(super) async fn a_repeated_send_touches_no_row(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let mut touched = Touched::watch(&fixture).await;
     let nothing = touched.state().await;
     let snapshot = |at: i64| Changes {
         links: vec![
@@ -260,8 +262,8 @@ pub(super) async fn a_repeated_send_touches_no_row(place: Place) {
     assert_eq!(profile(&store, "ada").await.version, version);
 }
 
-pub(super) async fn a_late_send_settles_where_it_belongs(place: Place) {
-    let store = place.migrated().await;
+pub(super) async fn a_late_send_settles_where_it_belongs(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
     let mut all = Vec::new();
     let mut commit = async |partition, send: TraitSend| {
         all.push(send.clone());
@@ -283,11 +285,11 @@ pub(super) async fn a_late_send_settles_where_it_belongs(place: Place) {
     assert_eq!((settled.changed, settled.changed_by, settled.last), (stamp(31, 35), id(31), stamp(1, 40)));
     commit(P1, send(31, "ada", "name", "fifth", 50)).await;
     assert_eq!(traits(&store, "ada").await, map(&[("name", "fifth")]));
-    assert_as_if_in_order(&place, &store, sending(all)).await;
+    assert_as_if_in_order(&fixture, &store, sending(all)).await;
 }
 
-pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(place: Place) {
-    let store = place.migrated().await;
+pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
     let deletion = |session, at| TraitSend { value: None, ..send(session, "ada", "name", "", at) };
     commit_to(&store, P0, &sending([send(1, "ada", "name", "Ada", 10), send(1, "ada", "colour", "red", 10)]))
         .await;
@@ -311,8 +313,10 @@ pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(place
 }
 
 /// A row that names a version is decided by what was true then, once all of it is there.
-pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_one_arrives(place: Place) {
-    let store = place.migrated().await;
+pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_one_arrives(
+    fixture: StoreFixture,
+) {
+    let store = fixture.migrated().await;
     let naming = |session, text: &str, at, base| TraitSend {
         base: Some(base),
         ..send(session, "ada", "name", text, at)
@@ -338,7 +342,7 @@ pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_on
     let settled = profile(&store, "ada").await.traits.remove(0).settled;
     assert!(settled.conditional);
     assert_eq!((settled.changed, settled.last), (stamp(1, 40), stamp(31, 60)));
-    assert_as_if_in_order(&place, &store, sending(all)).await;
+    assert_as_if_in_order(&fixture, &store, sending(all)).await;
 }
 
 /// The next change that is told; the first of a new listener, and of one that was cut off, is a resync.
@@ -354,15 +358,15 @@ fn of_session(number: u128) -> ProfileChange {
     ProfileChange::Session { website_id: id(WEBSITE), session_id: id(number) }
 }
 
-pub(super) async fn changes_of_profiles_are_told_once_they_are_committed(place: Place) {
-    let store = place.migrated().await;
+pub(super) async fn changes_of_profiles_are_told_once_they_are_committed(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
     // On PostgreSQL any process hears of it.
-    let listening = match &place {
-        Place::Sqlite(_) => store.clone(),
-        Place::Postgres(_) => place.open().await,
+    let listening = match &fixture {
+        StoreFixture::Sqlite(_) => store.clone(),
+        StoreFixture::Postgres(_) => fixture.open().await,
     };
     let mut changes = listening.profile_changes();
-    if let Place::Postgres(_) = &place {
+    if let StoreFixture::Postgres(_) = &fixture {
         assert_eq!(told(&mut changes).await, ProfileChange::Resync);
     }
     commit_to(&store, P0, &sending([send(1, "ada", "name", "Ada", 1), send(1, "ada", "x", "y", 1)])).await;
@@ -389,12 +393,12 @@ pub(super) async fn changes_of_profiles_are_told_once_they_are_committed(place: 
     assert!(silence.is_err(), "{silence:?}");
 }
 
-pub(super) async fn a_listener_that_is_cut_off_looks_at_everything_again(place: Place) {
-    let store = place.migrated().await;
-    let listening = place.open().await;
+pub(super) async fn a_listener_that_is_cut_off_looks_at_everything_again(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let listening = fixture.open().await;
     let mut changes = listening.profile_changes();
     assert_eq!(told(&mut changes).await, ProfileChange::Resync);
-    let mut raw = place.raw().await;
+    let mut raw = fixture.raw().await;
     for round in 1..=3 {
         let killed = raw
             .strings(
@@ -417,7 +421,7 @@ pub(super) async fn a_listener_that_is_cut_off_looks_at_everything_again(place: 
 
 /// Reads a list page by page and as a whole: no row is missing, none is there twice, whatever the size of a page.
 macro_rules! assert_pages {
-    ($whole:expr, $first:expr, |$after:ident, $limit:ident| $page:expr, |$last:ident| $place:expr) => {{
+    ($whole:expr, $first:expr, |$after:ident, $limit:ident| $page:expr, |$last:ident| $fixture:expr) => {{
         let whole = $whole;
         for $limit in 1..=whole.len() as u32 + 1 {
             let mut paged = Vec::new();
@@ -426,7 +430,7 @@ macro_rules! assert_pages {
                 let page = $page.await.unwrap();
                 assert!(page.len() <= $limit as usize);
                 let Some($last) = page.last() else { break };
-                $after = $place;
+                $after = $fixture;
                 paged.extend(page.clone());
                 assert!(paged.len() <= whole.len(), "pages of {}: {paged:#?}", $limit);
             }
@@ -435,8 +439,8 @@ macro_rules! assert_pages {
     }};
 }
 
-pub(super) async fn lists_of_people_sessions_and_events_are_read_in_pages(place: Place) {
-    let store = place.migrated().await;
+pub(super) async fn lists_of_people_sessions_and_events_are_read_in_pages(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
     let people = ["Ada", "ada", "ada lovelace", "bob", "b%b", "b_b", "z\u{1F600}", "Łukasz"];
     let mut changes = Changes::default();
     for (n, person) in (0_i64..).zip(people) {

@@ -1,0 +1,329 @@
+//! Claims, epochs and commits: who may write, and from where.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use dashi_domain::fold::Changes;
+use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset};
+use dashi_domain::rows::DeadLetter;
+use dashi_store::{Claim, ClaimError, CommitError, ErrorNote, StoreError};
+use integration_tests::{PostgresServer, eventually};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::fixture::{
+    P0, P1, Raw, SOON, StoreFixture, at, claim, commit, log, open_postgres, page_views, property,
+};
+use super::rows::full_changes;
+
+pub(super) async fn every_claim_has_a_higher_epoch(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    for number in 1..=3 {
+        let claim = store.claim(&log(), P0, "x").await.unwrap();
+        assert_eq!((claim.epoch, claim.resume_from), (Epoch::new(number), Checkpoint::START));
+        assert_eq!((claim.log, claim.partition), (log(), P0));
+    }
+    // Each partition of each log has its own.
+    assert_eq!(claim(&store, P1).await.epoch, Epoch::new(1));
+    assert_eq!(store.claim(&LogId::new("another"), P0, "x").await.unwrap().epoch, Epoch::new(1));
+    commit(&store, &page_views([1, 2])).await;
+    let next = claim(&store, P0).await;
+    assert_eq!((next.epoch, next.resume_from), (Epoch::new(5), at(1)));
+    // Many at once, each with its own.
+    let claims: Vec<_> = (0..20)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.claim(&log(), P0, "x").await.unwrap().epoch.number() })
+        })
+        .collect();
+    let mut epochs = BTreeSet::new();
+    for claim in claims {
+        epochs.insert(claim.await.unwrap());
+    }
+    assert_eq!(epochs, (6..26).collect());
+}
+
+pub(super) async fn a_stale_epoch_is_fenced_and_changes_nothing(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let stale = claim(&store, P0).await;
+    store.commit(&stale, at(0), at(10), &page_views([4_000])).await.unwrap();
+    let current = claim(&fixture.open().await, P0).await;
+    let before = fixture.dump().await;
+    let full = full_changes();
+    for (from, to) in [(10, 20), (0, 10), (10, 11)] {
+        match store.commit(&stale, at(from), at(to), &full).await {
+            Err(CommitError::Fenced { partition, held, current }) => {
+                assert_eq!((partition, held, current), (P0, Epoch::new(1), Epoch::new(2)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    match store.resume(&stale).await {
+        Err(ClaimError::Fenced { partition, held, current }) => {
+            assert_eq!((partition, held, current), (P0, Epoch::new(1), Epoch::new(2)));
+        }
+        other => panic!("{other:?}"),
+    }
+    // Nor an epoch that was never given.
+    let invented = Claim { epoch: Epoch::new(9), ..stale };
+    let fenced = store.commit(&invented, at(10), at(20), &full).await;
+    assert!(matches!(fenced, Err(CommitError::Fenced { .. })), "{fenced:?}");
+    assert_eq!(fixture.dump().await, before);
+    assert_eq!(current.resume_from, at(10));
+    store.commit(&current, at(10), at(20), &full).await.unwrap();
+}
+
+/// The old owner commits as fast as it can while the new one claims: what the claim says must stay true.
+pub(super) async fn no_commit_of_an_older_epoch_comes_after_a_claim(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let other = fixture.open().await;
+    let mut n = 0;
+    for _ in 0..10 {
+        let old = claim(&store, P0).await;
+        let writer = tokio::spawn({
+            let (store, first) = (store.clone(), n);
+            async move {
+                let (mut at_, mut n) = (old.resume_from, first);
+                loop {
+                    let to = Checkpoint::after(at_.offset());
+                    match store.commit(&old, at_, to, &page_views([n])).await {
+                        Ok(_) => (at_, n) = (to, n + 1),
+                        Err(CommitError::Fenced { .. }) => return (at_, n),
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            }
+        });
+        eventually(SOON, "the old owner is at work", async || {
+            other.partitions().await.unwrap()[0].checkpoint.offset().number() >= n as u64 + 3
+        })
+        .await;
+        let new = claim(&other, P0).await;
+        let (stands, next) =
+            tokio::time::timeout(SOON, writer).await.expect("the old owner is told").unwrap();
+        assert_eq!(new.resume_from, stands);
+        assert_eq!(other.resume(&new).await.unwrap(), stands);
+        assert_eq!(fixture.raw().await.count("website_event").await as u128, next);
+        n = next;
+    }
+}
+
+pub(super) async fn a_misplaced_batch_is_refused_and_told_where_to_go_on(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(10), &page_views([1])).await.unwrap();
+    let before = fixture.dump().await;
+    for (from, to) in [(0, 5), (9, 20), (11, 20), (20, 30)] {
+        match store.commit(&claim, at(from), at(to), &page_views([2])).await {
+            Err(CommitError::Misplaced { partition, start, stored }) => {
+                assert_eq!((partition, start, stored), (P0, at(from), at(10)));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fixture.dump().await, before);
+    assert_eq!(store.resume(&claim).await.unwrap(), at(10));
+    store.commit(&claim, at(10), at(20), &page_views([2])).await.unwrap();
+}
+
+pub(super) async fn a_repeated_commit_changes_nothing(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    let full = full_changes();
+    store.commit(&claim, at(0), at(10), &full).await.unwrap();
+    let before = fixture.dump().await;
+    for _ in 0..2 {
+        match store.commit(&claim, at(0), at(10), &full).await {
+            Err(CommitError::Misplaced { stored, .. }) => assert_eq!(stored, at(10)),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(fixture.dump().await, before);
+}
+
+pub(super) async fn a_dropped_commit_is_whole_or_not_at_all(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    let mut raw = fixture.raw().await;
+    let checkpoint = if matches!(raw, Raw::Postgres(_)) { "dashi.checkpoint" } else { "dashi_checkpoint" };
+    let both = format!("SELECT checkpoint || '/' || (SELECT count(*) FROM website_event) FROM {checkpoint}");
+    let (mut stands, mut dropped) = (0, 0);
+    for round in 0..200_u64 {
+        let changes = page_views((0..20).map(|n| u128::from(stands * 20 + n)));
+        // In looks, not in time: the first commits are dropped at their first steps, the last ones never.
+        let patience = async {
+            for _ in 0..round * round / 4 {
+                tokio::task::yield_now().await;
+            }
+            if round > 180 {
+                std::future::pending::<()>().await;
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = store.commit(&claim, at(stands), at(stands + 1), &changes) => Some(outcome),
+            () = patience => None,
+        };
+        stands = match outcome {
+            Some(Ok(_)) => stands + 1,
+            // What the server had in hand when its client went away ended a moment after that one had asked.
+            Some(Err(CommitError::Misplaced { stored, .. })) => stored.offset().number(),
+            Some(Err(error)) => panic!("{error:?}"),
+            None => {
+                dropped += 1;
+                store.resume(&claim).await.unwrap().offset().number()
+            }
+        };
+        let found = raw.strings(&both).await.remove(0);
+        let (checkpoint, rows) = found.split_once('/').unwrap();
+        assert_eq!(rows.parse::<u64>().unwrap(), checkpoint.parse::<u64>().unwrap() * 20);
+    }
+    assert!(dropped > 0 && stands > 0, "{dropped} dropped, {stands} committed: the test shows nothing");
+}
+
+pub(super) async fn errors_are_noted_for_their_owner_only(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let stale = claim(&store, P0).await;
+    let current = claim(&store, P0).await;
+    let note = |text| ErrorNote { kind: "beyond", text, at_ms: 1_700_000_000_123, is_over: false };
+    store.note_error(&current, &note("it broke\0")).await.unwrap();
+    store.note_error(&stale, &note("too late")).await.unwrap();
+    let state = store.partitions().await.unwrap().remove(0);
+    assert!(state.last_error.as_deref().is_some_and(|error| error.starts_with("it broke")), "{state:?}");
+    assert_eq!(state.last_error_kind.as_deref(), Some("beyond"));
+    assert_eq!((state.last_error_at_ms, state.last_error_over_at_ms), (Some(1_700_000_000_123), None));
+    // Whoever claims next learns that it is not over, and only they say that it is.
+    let next = claim(&store, P0).await;
+    assert!(next.has_open_error && !current.has_open_error);
+    store.note_over(&current).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, None);
+    store.note_over(&next).await.unwrap();
+    let over = store.partitions().await.unwrap().remove(0);
+    assert!((over.last_error_over_at_ms.unwrap() - over.updated_at_ms).abs() < 60_000, "{over:?}");
+    assert!(!claim(&store, P0).await.has_open_error);
+}
+
+pub(super) async fn an_error_is_over_when_the_checkpoint_moves(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(1), &Changes::default()).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, None, "nothing went wrong");
+    let note = ErrorNote { kind: "waiting_for_store", text: "it broke", at_ms: 5, is_over: false };
+    store.note_error(&claim, &note).await.unwrap();
+    // What went wrong last stays to be read.
+    store.commit(&claim, at(1), at(2), &Changes::default()).await.unwrap();
+    let moved = store.partitions().await.unwrap().remove(0);
+    assert_eq!((moved.last_error.as_deref(), moved.last_error_at_ms), (Some("it broke"), Some(5)));
+    let over = moved.last_error_over_at_ms.expect("it is over");
+    assert!((over - moved.updated_at_ms).abs() < 60_000, "{moved:?}");
+    // It is over since then, not since the last commit.
+    store.commit(&claim, at(2), at(3), &Changes::default()).await.unwrap();
+    assert_eq!(store.partitions().await.unwrap().remove(0).last_error_over_at_ms, Some(over));
+}
+
+pub(super) async fn a_replay_claims_only_what_no_live_projector_has_claimed(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let replayed = store.claim_for_replay(&log(), P0, "a replay").await.unwrap();
+    assert_eq!((replayed.epoch, replayed.resume_from), (Epoch::new(1), at(0)));
+    store.commit(&replayed, at(0), at(7), &Changes::default()).await.unwrap();
+    // Interrupted, it goes on.
+    let again = store.claim_for_replay(&log(), P0, "the replay again").await.unwrap();
+    assert_eq!((again.epoch, again.resume_from), (Epoch::new(2), at(7)));
+    assert!(store.partitions().await.unwrap().iter().all(|state| !state.is_live));
+    // A live projector takes over where it stands, also of a replay that runs.
+    let live = store.claim(&log(), P0, "somebody live").await.unwrap();
+    assert_eq!((live.epoch, live.resume_from), (Epoch::new(3), at(7)));
+    let fenced = store.commit(&again, at(7), at(8), &Changes::default()).await;
+    assert!(matches!(fenced, Err(CommitError::Fenced { .. })), "{fenced:?}");
+    // From then on no replay claims anything of this store, of whichever partition or log, and nobody is fenced.
+    let states = store.partitions().await.unwrap();
+    for (log, partition) in [(log(), P0), (log(), P1), (LogId::new("another"), P0)] {
+        let refused = store.claim_for_replay(&log, partition, "a replay").await;
+        let Err(ClaimError::Live { partition: P0, owner }) = refused else { panic!("{refused:?}") };
+        assert_eq!(owner, "somebody live");
+    }
+    assert_eq!(store.partitions().await.unwrap(), states);
+    store.commit(&live, at(7), at(8), &Changes::default()).await.unwrap();
+}
+
+pub(super) async fn a_batch_for_a_locked_file_is_not_written_within_a_bounded_time(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    let mut raw = fixture.raw().await;
+    let before = fixture.dump().await;
+    raw.execute("BEGIN IMMEDIATE").await;
+    let start = Instant::now();
+    let refused = store.commit(&claim, at(0), at(1), &full_changes()).await;
+    assert!(matches!(refused, Err(CommitError::NotWritten { partition: P0, .. })), "{refused:?}");
+    assert!(start.elapsed() < SOON, "it waits a bounded time");
+    assert_eq!(store.resume(&claim).await.unwrap(), at(0));
+    raw.execute("COMMIT").await;
+    assert_eq!(fixture.dump().await, before);
+    store.commit(&claim, at(0), at(1), &full_changes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+pub(super) async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_resume_tells() {
+    let mut server = PostgresServer::start().await;
+    server.create_database("dashi").await;
+    let url = server.url("dashi");
+    let store = open_postgres(&url);
+    store.migrate().await.unwrap();
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(1), &page_views([1])).await.unwrap();
+    // Each lock stops the commit at another of its steps.
+    for (n, table) in
+        ["dashi.checkpoint", "website_event", "session_data", "dashi.dead_letter"].into_iter().enumerate()
+    {
+        let stands = n as u64 + 1;
+        let mut other = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")))
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let mut changes = page_views([100 + n as u128]);
+        changes.session_data = vec![property(n as u128, 7, table, "1")];
+        let letter = DeadLetter { offset: Offset::new(stands), reason: "r".to_owned(), value: Vec::new() };
+        changes.dead_letters = vec![letter];
+        let commit = tokio::spawn({
+            let (store, claim, changes) = (store.clone(), claim.clone(), changes.clone());
+            async move { store.commit(&claim, at(stands), at(stands + 1), &changes).await }
+        });
+        eventually(SOON, "the commit waits for the lock", async || {
+            let mut onlooker = PgConnection::connect(&url).await?;
+            sqlx::query_scalar::<_, bool>(
+                "SELECT EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock')",
+            )
+            .fetch_one(&mut onlooker)
+            .await
+        })
+        .await;
+        server.stop_immediate().await;
+        let cut = tokio::time::timeout(SOON, commit).await.unwrap().unwrap();
+        assert!(matches!(cut, Err(CommitError::NotWritten { .. })), "at {table}: {cut:?}");
+        let away = store.resume(&claim).await;
+        assert!(matches!(away, Err(ClaimError::Store(StoreError::Away { .. }))), "{away:?}");
+        assert!(store.ping().await.is_err());
+        server.start_again().await;
+        let mut told = None;
+        eventually(SOON, "the store answers again", async || {
+            told = Some(store.resume(&claim).await?);
+            Ok::<_, ClaimError>(())
+        })
+        .await;
+        assert_eq!(told, Some(at(stands)));
+        eventually(SOON, "the batch is in", async || {
+            match store.commit(&claim, at(stands), at(stands + 1), &changes).await {
+                Err(CommitError::NotWritten { source, .. }) => Err(source.to_string()),
+                other => {
+                    other.unwrap();
+                    Ok(())
+                }
+            }
+        })
+        .await;
+    }
+    let mut raw = Raw::Postgres(PgConnection::connect(&url).await.unwrap());
+    assert_eq!(raw.count("website_event").await, 5);
+    assert_eq!(raw.count("session_data").await, 4);
+    assert_eq!(raw.count("dashi.dead_letter").await, 4);
+}
