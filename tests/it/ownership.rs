@@ -327,7 +327,7 @@ async fn an_embedded_log_has_one_projector() {
     first.dashi.kill9();
     assert_eq!(second.dashi.terminate().await, Some(0));
     let mut third = deployment.start("serve").ready().await;
-    assert_eq!(projects(&third).await, "ok");
+    eventually(SOON, "its projector has started", async || projects(&third).await == "ok").await;
     assert_eq!(ledger.send(&third.authority, &[]).await.unwrap().status, 200);
     ledger.check().await;
     assert_eq!(third.dashi.terminate().await, Some(0));
