@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use bytes::{Bytes, BytesMut};
@@ -154,11 +155,14 @@ fn failure(error: &axum::Error) -> Rejection {
     Rejection::ClientGone
 }
 
+/// How long a client whose body is refused may pause before it is answered: it may be waiting for the answer.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// Reads so many more bytes at most and keeps nothing. A client that still sends when its connection is closed may lose
 /// the answer; so only a client whose body is more than twice as large as it may be loses it.
 async fn discard(mut body: Body, bytes: usize) {
     let mut left = bytes;
-    while let Some(Ok(frame)) = body.frame().await {
+    while let Ok(Some(Ok(frame))) = tokio::time::timeout(PAUSE_MAX, body.frame()).await {
         match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
             Some(less) => left = less,
             None => return,

@@ -60,6 +60,14 @@ async fn a_client_that_sends_up_to_twice_the_bound_reads_its_refusal() {
         let answer = running.post("/api/send", vec![b' '; 19 << 20], &[]).await;
         assert_answer(&answer, 413, TOO_LARGE_ANSWER, "19 MiB");
     }
+    // One that says how much it would send, and waits, is refused and not timed out.
+    for declared in ["20000000", "1000000000000000"] {
+        let head = format!("POST /api/send HTTP/1.1\r\nhost: a\r\ncontent-length: {declared}\r\n\r\n{{}}");
+        let began = Instant::now();
+        let answer = running.raw(head.as_bytes(), SILENCE).await;
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{declared}: {answer}");
+        assert!(began.elapsed() < SILENCE, "{declared}: it took {:?}", began.elapsed());
+    }
     // Beyond that, what is left is not read.
     let head = format!("POST /api/send HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n", 1_u64 << 40);
     let endless = [head.as_bytes(), &vec![b' '; 22 << 20]].concat();
