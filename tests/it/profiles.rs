@@ -18,6 +18,7 @@ on_both_setups!(
     two_people_on_one_device_with_sessions_per_device_stay_two,
     a_journey_before_and_after_signing_in_is_one_with_shared_sessions,
     a_journey_before_and_after_signing_in_is_one_with_sessions_per_device,
+    of_a_batch_of_identifies_the_last_one_of_each_person_wins,
 );
 
 /// What is promised of a stream.
@@ -84,6 +85,29 @@ impl Device {
     async fn identify(self, running: &Running, person: &str, data: &Value) -> Answered {
         self.send(running, "identify", &json!({ "id": person, "data": data })).await
     }
+}
+
+/// All of a batch arrive at once, and the ids that clients name are in no order: an earlier one won, now and then.
+async fn of_a_batch_of_identifies_the_last_one_of_each_person_wins(setup: Setup) {
+    let (running, reader) = Sessions::Shared.start(setup).await;
+    let identify = |n: usize| {
+        let person = if n.is_multiple_of(2) { "ada" } else { "grace" };
+        let payload = json!({ "id": person, "messageId": format!("message {n}"), "data": { "n": n, format!("k{n}"): n } });
+        submission("identify", &payload)
+    };
+    let batch: Vec<_> = (0..40).map(identify).collect();
+    let answer = running.post("/api/batch", json!(batch).to_string(), &[("user-agent", AGENT)]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    running.applied(40).await;
+    for (person, last) in [("ada", 38), ("grace", 39)] {
+        let (_, traits) = reader.person(person).await;
+        assert_eq!(
+            (&traits["n"], traits.as_object().unwrap().len()),
+            (&json!(last), 21),
+            "{person}: {traits}"
+        );
+    }
+    running.assert_replay_gives_the_same_rows().await;
 }
 
 /// All that is sent so far is applied, whatever it is.

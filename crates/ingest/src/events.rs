@@ -1,8 +1,12 @@
 //! `POST /api/send` and `POST /api/batch`: one event, or several in one request.
 
+use std::collections::HashMap;
+
 use axum::response::Response;
 use dashi_domain::schema::SchemaError;
-use dashi_domain::submission::{BATCH_ERRORS_MAX, SchemaRules, SourceKind, Submission, parse_batch};
+use dashi_domain::submission::{
+    BATCH_ERRORS_MAX, SchemaRules, SourceKind, Submission, SubmissionKind, parse_batch,
+};
 use dashi_domain::token::TokenClaims;
 use dashi_http::answer::json;
 use http::StatusCode;
@@ -74,18 +78,20 @@ struct Deciding<'r> {
     claims: Option<TokenClaims>,
     /// Websites that have to be looked up first.
     unknown: Vec<Uuid>,
+    /// How many identifies of a person came before in the request.
+    identifies: HashMap<(Uuid, String), i64>,
 }
 
 impl<'r> Deciding<'r> {
     fn new(posted: &'r Posted<'r>) -> Self {
         let rules = &posted.collector.rules;
         let claims = rules.claims(posted.client, posted.now.ms);
-        Self { posted, schema: rules.schema(), claims, unknown: Vec::new() }
+        Self { posted, schema: rules.schema(), claims, unknown: Vec::new(), identifies: HashMap::new() }
     }
 
     /// Decides a submission. If its website has to be looked up first, that is noted and the decision is not used.
     fn decide(&mut self, submission: Submission<'_>, index: Option<usize>) -> Decision {
-        let Posted { collector, client, now, websites, .. } = self.posted;
+        let Posted { collector, client, websites, .. } = self.posted;
         if let Some(website) = website_to_look_up(&submission, self.claims.as_ref()) {
             match websites.get(website) {
                 Some(Found::Yes(_)) => {}
@@ -101,7 +107,22 @@ impl<'r> Deciding<'r> {
         let is_website = source.kind == SourceKind::Website;
         let website = is_website.then(|| collector.sources.listed_website(source.id)).flatten();
         let blocked = website.as_ref().map(|website| &website.blocked);
-        decide(&collector.rules, blocked, client, self.claims.as_ref(), submission, index, now.ms)
+        let received_at_ms = self.received_at_ms(&submission, index);
+        decide(&collector.rules, blocked, client, self.claims.as_ref(), submission, index, received_at_ms)
+    }
+
+    /// When a submission counts as received. A person's writes are ordered by arrival and then by event id, and ids that
+    /// clients give are in no order. So in a batch each identify of a person counts as received a millisecond after the one
+    /// before, and the last one wins.
+    fn received_at_ms(&mut self, submission: &Submission<'_>, index: Option<usize>) -> i64 {
+        let now_ms = self.posted.now.ms;
+        let payload = &submission.payload;
+        let (Some(id), Some(_), SubmissionKind::Identify) = (&payload.id, index, submission.kind) else {
+            return now_ms;
+        };
+        let before = self.identifies.entry((payload.source.id, id.to_string())).or_default();
+        *before += 1;
+        now_ms + *before - 1
     }
 
     /// Counts a submission whose type is not known, kept or refused.
