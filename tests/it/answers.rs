@@ -1,4 +1,4 @@
-//! What clients are answered, to the byte, and that a refusal leaves nothing in the log.
+//! The answers that clients get, to the byte, and that a refusal leaves nothing in the log.
 
 mod addresses;
 mod bad_input;

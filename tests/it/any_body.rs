@@ -52,7 +52,7 @@ const WIDTHS: &[(&str, usize)] = &[
     ("currency", 10),
 ];
 
-/// What one body was answered with.
+/// The answer to one body.
 #[derive(Debug, PartialEq)]
 enum Answered {
     /// The session and the visit.

@@ -22,7 +22,7 @@ fn drawn() -> Edges {
         .collect()
 }
 
-/// What `cargo metadata` says, for all kinds of dependencies.
+/// The edges of `cargo metadata`, for all kinds of dependencies.
 fn actual() -> Edges {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])

@@ -1,4 +1,4 @@
-//! What operators type: what they are told, and the exit codes that scripts rely on.
+//! The commands that operators type: their output, and the exit codes that scripts rely on.
 
 use std::collections::HashSet;
 use std::fs;
@@ -259,7 +259,7 @@ async fn a_secret_of_its_own_is_kept_beside_the_log_for_its_owner_alone() {
     assert_eq!(fs::read_to_string(&path).unwrap(), secret);
     let second = running.accept("event", &payload).await;
     assert_eq!(second["sessionId"], first["sessionId"], "the same visitor after a restart");
-    assert!(!running.dashi().logs().contains(&secret), "a secret is not told");
+    assert!(!running.dashi().logs().contains(&secret), "a secret is not logged");
     let other = Setup::Embedded.start(&[("APP_SECRET", "")]).await;
     assert_ne!(other.accept("event", &payload).await["sessionId"], first["sessionId"]);
 }

@@ -1,4 +1,4 @@
-//! What clients other than the tracker send.
+//! Requests of clients other than the tracker.
 
 use integration_tests::setup::WEBSITE;
 use integration_tests::{Setup, http, on_both_setups};

@@ -156,7 +156,7 @@ async fn a_copy_in_another_partition_of_a_topic_that_grew_changes_nothing() {
         assert_eq!(count, of_visitor * VISITORS as i64, "{table}");
     }
     assert_eq!(running.complaints(), [""; 0]);
-    // Which copy comes first in a replay is not told by the log, and profiles remember when an event arrived: the limit
+    // The log does not record which copy comes first in a replay, and profiles remember when an event arrived: the limit
     // that `domain::profile` states of topics that grew.
     running.assert_replay_gives_the_same_rows_but(|table| table.starts_with("profile")).await;
 }

@@ -1,4 +1,4 @@
-//! What if the process dies between any two steps? Everything that was acknowledged is in the tables once, and nothing
+//! The process dies between any two steps. Everything that was acknowledged is in the tables once, and nothing
 //! else is.
 
 use std::collections::HashSet;

@@ -1,4 +1,4 @@
-//! What the dashboard reads adds up: its questions (docs/umami-contract.md §16), in SQL of our own, against a
+//! The numbers that the dashboard reads add up: its questions (docs/umami-contract.md §16), in SQL of our own, against a
 //! plain count of what was sent and answered.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -105,7 +105,7 @@ async fn visitor(authority: String, seed: u64, base_ms: i64) -> Vec<Sent> {
             (agent, browser, device) = random.of(&AGENTS);
         }
         if random.one_in(4) {
-            // A page was loaded anew.
+            // A page was loaded again.
             token.clear();
         }
         at_ms += random.below(1_500) as i64 * 1_000;
@@ -157,7 +157,7 @@ async fn visitor(authority: String, seed: u64, base_ms: i64) -> Vec<Sent> {
     sent
 }
 
-/// What a session is shown as: as it was first seen, filled by what was seen later.
+/// A session as it is shown: as it was first seen, filled by later events.
 #[derive(Debug, Clone, Default)]
 struct Shown {
     browser: &'static str,
@@ -229,7 +229,7 @@ impl Span {
     }
 }
 
-/// What a query gives, whose rows are a text and a number.
+/// The result of a query whose rows are a text and a number.
 async fn groups(running: &Running, key: &str, count: &str, rest: &str) -> BTreeMap<String, i64> {
     let query = format!("SELECT coalesce(CAST({key} AS TEXT), '') || '=' || CAST({count} AS TEXT) {rest}");
     let texts = running.texts(&query).await;
@@ -344,7 +344,7 @@ async fn assert_visits(running: &Running, reference: &Reference<'_>, span: Span)
     }
 }
 
-/// What events and sessions are known to have, and what they earned.
+/// The known attributes of events and sessions, and their revenue.
 async fn assert_properties(running: &Running, reference: &Reference<'_>, all: &[Sent], span: Span) {
     let events = span.sql(running, "e");
     // Both tables are restricted to the span.

@@ -212,9 +212,9 @@ async fn a_database_that_comes_changes_and_breaks_is_followed() {
     assert_places(&running, &[(&[("x-real-ip", LONDON)], "", NOWHERE), (&[], LONDON, NOWHERE)]).await;
     // It is looked for every second.
     eventually(SOON, "some looks are over", async || began.elapsed() > Duration::from_millis(3_500)).await;
-    let told = warnings(&running);
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("later.mmdb") && told[0].contains("proxies' headers only"), "{told:?}");
+    let shown = warnings(&running);
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].contains("later.mmdb") && shown[0].contains("proxies' headers only"), "{shown:?}");
 
     let with = |country: &str| location_database(&[("2.125.160.216/29", place(country, &[], "Boxford"))]);
     replace(&path, &with("GB"));
@@ -228,13 +228,13 @@ async fn a_database_that_comes_changes_and_breaks_is_followed() {
     for damaged in [&whole[..whole.len() / 2], b"no database"] {
         let before = Instant::now();
         replace(&path, damaged);
-        eventually(SOON, "the damage is told", async || warnings(&running).len() == 2).await;
+        eventually(SOON, "the damage is logged", async || warnings(&running).len() == 2).await;
         eventually(SOON, "some looks are over", async || before.elapsed() > Duration::from_millis(2_500))
             .await;
         eventually_at(&running, "IE").await;
     }
-    let told = warnings(&running);
-    assert!(told.len() == 2 && told[1].contains("its last good version stays in use"), "{told:?}");
+    let shown = warnings(&running);
+    assert!(shown.len() == 2 && shown[1].contains("its last good version stays in use"), "{shown:?}");
     std::fs::remove_file(&path).unwrap();
     let removed = Instant::now();
     eventually(SOON, "some looks are over", async || removed.elapsed() > Duration::from_millis(2_500)).await;

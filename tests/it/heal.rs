@@ -21,7 +21,7 @@ const DELETED_SITE: &str = "33333333-3333-4333-8333-333333333333";
 const APRIL_S: i64 = 1_777_593_599;
 const MAY_S: i64 = 1_777_593_600;
 
-/// What a page of Umami's tracker keeps between requests.
+/// The state that a page of Umami's tracker keeps between requests.
 #[derive(Clone, Copy)]
 struct Token {
     visit_id: Uuid,
@@ -109,7 +109,7 @@ impl Site {
         (session, token.map_or(visit, |token| token.visit_id))
     }
 
-    /// What Umami does with any request: the session's row, unless there is a token.
+    /// Writes the row that Umami writes for any request: the session's, unless there is a token.
     async fn session(&self, page: Page, token: Option<Token>) -> (Uuid, Token) {
         let (session, visit_id) = self.ids(page, token);
         if token.is_none() {
@@ -194,7 +194,7 @@ async fn run(connection: &mut PgConnection, sql: &str) {
     ran.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// What the tables say of one session, beside its ids.
+/// The rows of one session, without its ids.
 fn of_session(id: Uuid) -> String {
     format!(
         "SELECT concat_ws(' ', browser, os, device, screen, language, coalesce(trim(country), '-'), coalesce(region, '-'),

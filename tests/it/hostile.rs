@@ -328,7 +328,7 @@ impl Siege {
         let began = Instant::now();
         assert_eq!(siege.running.dashi().terminate().await, Some(0), "{}", siege.running.dashi().stderr());
         assert!(began.elapsed() < STOPPED, "SIGTERM took {:?}", began.elapsed());
-        // They are told to come back.
+        // They are asked to come back.
         for mut stream in held {
             let answer = read_until_silent(&mut stream, Duration::from_secs(1)).await;
             assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");

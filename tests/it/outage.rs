@@ -1,4 +1,4 @@
-//! What if the database, the broker or the disk is away? Every request is answered in bounded time, nothing that was
+//! The database, the broker or the disk is away. Every request is answered in bounded time, nothing that was
 //! acknowledged is lost, and all goes on by itself when it is back.
 
 use std::fs::{self, File};
@@ -241,7 +241,7 @@ async fn without_its_broker_every_request_is_deferred_in_time_and_all_goes_on_wh
     assert_eq!(server.dashi.terminate().await, Some(0));
 }
 
-/// What the files of a process lie in, and what can run out.
+/// The file system that the files of a process lie in, which can run out of space.
 enum Space {
     /// A file system of 64 MiB.
     Disk(SmallDisk),
@@ -365,8 +365,8 @@ async fn without_space(space: Space) {
         // What asks needs little space: it may find some a few times.
         eventually(SOON, "it is not ready", async || {
             let (status, checks) = readiness(&server).await;
-            let told = status == 503 && checks["checks"]["event_log"] != "ok";
-            if told { Ok(()) } else { Err(checks.to_string()) }
+            let shown = status == 503 && checks["checks"]["event_log"] != "ok";
+            if shown { Ok(()) } else { Err(checks.to_string()) }
         })
         .await;
 

@@ -1,4 +1,4 @@
-//! Who writes a partition: it moves between projectors that come, go, die and freeze, and only the rightful one ever
+//! The writer of a partition: it moves between projectors that come, go, die and freeze, and only the rightful one ever
 //! changes a row.
 
 use std::collections::BTreeMap;
@@ -113,7 +113,7 @@ async fn until(deployment: &Deployment, deadline: Duration, what: &str, wanted: 
     .await;
 }
 
-/// What `status` answers; asked again where a busy broker gives it none.
+/// The answer of `status`; asked again where a busy broker gives it none.
 async fn answered(deployment: &Deployment) -> Status {
     let seen = std::cell::Cell::new(None);
     eventually(SOON, "status answers", async || {
@@ -204,7 +204,7 @@ async fn a_frozen_projector_is_succeeded_and_harmless_when_it_wakes() {
             !status.owned_by(frozen).is_empty()
         })
         .await;
-        // It came back by claiming anew, not by going on under its old claim.
+        // It came back by a new claim, not by going on under its old claim.
         let status = answered(&deployment).await;
         let again = epochs(&status);
         assert!(

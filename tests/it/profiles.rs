@@ -21,7 +21,7 @@ on_both_setups!(
     of_a_batch_of_identifies_the_last_one_of_each_person_wins,
 );
 
-/// What is promised of a stream.
+/// The time that is promised of a stream.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
 
 /// How long anything else may take on a busy machine.
@@ -62,7 +62,7 @@ struct Device {
     agent: &'static str,
 }
 
-/// What an event was answered with.
+/// The answer to an event.
 #[derive(Debug, Clone)]
 struct Answered {
     session: String,
@@ -174,22 +174,22 @@ async fn two_devices(setup: Setup, sessions: Sessions) {
     let on_a = reader.follow(&a.session).await;
     let on_b = reader.follow(&b.session).await;
 
-    // A changes the nickname: B is told, and reads it.
+    // A changes the nickname: B is notified, and reads it.
     let changed = LAPTOP.identify(&running, "ada", &both("countess", "one")).await;
     let committed_at = committed(&running, "ada", "nickname", "countess").await;
-    let told = on_b.until("B is told of the nickname", |traits| traits["nickname"] == "countess").await;
-    let took = told.at.saturating_duration_since(committed_at.max(changed.at));
+    let shown = on_b.until("B sees the nickname", |traits| traits["nickname"] == "countess").await;
+    let took = shown.at.saturating_duration_since(committed_at.max(changed.at));
     assert!(took <= TOLD_WITHIN, "{took:?}");
-    assert_eq!(reader.session(&b.session).await, (told.version.clone(), both("countess", "one")));
+    assert_eq!(reader.session(&b.session).await, (shown.version.clone(), both("countess", "one")));
 
-    // B sends what it knew, with a new avatar: the nickname stays, and A is told of the avatar.
+    // B sends what it knew, with a new avatar: the nickname stays, and A is notified of the avatar.
     PHONE.identify(&running, "ada", &both("ada", "two")).await;
     let committed_at = committed(&running, "ada", "avatar", "two").await;
-    let told = on_a.until("A is told of the avatar", |traits| traits["avatar"] == "two").await;
-    let took = told.at.saturating_duration_since(committed_at);
+    let shown = on_a.until("A sees the avatar", |traits| traits["avatar"] == "two").await;
+    let took = shown.at.saturating_duration_since(committed_at);
     assert!(took <= TOLD_WITHIN, "{took:?}");
-    assert_eq!(told.traits, both("countess", "two"));
-    assert_eq!(reader.person("ada").await, (told.version, both("countess", "two")));
+    assert_eq!(shown.traits, both("countess", "two"));
+    assert_eq!(reader.person("ada").await, (shown.version, both("countess", "two")));
     let person = reader.read("/profiles/ada").await;
     assert_eq!(person["traits"]["nickname"]["changedBy"], a.session.as_str());
     assert_eq!(person["traits"]["avatar"]["changedBy"], b.session.as_str());
@@ -208,21 +208,21 @@ async fn two_devices(setup: Setup, sessions: Sessions) {
     let before = writes(&running).await;
     let on_a = reader.follow(&a.session).await;
     PHONE.identify(&running, "ada", &both("ada", "three")).await;
-    let told = on_a.until("A is told of the third avatar", |traits| traits["avatar"] == "three").await;
-    assert_eq!(told.traits, both("lovelace", "three"));
+    let shown = on_a.until("A sees the third avatar", |traits| traits["avatar"] == "three").await;
+    assert_eq!(shown.traits, both("lovelace", "three"));
     for _ in 0..3 {
         PHONE.identify(&running, "ada", &both("ada", "three")).await;
     }
     all_applied(&running).await;
-    assert_eq!(reader.person("ada").await, (told.version.clone(), both("lovelace", "three")));
-    assert_eq!(on_a.last().map(|shown| shown.version), Some(told.version), "repetitions are not told");
+    assert_eq!(reader.person("ada").await, (shown.version.clone(), both("lovelace", "three")));
+    assert_eq!(on_a.last().map(|shown| shown.version), Some(shown.version), "repetitions are not shown");
     assert_eq!(writes(&running).await, before + 1);
 
     assert_replay_gives_the_same_versions(&running, &reader, &["ada"]).await;
     assert_no_complaints(&running);
 }
 
-/// Devices that never sent anything themselves, so that nothing else tells what they knew.
+/// Devices that never sent anything themselves, so that nothing else shows which values they knew.
 async fn a_device_that_names_the_version_it_had_read_changes_what_it_changed(setup: Setup) {
     let (running, reader) = Sessions::PerDevice.start(setup).await;
     let data = |nickname: &str, avatar: &str, seats: u32| json!({ "nickname": nickname, "avatar": avatar, "seats": seats });
@@ -323,13 +323,13 @@ async fn two_people(setup: Setup, sessions: Sessions) {
         let of_other = |event: &&Value| event["urlPath"].as_str().is_some_and(|path| path.contains(other));
         assert_eq!(journey.iter().find(of_other), None);
         assert_eq!(journey.len(), 1 + 3 * ROUNDS);
-        let told = following[which].until("the last name is told", |traits| traits == &expected).await;
-        assert_eq!(told.version, reader.person(person).await.0);
+        let shown = following[which].until("the last name is shown", |traits| traits == &expected).await;
+        assert_eq!(shown.version, reader.person(person).await.0);
         for shown in following[which].shown() {
             assert!(!shown.traits.to_string().contains(other), "{shown:?}");
         }
     }
-    // Whose the anonymous session is cannot be told, so it is nobody's.
+    // The owner of the anonymous session cannot be known, so it is nobody's.
     let nobody = reader.read(&format!("/sessions/{anonymous}")).await;
     assert_eq!([&nobody["person"], &nobody["traits"]], [&Value::Null, &json!({})]);
     assert_replay_gives_the_same_versions(&running, &reader, &people).await;

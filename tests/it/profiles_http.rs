@@ -36,7 +36,7 @@ const OTHER_KEY: &str = "the-second-key-of-the-tests";
 const KEYS: (&str, &str) = ("DASHI_API_KEYS", "the-first-key-of-the-tests, the-second-key-of-the-tests");
 /// Sessions of their own for each device, whatever made the database.
 const PER_DEVICE: (&str, &str) = ("DASHI_INGEST_IDENTIFIED_SESSIONS", "per-device");
-/// What is sent is applied as soon as can be.
+/// Events are applied as soon as can be.
 const AT_ONCE: (&str, &str) = ("DASHI_PROJECTOR_BATCH_INTERVAL_MS", "0");
 
 /// Another browser than [`AGENT`].
@@ -82,7 +82,7 @@ async fn metric(running: &Running, name: &str) -> u64 {
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {metrics}"))
 }
 
-/// What it complains of, but that [`PER_DEVICE`] is not what the database's Umami does.
+/// Its warnings and errors, less the one that [`PER_DEVICE`] is not the formula of the database's Umami.
 fn complaints(running: &Running) -> Vec<String> {
     let mut complaints = running.complaints();
     complaints.retain(|line| !line.contains("session ids of identified visitors"));
@@ -139,13 +139,13 @@ impl Reader {
         Ok(Self { body: response.into_body(), text: String::new(), _sender: sender })
     }
 
-    /// What comes next.
+    /// The next event.
     async fn next(&mut self) -> Told {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
-                let told = read(block);
+                let shown = read(block);
                 self.text = rest.to_owned();
-                return told;
+                return shown;
             }
             match tokio::time::timeout(SOON, self.body.frame()).await.expect("something in time") {
                 Some(Ok(frame)) => {
@@ -532,7 +532,7 @@ async fn a_change_on_one_device_reaches_the_streams_of_all(setup: Setup) {
     }
     let etag = get(&running, &path(&format!("/sessions/{phone}"))).await;
     assert_eq!(etag.header("etag"), Some(format!("\"{version}\"").as_str()));
-    // Nothing of it was told to others.
+    // Others were not notified of it.
     identify(&running, AGENT, "bob", &json!({ "nickname": "robert" })).await;
     assert_eq!(readers[3].traits().await.1, json!({ "nickname": "robert" }));
     eventually(SOON, "all events are counted", async || {
@@ -551,7 +551,7 @@ async fn a_change_on_one_device_reaches_the_streams_of_all(setup: Setup) {
 async fn a_stream_may_come_before_its_session_and_goes_on_where_it_was(setup: Setup) {
     let heartbeat = ("DASHI_API_STREAM_HEARTBEAT_MS", "100");
     let running = setup.start(&[KEYS, AT_ONCE, heartbeat]).await;
-    // Ids are computed: an event of the same visitor tells the session before anything of it is applied elsewhere.
+    // Ids are computed: an event of the same visitor names the session before anything of it is applied elsewhere.
     let mut unknown = Reader::open(&running, SESSION, None).await.expect("a place");
     let (nothing, traits) = unknown.traits().await;
     assert_eq!(traits, json!({}));
@@ -658,15 +658,15 @@ async fn a_stop_ends_all_streams_at_once(setup: Setup) {
     running.dashi().sigterm();
     assert_eq!(reader.event().await, Told::Resync(json!({ "reason": "draining" })));
     assert_eq!(reader.next().await, Told::End);
-    let told = began.elapsed();
+    let shown = began.elapsed();
     let status = running.dashi().wait_exit(SOON).await;
     assert_eq!(status.code(), Some(0), "{}", running.dashi().stderr());
     let ended = began.elapsed();
-    assert!(told < Duration::from_secs(5) && ended < Duration::from_secs(15), "{told:?} {ended:?}");
+    assert!(shown < Duration::from_secs(5) && ended < Duration::from_secs(15), "{shown:?} {ended:?}");
     drop(stuck);
 }
 
-/// Two processes on one log and one store: what the one projects, the streams of both tell.
+/// Two processes on one log and one store: the streams of both show the rows that one of them projects.
 async fn every_process_tells_what_any_of_them_projects(deployment: Deployment) {
     let deployment = deployment.with(KEYS.0, KEYS.1).with(AT_ONCE.0, AT_ONCE.1);
     deployment.register().await;
@@ -761,7 +761,7 @@ async fn streams_outlive_an_outage_of_the_database_and_reads_are_refused_meanwhi
     postgres.thaw();
     assert_eq!(reader.traits().await.1, json!({ "n": 1 }));
 
-    // Cut connections: changes may have been missed, and are told all the same.
+    // Cut connections: changes may have been missed, and appear on the streams all the same.
     postgres.stop_immediate().await;
     identify(2).await;
     assert_eq!(reader.next().await, Told::Comment);

@@ -1,5 +1,5 @@
 //! Many people with several live sessions each, all of which change and view pages at the same time, on PostgreSQL with
-//! several projectors: no deadlock, no lost update, and changes are told in time.
+//! several projectors: no deadlock, no lost update, and changes appear on streams in time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,9 +25,9 @@ const CONNECTIONS: usize = 12;
 const FOLLOWED_MAX: usize = 100;
 const KEYS_OF_A_SNAPSHOT: [&str; 4] = ["nickname", "avatar", "theme", "seats"];
 
-/// What 99 of 100 changes take at most until they are told, from their being written: far more than is promised, for a machine
+/// The longest time from the write of a change until a stream shows it, of 99 in 100: far more than is promised, for a machine
 /// that is busy with other tests.
-const TOLD_P99_MAX: Duration = Duration::from_secs(5);
+const SHOWN_P99_MAX: Duration = Duration::from_secs(5);
 
 /// One device of one person.
 struct Device {
@@ -199,16 +199,16 @@ async fn thousands_of_live_sessions_change_their_people_at_once() {
     let repeated = (people * devices - followed.len()) * changes * (KEYS_OF_A_SNAPSHOT.len() - 1);
     assert_eq!(counted.1, repeated as u64);
 
-    // Everybody who follows is shown what is true at last, and was told in time.
+    // Everybody who follows is shown the final values, and saw the changes in time.
     for (person, following) in &followed {
         let (version, traits) = reader.person(&format!("person-{person}")).await;
-        let told = following.until("what is true at last is told", |shown| shown == &traits).await;
-        assert_eq!(told.traits, traits);
+        let shown = following.until("the final values are shown", |shown| shown == &traits).await;
+        assert_eq!(shown.traits, traits);
         assert_eq!(following.last().unwrap().version, version);
     }
     let from_write = Spread::of(until_shown(&written(&database, clock).await, &followed));
     let from_answer = Spread::of(until_shown(&answered, &followed));
-    assert!(from_write.p99 <= TOLD_P99_MAX, "{from_write:?}");
+    assert!(from_write.p99 <= SHOWN_P99_MAX, "{from_write:?}");
 
     // Nothing failed, was retried or complained of.
     assert_eq!(deadlocks(&database).await, deadlocks_before);
@@ -219,7 +219,7 @@ async fn thousands_of_live_sessions_change_their_people_at_once() {
     println!(
         "{people} people x {devices} sessions x {changes} changes: {records} records, \
          sent in {sent_in:.1?}, applied in {applied_in:.1?}; {} sends, {} writes, {} avoided, {} rows name a version; \
-         {} sessions followed; told after the write: {from_write}; after the answer: {from_answer}",
+         {} sessions followed; shown after the write: {from_write}; after the answer: {from_answer}",
         model.sends,
         model.written,
         model.sends - model.written,
@@ -244,7 +244,7 @@ fn metric(metrics: &str, outcome: &str) -> u64 {
 /// Warnings and errors, less what is wanted here or the broker's own affair.
 fn complaints(dashi: &Dashi) -> Vec<String> {
     // A group's members come one after the other, and a position that one commits meanwhile is refused. Writers of one
-    // person wait for each other's commit, which on a busy machine may take long enough to be told.
+    // person wait for each other's commit, which on a busy machine may take long enough to be shown.
     let expected = [
         "session ids of identified visitors",
         "Coordinator load in progress",
@@ -275,7 +275,7 @@ async fn stored_traits(database: &TestDatabase) -> BTreeMap<(String, String), Tr
         .collect()
 }
 
-/// What people are by the log, worked out as it is defined and not as it is computed.
+/// The people that the log defines, worked out by the definition and not as the program computes them.
 struct Model {
     traits: BTreeMap<(String, String), Trait>,
     sends: u64,
@@ -408,7 +408,7 @@ struct Spread {
 
 impl Spread {
     fn of(mut took: Vec<Duration>) -> Self {
-        assert!(!took.is_empty(), "nothing was told");
+        assert!(!took.is_empty(), "nothing was shown");
         took.sort_unstable();
         let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize];
         Self { count: took.len(), p50: at(0.5), p99: at(0.99), max: at(1.0) }

@@ -1,4 +1,4 @@
-//! Who is believed about a client's address and place, and a whole environment of Umami's.
+//! The peers that are believed about a client's address and location, and a whole environment of Umami's.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -107,11 +107,11 @@ async fn unless_proxies_are_named_everybody_is_believed_as_in_umami() {
     assert_eq!(silent, (200, json!(session_at(&rules, "127.0.0.2"))), "the peer itself");
     running.applied(3).await;
     assert_eq!(running.number("SELECT count(*) FROM session WHERE country = 'GB'").await, 1);
-    assert_eq!(running.complaints(), [""; 0], "on a loopback address nobody needs to be told");
+    assert_eq!(running.complaints(), [""; 0], "on a loopback address no warning is needed");
 }
 
-/// Starts to serve on every address until this is told; returns what is told about proxies.
-async fn told_about_proxies(trusted: &str) -> Vec<String> {
+/// Starts to serve on every address until this is logged; returns the log lines about proxies.
+async fn logged_about_proxies(trusted: &str) -> Vec<String> {
     let port = free_port();
     let listen = format!("0.0.0.0:{port}");
     let env = [("DASHI_INGEST_TRUSTED_PROXIES", trusted), ("DASHI_LOGS_FORMAT", "json")];
@@ -124,10 +124,10 @@ async fn told_about_proxies(trusted: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn who_listens_in_public_and_names_no_proxies_is_warned_once() {
-    let told = told_about_proxies("").await;
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("can name any client address"), "{told:?}");
-    assert_eq!(told_about_proxies("127.0.0.1").await, [""; 0]);
+    let shown = logged_about_proxies("").await;
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].contains("can name any client address"), "{shown:?}");
+    assert_eq!(logged_about_proxies("127.0.0.1").await, [""; 0]);
 }
 
 #[tokio::test]
@@ -144,9 +144,9 @@ async fn a_proxy_that_is_no_address_is_refused_before_anything_is_made() {
         {
             let mut dashi = Dashi::spawn(args, &env);
             assert_eq!(dashi.wait_exit(SOON).await.code(), Some(2), "{list}: {}", dashi.logs());
-            let told = dashi.stderr();
+            let shown = dashi.stderr();
             for word in ["ingest.trusted_proxies", &format!("{entry:?}"), "CIDR"] {
-                assert!(told.contains(word), "{word} is not in {told}");
+                assert!(shown.contains(word), "{word} is not in {shown}");
             }
             assert!(!dashi.directory().join("data").exists(), "{args:?}");
         }
@@ -160,7 +160,7 @@ async fn row(database: &TestDatabase, query: &str) -> Vec<Option<String>> {
     (0..row.len()).map(|column| row.get::<Option<String>, _>(column)).collect()
 }
 
-/// What stands in the environment of an Umami is all that is needed.
+/// The environment of an Umami is all that is needed.
 #[tokio::test]
 async fn an_environment_of_umamis_is_understood_whole() {
     let database = TestDatabase::create().await;

@@ -1,4 +1,4 @@
-//! What Umami's recorder asks and sends, on every version's tables: settings, recordings, heatmaps (docs/umami-contract.md §14).
+//! The requests of Umami's recorder, on every version's tables: settings, recordings, heatmaps (docs/umami-contract.md §14).
 
 use std::time::Duration;
 
@@ -172,12 +172,12 @@ impl Site {
         http::get(&format!("{}/api/websites/{id}/recorder", self.server.url())).await.unwrap()
     }
 
-    /// Waits until the recorder is told this: enabled, recordings, heatmaps.
-    async fn told(&self, expected: Value) {
-        eventually(SOON, &format!("the recorder is told {expected}"), async || {
-            let told = self.ask(self.website()).await.json();
-            let found = json!([told["enabled"], told["replayEnabled"], told["heatmapEnabled"]]);
-            if found == expected { Ok(()) } else { Err(told) }
+    /// Waits until the recorder is answered this: enabled, recordings, heatmaps.
+    async fn answers(&self, expected: Value) {
+        eventually(SOON, &format!("the recorder is answered {expected}"), async || {
+            let shown = self.ask(self.website()).await.json();
+            let found = json!([shown["enabled"], shown["replayEnabled"], shown["heatmapEnabled"]]);
+            if found == expected { Ok(()) } else { Err(shown) }
         })
         .await;
     }
@@ -232,7 +232,7 @@ const ALL: [&str; 12] = [
     "replay_time_ms",
 ];
 
-/// What [`Site::record`] makes, in the columns of [`ALL`].
+/// The rows of [`Site::record`], in the columns of [`ALL`].
 const OF_RECORDING: [&str; 2] = [
     "1 /p 10 21 1280 720 - - 3 1777623630 1 1777623630500",
     "2 /p - - 1280 720 3000 62 - 1777623630 2 1777623630700",
@@ -241,7 +241,7 @@ const OF_RECORDING: [&str; 2] = [
 const POSTED: [&str; 10] =
     ["event_type", "url_path", "x", "y", "page_x", "page_y", "page_w", "viewport_w", "page_h", "scroll_pct"];
 
-/// What [`Site::post_heatmap`] makes, in the columns of [`POSTED`].
+/// The rows of [`Site::post_heatmap`], in the columns of [`POSTED`].
 const OF_POST: [&str; 2] = ["1 /p 10 21 10 921 1265 1280 3000 -", "2 /p - - - - 1265 1280 3000 62"];
 
 #[tokio::test]
@@ -299,11 +299,11 @@ async fn in_a_file_heatmaps_come_out_of_recordings_until_they_are_posted() {
     site.until("record", "beep").await;
     assert_eq!(site.record().await, ok());
     assert_eq!(site.heatmap(&ALL).await, OF_RECORDING);
-    site.told(json!([true, true, false])).await;
+    site.answers(json!([true, true, false])).await;
 
     // From now on the recorder posts them as well, and a click counts once, whichever comes first.
     site.switch("heatmaps", "on").await;
-    site.told(json!([true, true, true])).await;
+    site.answers(json!([true, true, true])).await;
     assert_eq!(site.post_heatmap().await, ok());
     site.deployment.settled().await;
     assert_eq!(site.record().await, ok());
@@ -335,15 +335,15 @@ async fn from_3_2_on_the_settings_say_what_is_taken(version: UmamiVersion) {
     assert_eq!(site.record().await, refused("recorder_disabled"));
     assert_eq!(site.post_heatmap().await, refused("recorder_disabled"));
     set(true, json!({ "heatmapEnabled": true })).await;
-    site.told(json!([true, false, true])).await;
+    site.answers(json!([true, false, true])).await;
     assert_eq!(site.record().await, refused("replay_disabled"));
     set(true, json!({ "replayEnabled": true, "heatmapEnabled": "true" })).await;
-    site.told(json!([true, true, false])).await;
+    site.answers(json!([true, true, false])).await;
     assert_eq!(site.post_heatmap().await, refused("heatmap_disabled"));
     assert_eq!(site.deployment.settled().await.totals.in_log, 1, "nothing of it was stored");
 
     set(true, both).await;
-    site.told(json!([true, true, true])).await;
+    site.answers(json!([true, true, true])).await;
     assert_eq!(site.record().await, ok());
     assert_eq!(site.post_heatmap().await, ok());
     // The click is in both, and counts once.
@@ -448,9 +448,9 @@ async fn refusals_are_counted_by_reason_and_logged_once() {
     let line = r#"dashi_ingest_recording_chunks_total{outcome="recorder_disabled"} 4"#;
     assert!(metrics.contains(line), "{line} is not in {metrics}");
     let lines = site.server.dashi.stderr();
-    let told: Vec<_> = lines.lines().filter(|line| line.contains("recorder_disabled")).collect();
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains(site.website()), "{told:?}");
+    let shown: Vec<_> = lines.lines().filter(|line| line.contains("recorder_disabled")).collect();
+    assert_eq!(shown.len(), 1, "{shown:?}");
+    assert!(shown[0].contains(site.website()), "{shown:?}");
 }
 
 #[tokio::test]
@@ -465,17 +465,17 @@ async fn the_recorder_is_told_its_settings_from_anywhere() {
         "maxDuration": 60_000, "blockSelector": ".private", "heatmapSampleRate": 0.5 });
     site.sql(&format!("UPDATE website SET recorder_enabled = true, replay_config = '{config}'")).await;
     eventually(SOON, "it is on", async || {
-        let told = site.ask(site.website()).await.json();
-        if told["enabled"] == true { Ok(()) } else { Err(told) }
+        let shown = site.ask(site.website()).await.json();
+        if shown["enabled"] == true { Ok(()) } else { Err(shown) }
     })
     .await;
-    let told = site.ask(site.website()).await;
+    let shown = site.ask(site.website()).await;
     let mut expected = config;
     expected["enabled"] = json!(true);
-    assert_eq!((told.status, told.json()), (200, expected));
-    assert_eq!(told.header("access-control-allow-origin"), Some("*"));
-    assert_eq!(told.header("cache-control"), Some("public, max-age=60, stale-while-revalidate=300"));
-    assert_eq!(told.header("content-type"), Some("application/json"));
+    assert_eq!((shown.status, shown.json()), (200, expected));
+    assert_eq!(shown.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(shown.header("cache-control"), Some("public, max-age=60, stale-while-revalidate=300"));
+    assert_eq!(shown.header("content-type"), Some("application/json"));
     let url = format!("{}/api/websites/{}/recorder", site.server.url(), site.website());
     let preflight = http::request(Method::OPTIONS, &url, "", &[]).await.unwrap();
     assert_eq!((preflight.status, preflight.header("allow")), (204, Some("GET, HEAD, OPTIONS")));
@@ -650,8 +650,8 @@ async fn what_is_not_written_is_said() {
         let status = site.command(&["status"]).await;
         assert!(status.contains(said), "{status}");
         let lines = site.server.dashi.stderr();
-        let told: Vec<_> = lines.lines().filter(|line| line.contains(said)).collect();
-        assert_eq!(told.len(), 1, "{lines}");
+        let shown: Vec<_> = lines.lines().filter(|line| line.contains(said)).collect();
+        assert_eq!(shown.len(), 1, "{lines}");
         let json: Value = serde_json::from_str(&site.command(&["status", "--json"]).await).unwrap();
         let needing = if version == UmamiVersion::V3_4 { json!(["revenue.market"]) } else { json!([]) };
         assert_eq!(json["umami"]["needing_a_value"], needing, "{json}");

@@ -33,7 +33,7 @@ async fn fill(deployment: &Deployment, server: &Server, events: u64) {
 async fn replay(deployment: &Deployment, into: &str) -> Value {
     let ended = deployment.run(&["replay", "--json", "--into", into]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains(" records, "), "no progress was told: {}", ended.stderr);
+    assert!(ended.stderr.contains(" records, "), "no progress was printed: {}", ended.stderr);
     serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", ended.stdout))
 }
 
@@ -126,11 +126,11 @@ async fn a_difference_is_named_and_a_store_with_rows_is_refused() {
     database.execute(&format!("DELETE FROM website_event WHERE event_id = '{removed}'")).await;
     let compared = deployment.run(&["compare", "--json", deployment.store(), &replayed]).await;
     assert_eq!(compared.code, Some(3), "{}", compared.stderr);
-    let told: Value = serde_json::from_str(&compared.stdout).unwrap();
-    assert_eq!(told["equal"], false);
-    let tables = told["tables"].as_array().unwrap();
+    let shown: Value = serde_json::from_str(&compared.stdout).unwrap();
+    assert_eq!(shown["equal"], false);
+    let tables = shown["tables"].as_array().unwrap();
     let differing: Vec<_> = tables.iter().filter(|table| table["equal"] == false).collect();
-    assert_eq!(differing.len(), 1, "{told}");
+    assert_eq!(differing.len(), 1, "{shown}");
     assert_eq!(differing[0]["table"], "website_event");
     assert_eq!(differing[0]["rows"], json!([rows.len(), rows.len() - 1]));
     let keys: Vec<_> =

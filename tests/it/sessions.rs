@@ -262,7 +262,7 @@ async fn a_session_is_of_one_device_and_one_place(setup: Setup) {
         sent += 1;
         expected.push(json!([visitor, "safari", null, "console", null, "JP", null, null]));
     }
-    // What is told of the same country belongs to it, if nothing that is there contradicts.
+    // Region and city of an event of the same country belong to it, if no value that is set contradicts.
     for (visitor, places, row) in [
         ("further", [("US", "", ""), ("DE", "BE", "Berlin")], ["US", "", ""]),
         ("nearer", [("US", "", ""), ("US", "CA", "Fresno")], ["US", "US-CA", "Fresno"]),

@@ -1,4 +1,4 @@
-//! What becomes of a projector when one partition, its database or its log fails: a partition fails alone, everybody can see
+//! A projector of which one partition, the database or the log fails: a partition fails alone, everybody can see
 //! it, it goes on by itself when the cause is gone, and the logs have a line for the beginning and the end of it.
 
 mod outages;

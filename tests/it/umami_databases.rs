@@ -306,7 +306,7 @@ async fn in_a_schema_of_its_own() {
     assert_eq!(site.texts("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, ["0"]);
 }
 
-/// Who sets another formula than the database's gets it, and is told.
+/// A formula that is set and is not the database's is used, and logged.
 #[tokio::test]
 async fn a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis() {
     let site = Site::of(UmamiVersion::V3_4).await;
@@ -316,7 +316,7 @@ async fn a_formula_that_is_set_is_used_and_told_when_it_is_not_umamis() {
     let answer = site.accept(&server, "event", user, None).await;
     assert_eq!(answer["sessionId"], site.session("user-1", IdentifiedSessions::Shared).to_string());
     assert!(!claims(&answer).contains("type"));
-    eventually(SOON, "it is told", async || {
+    eventually(SOON, "it is logged", async || {
         let lines = server.dashi.stderr();
         lines
             .lines()
@@ -477,7 +477,7 @@ async fn with_ids_per_device_a_visit_ends_with_its_session() {
     }
 }
 
-/// What the versions do differently with the same requests.
+/// The differences between the versions' rows and answers for the same requests.
 #[derive(Clone, Copy)]
 struct Differences {
     /// From 3.2 on: dates without milliseconds.
@@ -661,7 +661,7 @@ async fn a_file_has_the_rules_of_the_version_that_is_set() {
     }
 }
 
-/// One device is one session from before it was known who uses it, and whoever uses it next names it anew: on a
+/// One device is one session from before it was known who uses it, and the next person who uses it gives it a new name: on a
 /// database of 3.3, and in a file where that is set.
 #[tokio::test]
 async fn in_a_linked_session_the_last_identify_names_it() {

@@ -32,7 +32,7 @@ const PROMPT: Duration = Duration::from_secs(10);
 /// A short limit for statements, so that a silent peer is noticed within a test.
 const LIMIT: (&str, &str) = ("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "2000");
 
-/// What a process logs once when a connection is lost.
+/// The line that a process logs once when a connection is lost.
 const LOST: &str = "lost the connection to the database";
 
 /// How the roles are dealt out.
@@ -396,7 +396,7 @@ fn steady(requests_per_s: f64) -> impl FnOnce(&mut LoadPlan) {
     }
 }
 
-/// What shares a pooler with Dashi: it relies on a server's defaults, and ends with a panic if they are others.
+/// A client that shares a pooler with Dashi: it relies on a server's defaults, and ends with a panic if they are others.
 async fn umami_beside(url: String) {
     // A pooler refuses what the driver would say at the start.
     let options: PgConnectOptions = url.parse().expect("a valid URL");
@@ -481,7 +481,7 @@ async fn an_error_before_the_commit_says_that_nothing_was_written_and_why() {
     {
         let function = format!(
             "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql
-             AS $$ BEGIN RAISE EXCEPTION 'as told' USING ERRCODE = '{code}'; END $$;
+             AS $$ BEGIN RAISE EXCEPTION 'as ordered' USING ERRCODE = '{code}'; END $$;
              CREATE TRIGGER fail BEFORE UPDATE ON dashi.checkpoint FOR EACH ROW EXECUTE FUNCTION fail()"
         );
         execute(database.url(), &function).await;
@@ -489,7 +489,7 @@ async fn an_error_before_the_commit_says_that_nothing_was_written_and_why() {
         let Err(error @ CommitError::NotWritten { .. }) = &failed else { panic!("{code}: {failed:?}") };
         assert!(error.to_string().contains("was not written"), "{error}");
         let cause = std::error::Error::source(error).expect("a cause").to_string();
-        assert_eq!(cause, format!("as told (SQLSTATE {code})"));
+        assert_eq!(cause, format!("as ordered (SQLSTATE {code})"));
         execute(database.url(), "DROP TRIGGER fail ON dashi.checkpoint").await;
         assert_eq!(store.resume(&claim).await.expect("it answers"), at(0), "{code}");
     }

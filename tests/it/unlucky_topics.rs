@@ -376,7 +376,7 @@ async fn what_compaction_removed_is_missing_also_between_markers() {
     let read = offsets(&records);
     assert_eq!(read[..3], [6, 7, 8]);
     let missing = log.missing(P0, gaps(&records, high)).await.unwrap();
-    // The markers of transactions that were compacted away may be gone, too; what is there is told from what is not.
+    // The markers of transactions that were compacted away may be gone, too; those that are there are distinguished from the others.
     let offsets: BTreeSet<u64> =
         missing.iter().flat_map(|gap| gap.start.number()..gap.end.number()).collect();
     for lost in [0, 1, 2, 3, 4] {

@@ -562,7 +562,7 @@ async fn every_line_of_umamis_failures_is_answered_and_stored(setup: Setup) {
     for (place, Failure { line, kind, payload, headers, .. }) in failures.iter().enumerate() {
         let mut payload = object(payload);
         payload.insert("timestamp".to_owned(), json!(moment(place)));
-        // A visitor of its own for each, whose session can be told by it.
+        // A visitor of its own for each, whose session is recognised by it.
         payload.entry("id").or_insert_with(|| json!(format!("visitor-{place}")));
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let body = submission(kind, &Value::Object(payload)).to_string();
@@ -601,8 +601,8 @@ async fn every_line_of_umamis_failures_is_answered_and_stored(setup: Setup) {
             assert_eq!(found, *expected, "line {}: {table}.{column} of {}", failure.line, failure.payload);
         }
     }
-    let told = running.complaints();
-    assert!(told.len() == 1 && told[0].contains("no-such-file.mmdb"), "{told:?}");
+    let shown = running.complaints();
+    assert!(shown.len() == 1 && shown[0].contains("no-such-file.mmdb"), "{shown:?}");
 }
 
 async fn every_recorded_agent_is_detected_or_refused_as_a_bot(setup: Setup) {

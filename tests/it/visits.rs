@@ -265,7 +265,7 @@ async fn who_follows_a_link_does_not_wait_for_the_log() {
         assert!((Duration::from_millis(200)..Duration::from_secs(2)).contains(&waited), "{waited:?}");
     }
     held.rollback().await.unwrap();
-    // What was answered before it was stored is stored all the same, also if the process is told to stop.
+    // A visit that was answered before it was stored is stored all the same, also if the process is asked to stop.
     assert_eq!(running.dashi().terminate().await, Some(0));
     running.start_again().await;
     running.applied(4).await;

@@ -27,14 +27,14 @@ pub struct Dashi {
     command_line: String,
 }
 
-/// What a command that has ended gave.
+/// The exit code and the output of a command that has ended.
 #[derive(Debug)]
 pub struct Ended {
     /// The exit code; `None` if a signal ended it.
     pub code: Option<i32>,
-    /// What it printed.
+    /// Its standard output.
     pub stdout: String,
-    /// What it printed on standard error: the logs.
+    /// Its standard error: the logs.
     pub stderr: String,
 }
 
@@ -156,12 +156,12 @@ impl Dashi {
         self.directory.path()
     }
 
-    /// What it has printed so far on standard output.
+    /// Its standard output so far.
     pub fn stdout(&self) -> String {
         self.process.output("stdout")
     }
 
-    /// What it has printed so far on standard error: the logs.
+    /// Its standard error so far: the logs.
     pub fn stderr(&self) -> String {
         self.process.output("stderr")
     }
@@ -195,7 +195,7 @@ impl Drop for Dashi {
 
 /// The path of the binary: `DASHI_TEST_BIN`, else the one that was built beside the tests.
 ///
-/// It is built here if it is missing. `scripts/test` builds it anew in any case; after a change, plain `cargo test`
+/// It is built here if it is missing. `scripts/test` builds it again in any case; after a change, plain `cargo test`
 /// does not.
 pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();

@@ -29,7 +29,7 @@ pub struct Server {
     pub authority: String,
 }
 
-/// What `dashi status --json` prints.
+/// The output of `dashi status --json`.
 #[derive(Debug, Clone, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the command's answer")]
 pub struct Status {
@@ -154,10 +154,10 @@ impl Deployment {
         Dashi::spawn(&self.on_log_and_store(args), &self.environment())
     }
 
-    /// What `dashi status` says.
+    /// The state by `dashi status`.
     ///
     /// # Errors
-    /// What it says instead, if log or store are away.
+    /// Its message, if log or store are away.
     pub async fn status(&self) -> Result<Status, String> {
         let ended = self.run(&["status", "--json"]).await;
         if ended.code != Some(0) {

@@ -33,7 +33,7 @@ pub fn unique_topic(prefix: &str) -> String {
     format!("{prefix}-{}", Uuid::now_v7().simple())
 }
 
-/// Gives a topic of the shared broker this many partitions, more than it has. Who has it open learns of them later.
+/// Gives a topic of the shared broker this many partitions, more than it has. Processes that have it open see them later.
 pub async fn grow(topic: &str, partitions: usize) {
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", shared_broker()).create().expect("a client");

@@ -17,7 +17,7 @@ use crate::TestDirectory;
 use crate::deployment::{Deployment, Status};
 use crate::http::{self, Answer};
 
-/// How many faults of one kind are told.
+/// How many faults of one kind are reported.
 const TOLD: usize = 10;
 
 /// All that was sent to one [`Deployment`], and what of it was acknowledged.
@@ -121,7 +121,7 @@ impl Ledger {
     /// Waits until every record has its outcome, then checks everything; returns the last status.
     ///
     /// # Panics
-    /// If anything is wrong; the message tells what, with the first of each kind of fault.
+    /// If anything is wrong; the message has the first of each kind of fault.
     pub async fn check(&self) -> Status {
         let status = self.deployment.settled().await;
         let totals = status.totals;
@@ -180,15 +180,15 @@ struct Faults(BTreeMap<&'static str, (usize, Vec<String>)>);
 
 impl Faults {
     fn add(&mut self, what: &'static str, which: String) {
-        let (count, told) = self.0.entry(what).or_default();
+        let (count, shown) = self.0.entry(what).or_default();
         *count += 1;
-        if told.len() < TOLD {
-            told.push(which);
+        if shown.len() < TOLD {
+            shown.push(which);
         }
     }
 }
 
-/// What stands for an identify, which has no `event_type`.
+/// Stands for an identify, which has no `event_type`.
 const IDENTIFY: i64 = 0;
 
 /// The `event_type` of a kind.
@@ -201,7 +201,7 @@ fn code(kind: EventKind) -> i64 {
     }
 }
 
-/// What the tables hold.
+/// The content of the tables.
 struct Tables {
     /// Every event's mark with its kinds, one per row.
     marks: BTreeMap<String, Vec<i64>>,

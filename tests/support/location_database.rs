@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// What the file may say between tree and data, and where the description of the file begins.
+/// The bytes that the file may have between tree and data, and those at which its description begins.
 const SEPARATOR: [u8; 16] = [0; 16];
 const METADATA: &[u8] = b"\xAB\xCD\xEFMaxMind.com";
 

@@ -229,7 +229,7 @@ impl PgBouncer {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// What it has logged.
+    /// Its logs so far.
     pub fn logs(&self) -> String {
         self.process.output("stderr")
     }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use crate::http::{self, Answer};
 use crate::wait::eventually;
 
-/// What opens the API.
+/// The key of the API.
 pub const KEY: &str = "a-key-of-the-tests-of-people";
 
 /// The variable that makes a process answer to [`KEY`].
@@ -31,7 +31,7 @@ pub struct Reader {
     website: String,
 }
 
-/// What a stream showed at one moment.
+/// The traits that a stream showed at one moment.
 #[derive(Debug, Clone)]
 pub struct Shown {
     /// When it came.
@@ -118,7 +118,7 @@ impl Reader {
         let response = sender.send_request(request).await.expect("an answer");
         assert_eq!(response.status(), 200, "the stream of {session}");
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::clone(&shown);
+        let seen = Arc::clone(&shown);
         let task = tokio::spawn(async move {
             let _open = sender;
             let (mut body, mut text) = (response.into_body(), String::new());
@@ -127,7 +127,7 @@ impl Reader {
                 text.push_str(&String::from_utf8_lossy(frame.data_ref().unwrap_or(&Bytes::new())));
                 while let Some((event, rest)) = text.split_once("\n\n") {
                     let event = read(event, at);
-                    told.lock().unwrap_or_else(PoisonError::into_inner).extend(event);
+                    seen.lock().unwrap_or_else(PoisonError::into_inner).extend(event);
                     text = rest.to_owned();
                 }
             }
@@ -144,7 +144,7 @@ impl Following {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was shown last.
+    /// The last event.
     pub fn last(&self) -> Option<Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner).last().cloned()
     }

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What happens to bytes on their way. A connection that was frozen stays so, as one does whose other end has gone.
+/// The treatment of bytes on their way. A connection that was frozen stays so, as one does whose other end has gone.
 #[derive(Debug, Clone, Copy)]
 struct Weather {
     /// Connections with a number below this one are silent for good.

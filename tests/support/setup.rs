@@ -20,7 +20,7 @@ use crate::{Dashi, TestDatabase, TestDirectory, eventually, free_port, kafka};
 /// The website that every setup knows.
 pub const WEBSITE: &str = "11111111-1111-4111-8111-111111111111";
 
-/// What `APP_SECRET` is, unless a test says otherwise: that of the vectors.
+/// The value of `APP_SECRET`, unless a test sets another: that of the vectors.
 pub const SECRET: &str = "lab-secret-0001";
 
 /// A browser on a desktop computer: Chrome 124 on Windows.
@@ -226,7 +226,7 @@ impl Running {
         read_until_silent(&mut stream, silence).await
     }
 
-    /// What became of the records, now.
+    /// The outcomes of the records, as of now.
     pub async fn totals(&self) -> Totals {
         let status = self.run(&["status", "--json"]).await;
         assert_eq!(status.code, Some(0), "{}", status.stderr);

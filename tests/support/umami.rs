@@ -18,7 +18,7 @@ impl UmamiVersion {
     /// All of them, the oldest first.
     pub const ALL: [Self; 5] = [Self::V3_0, Self::V3_1, Self::V3_2, Self::V3_3, Self::V3_4];
 
-    /// What the migrations of this version do to a database of the version before.
+    /// The migrations of this version for a database of the version before.
     pub fn migrations(self) -> &'static str {
         match self {
             Self::V3_0 => include_str!("../umami/umami_3_0.sql"),

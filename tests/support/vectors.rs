@@ -20,7 +20,7 @@ pub struct Vectors {
     pub events: Vec<EventVector>,
     /// Requests with data and their rows in `event_data`, `session_data` and `revenue`.
     pub data: Vec<DataVector>,
-    /// What each user agent, by a name for it, was taken for.
+    /// The detected browser, OS and device of each user agent, by a name for it.
     pub user_agents: BTreeMap<String, UserAgentVector>,
 }
 
@@ -28,7 +28,7 @@ pub struct Vectors {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdVector {
-    /// What is special about it.
+    /// The special case that it shows.
     pub note: String,
     /// The value of `APP_SECRET`.
     pub secret_input: String,
@@ -88,7 +88,7 @@ pub struct DataVector {
     pub revenue: Vec<Map<String, Value>>,
 }
 
-/// What a user agent was taken for.
+/// The detection of a user agent.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserAgentVector {

@@ -181,7 +181,7 @@ const forget = (key: string): void => {
 
 /**
  * Sends events in one request. Gives the status of each and how many seconds to wait at least before the next try. It is
- * 0 without an answer, and for all events of a batch whose answer does not tell of each.
+ * 0 without an answer, and for all events of a batch whose answer does not answer for each.
  */
 const post = async (bodies: string[], begunIn: Session): Promise<[statuses: number[], retryAfterS: number]> => {
   const isBatch = bodies[1];

@@ -71,7 +71,7 @@ fn bad_bodies() -> Vec<(String, String)> {
         all.push((body, payload_error(r#""website":{"errors":["Invalid UUID"]}"#)));
     }
     all.extend(bad_fields());
-    // Length and format are told together with the rule about sources, a wrong type is told without it.
+    // Length and format are reported together with the rule about sources, a wrong type is reported without it.
     let long = "x".repeat(51);
     all.push((
         format!(r#"{{"type":"event","payload":{{"name":"{long}","url":"https://"}}}}"#),

@@ -198,7 +198,7 @@ async fn a_slow_body_has_a_bound() {
                     break;
                 }
             }
-            // Dropped, it would tell the server that no more is to come.
+            // If it were dropped, the server would see the end of the request.
             writer
         });
         let mut answer = vec![0; 15];

@@ -69,7 +69,7 @@ pub(super) async fn a_topic_made_again_is_another_log(location: LogLocation) {
     assert!(log.partitions().await.is_err(), "a topic that is gone is no topic without partitions");
     let again = location.open(2).await;
     assert_ne!(again.id(), log.id());
-    // Cluster and topic are the same; what tells them apart is the id that the cluster gave the topic.
+    // Cluster and topic are the same; they differ by the id that the cluster gave the topic.
     let common = format!("/{topic}/");
     let [(cluster, _), (before, _)] =
         [&again, &log].map(|log| log.id().as_str().split_once(&common).unwrap());

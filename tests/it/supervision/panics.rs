@@ -92,7 +92,7 @@ async fn a_record_whose_fold_panics_is_a_dead_letter(deployment: Deployment) {
     store.close().await;
 }
 
-/// Panics where the task of partition 2 says that it projects, as often as it is told.
+/// Panics where the task of partition 2 logs that it projects, `left` times.
 struct Panicking {
     left: AtomicUsize,
     failed: AtomicUsize,

@@ -121,8 +121,8 @@ async fn a_partition_that_retention_overtook_fails_alone_and_a_setting_makes_tha
     let mut projector = deployment.start("project");
     eventually(SOON, "it says so", async || {
         let answer = http::get(&format!("{}/health/ready", projector.url())).await?;
-        let told = answer.status == 503 && answer.text().contains("\"kind\":\"trimmed\"");
-        if told { Ok(()) } else { Err(anyhow::anyhow!("{} {}", answer.status, answer.text())) }
+        let shown = answer.status == 503 && answer.text().contains("\"kind\":\"trimmed\"");
+        if shown { Ok(()) } else { Err(anyhow::anyhow!("{} {}", answer.status, answer.text())) }
     })
     .await;
     eventually(SOON, "the other partitions go on", async || {

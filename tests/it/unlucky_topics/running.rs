@@ -63,7 +63,7 @@ async fn until_rows(deployment: &Deployment, prefix: &str, count: i64) {
     .await;
 }
 
-/// What /health/ready answers: the status, and each check in words.
+/// The answer of /health/ready: the status, and each check in words.
 async fn readiness(server: &Server) -> (u16, Value) {
     match http::get(&format!("{}/health/ready", server.url())).await {
         Ok(answer) => (answer.status, answer.json()["checks"].clone()),
