@@ -1,4 +1,4 @@
-//! Which tests prove which section of the contract with Umami's clients and dashboard, docs/umami-contract.md.
+//! The tests of each section of the contract with Umami's clients and dashboard, docs/umami-contract.md.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
-//! `dashi heal` on databases that Umami damaged: a writer that does Umami's statements in Umami's order, each committed
-//! by itself, makes the damage (docs/umami-contract.md §8, §9.4, §11, §12); the dashboard's kinds of questions (§16)
-//! see it before and after.
+//! `dashi heal` on databases that Umami damaged: a writer that executes Umami's statements in Umami's order, each
+//! committed by itself, makes the damage (docs/umami-contract.md §8, §9.4, §11, §12); queries like the dashboard's (§16)
+//! show it before and after.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ struct Token {
     visit_id: Uuid,
 }
 
-/// A page: who looks at it, from where.
+/// A page in a visitor's browser: its website, and the visitor's address and agent.
 #[derive(Clone, Copy)]
 struct Page {
     website: &'static str,
@@ -206,7 +206,7 @@ fn of_session(id: Uuid) -> String {
 /// All kinds of damage, in a database of each version.
 async fn every_kind_of_damage_is_found_repaired_and_taken_back(version: UmamiVersion) {
     let site = Site::of(version).await;
-    // Sound visits, which nothing may change.
+    // Visits without damage, which nothing may change.
     let (_, _, token) = site.view(PAGE, None, None).await;
     site.view(Page { at_s: MAY_S + 120, ..PAGE }, Some(token), None).await;
 
@@ -256,7 +256,7 @@ async fn every_kind_of_damage_is_found_repaired_and_taken_back(version: UmamiVer
     }
     let (_, of_reset, _) = site.view(reset, Some(token), None).await;
 
-    // Identifies at once, where no index forbids it: of one key three rows, of another two.
+    // Identifies at once, where no index prevents it: three rows of one key, two of another.
     let (_, twice, _) = site.view(Page { address: "203.0.113.20", ..PAGE }, None, None).await;
     let has_doubles = version < UmamiVersion::V3_3;
     if has_doubles {
@@ -272,7 +272,7 @@ async fn every_kind_of_damage_is_found_repaired_and_taken_back(version: UmamiVer
     }
     site.property(PAGE, twice, "once", "1", MAY_S + 200).await;
 
-    // The database went away between data and revenue; beside it what gives no revenue, and what has its row.
+    // The database went away between data and revenue; beside it events that give no revenue, and one with its row.
     let (half, _, _) = site.view(PAGE, None, Some("buy")).await;
     site.data(half, PAGE, "revenue", 2, "12.5000").await;
     site.data(half, PAGE, "currency", 1, "EUR").await;
@@ -345,7 +345,7 @@ async fn every_kind_of_damage_is_found_repaired_and_taken_back(version: UmamiVer
     let revenue = "SELECT concat_ws(' ', event_name, currency, revenue) FROM revenue ORDER BY 1";
     assert_eq!(site.texts(revenue).await, ["buy EUR 12.5000", "buy USD 7.2500"]);
 
-    // Again: nothing is left to do.
+    // A second run: nothing is left to do.
     let after = site.rows().await;
     let (code, again) = site.heal(&["--apply", "--undo-file", &site.path("again.ndjson")]).await;
     assert_eq!((code, &again["repaired"]), (Some(0), &Value::from(0)), "{again}");
@@ -391,7 +391,7 @@ async fn orphans(site: &Site, count: u32) {
     .await;
 }
 
-/// It ended in the middle, was run again, and the undo files together know the way back.
+/// It ended in the middle and was run again; the undo files together take all of it back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_dies_midway_goes_on_and_can_be_taken_back() {
     let site = Site::of(UmamiVersion::V3_1).await;
@@ -422,7 +422,7 @@ async fn a_repair_that_dies_midway_goes_on_and_can_be_taken_back() {
     assert_eq!(site.rows().await, before);
 }
 
-/// A process that is killed leaves whole batches, each with its way back.
+/// A process that is killed leaves whole batches, each of which the undo file can take back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repair_that_is_killed_has_the_way_back_of_all_that_it_did() {
     let site = Site::of(UmamiVersion::V3_1).await;

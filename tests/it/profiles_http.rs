@@ -98,7 +98,7 @@ struct Reader {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Told {
+enum Message {
     Traits { version: String, session: Value },
     Resync(Value),
     Comment,
@@ -140,7 +140,7 @@ impl Reader {
     }
 
     /// The next event.
-    async fn next(&mut self) -> Told {
+    async fn next(&mut self) -> Message {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let shown = read(block);
@@ -155,17 +155,17 @@ impl Reader {
                 Some(Err(error)) => panic!("the stream broke: {error}"),
                 None => {
                     assert_eq!(self.text, "", "a half event at the end");
-                    return Told::End;
+                    return Message::End;
                 }
             }
         }
     }
 
     /// The next event, with the comments before it left out.
-    async fn event(&mut self) -> Told {
+    async fn event(&mut self) -> Message {
         loop {
             match self.next().await {
-                Told::Comment => {}
+                Message::Comment => {}
                 event => return event,
             }
         }
@@ -174,7 +174,7 @@ impl Reader {
     /// The next traits and their version.
     async fn traits(&mut self) -> (String, Value) {
         match self.event().await {
-            Told::Traits { version, session } => {
+            Message::Traits { version, session } => {
                 assert_eq!(session["version"], json!(version));
                 (version, session["traits"].clone())
             }
@@ -183,19 +183,19 @@ impl Reader {
     }
 }
 
-fn read(block: &str) -> Told {
+fn read(block: &str) -> Message {
     if block.starts_with(':') {
-        return Told::Comment;
+        return Message::Comment;
     }
     let field = |name: &str| {
         block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
     };
     let data: Value = serde_json::from_str(&field("data").expect("data")).expect("JSON");
     match field("event").as_deref() {
-        Some("traits") => Told::Traits { version: field("id").expect("an id"), session: data },
+        Some("traits") => Message::Traits { version: field("id").expect("an id"), session: data },
         Some("resync") => {
             assert_eq!(field("id"), None, "the reader keeps the id of what it has");
-            Told::Resync(data)
+            Message::Resync(data)
         }
         other => panic!("{other:?}"),
     }
@@ -555,9 +555,9 @@ async fn a_stream_may_come_before_its_session_and_goes_on_where_it_was(setup: Se
     let mut unknown = Reader::open(&running, SESSION, None).await.expect("a place");
     let (nothing, traits) = unknown.traits().await;
     assert_eq!(traits, json!({}));
-    assert_eq!(unknown.next().await, Told::Comment);
+    assert_eq!(unknown.next().await, Message::Comment);
     let mut resumed = Reader::open(&running, SESSION, Some(&nothing)).await.expect("a place");
-    assert_eq!(resumed.next().await, Told::Comment, "nothing has changed since");
+    assert_eq!(resumed.next().await, Message::Comment, "nothing has changed since");
 
     let session =
         running.accept("event", &json!({ "url": "/" })).await["sessionId"].as_str().unwrap().to_owned();
@@ -574,7 +574,7 @@ async fn a_stream_may_come_before_its_session_and_goes_on_where_it_was(setup: Se
     assert_eq!(traits, json!({ "own": 1, "name": "Ada" }));
     drop(reader);
     let mut resumed = Reader::open(&running, &session, Some(&version)).await.expect("a place");
-    assert_eq!(resumed.next().await, Told::Comment);
+    assert_eq!(resumed.next().await, Message::Comment);
     drop(resumed);
     identify(&running, PHONE, "ada", &json!({ "name": "Countess" })).await;
     running.applied(4).await;
@@ -656,8 +656,8 @@ async fn a_stop_ends_all_streams_at_once(setup: Setup) {
         .await;
     let began = Instant::now();
     running.dashi().sigterm();
-    assert_eq!(reader.event().await, Told::Resync(json!({ "reason": "draining" })));
-    assert_eq!(reader.next().await, Told::End);
+    assert_eq!(reader.event().await, Message::Resync(json!({ "reason": "draining" })));
+    assert_eq!(reader.next().await, Message::End);
     let shown = began.elapsed();
     let status = running.dashi().wait_exit(SOON).await;
     assert_eq!(status.code(), Some(0), "{}", running.dashi().stderr());
@@ -698,7 +698,7 @@ async fn every_process_tells_what_any_of_them_projects(deployment: Deployment) {
         assert_eq!(server.dashi.terminate().await, Some(0));
     }
     for reader in &mut readers {
-        assert_eq!(reader.event().await, Told::Resync(json!({ "reason": "draining" })));
+        assert_eq!(reader.event().await, Message::Resync(json!({ "reason": "draining" })));
     }
 }
 
@@ -756,7 +756,7 @@ async fn streams_outlive_an_outage_of_the_database_and_reads_are_refused_meanwhi
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
     identify(1).await;
     for _ in 0..5 {
-        assert_eq!(reader.next().await, Told::Comment);
+        assert_eq!(reader.next().await, Message::Comment);
     }
     postgres.thaw();
     assert_eq!(reader.traits().await.1, json!({ "n": 1 }));
@@ -764,7 +764,7 @@ async fn streams_outlive_an_outage_of_the_database_and_reads_are_refused_meanwhi
     // Cut connections: changes may have been missed, and appear on the streams all the same.
     postgres.stop_immediate().await;
     identify(2).await;
-    assert_eq!(reader.next().await, Told::Comment);
+    assert_eq!(reader.next().await, Message::Comment);
     postgres.start_again().await;
     assert_eq!(reader.traits().await.1, json!({ "n": 2 }));
     drop(reader);

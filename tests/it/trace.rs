@@ -1,4 +1,4 @@
-//! `dashi trace` says of any event where it is and what became of it.
+//! `dashi trace` shows for any event where it is and what its outcome was.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ async fn every_event_is_found_with_what_became_of_it(setup: Setup) {
         ),
         ("performance", json!({ "website": WEBSITE, "url": "/a", "lcp": 12.5 })),
         ("identify", json!({ "website": WEBSITE, "id": "ada", "data": { "plan": "pro" } })),
-        // Named by its client, at a time of its own.
+        // Named by its client, with a time of its own.
         ("event", json!({ "website": WEBSITE, "url": "/c", "messageId": "m-1", "timestamp": 1_777_593_600 })),
     ] {
         running.accept(kind, &payload).await;
@@ -74,7 +74,7 @@ async fn every_event_is_found_with_what_became_of_it(setup: Setup) {
         assert_eq!(applied["has_session"], true, "{found}");
         let rows = if has_name { (json!(3), json!(true)) } else { (json!(0), json!(false)) };
         assert_eq!((applied["event_data"].clone(), applied["has_revenue"].clone()), rows, "{found}");
-        // Without reading all of the log: an id that the collector made says when to look.
+        // Without reading all of the log: an id that the collector made has the time at which to search.
         let (_, quick) = trace(&running, &[&id.to_string()]).await;
         assert_eq!(quick["state"], "applied");
         if id.get_version_num() == 7 {
@@ -86,7 +86,7 @@ async fn every_event_is_found_with_what_became_of_it(setup: Setup) {
     let text = running.run(&["trace", "m-1", "--website", WEBSITE]).await.stdout;
     assert!(text.contains(": applied\n") && text.contains("its row is there"), "{text}");
 
-    // Records that no projector has come to; then they are applied, but for one that cannot be.
+    // Records that no projector has reached; then they are applied, except one that cannot be.
     assert_eq!(running.dashi().terminate().await, Some(0));
     let session = Uuid::from_u128(77);
     let properties: BTreeMap<String, u32> = (0..10_001).map(|n| (format!("k{n}"), n)).collect();

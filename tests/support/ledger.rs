@@ -18,9 +18,9 @@ use crate::deployment::{Deployment, Status};
 use crate::http::{self, Answer};
 
 /// How many faults of one kind are reported.
-const TOLD: usize = 10;
+const SHOWN_MAX: usize = 10;
 
-/// All that was sent to one [`Deployment`], and what of it was acknowledged.
+/// All events that were sent to one [`Deployment`], and which of them were acknowledged.
 #[derive(Debug)]
 pub struct Ledger {
     deployment: Deployment,
@@ -182,7 +182,7 @@ impl Faults {
     fn add(&mut self, what: &'static str, which: String) {
         let (count, shown) = self.0.entry(what).or_default();
         *count += 1;
-        if shown.len() < TOLD {
+        if shown.len() < SHOWN_MAX {
             shown.push(which);
         }
     }

@@ -110,8 +110,8 @@ async fn loss(
     } else {
         match log.reader_behind(partition, at, fingerprint).await {
             Ok(_) => None,
-            // Records appended since the log was cut lie below its end now, and the log does not tell them from older
-            // ones. So all of it is read again; events that are applied already are recognised by their ids.
+            // Records appended since the log was cut lie below its end now, and the log does not distinguish them
+            // from older records. So all of it is read again; applied events are recognised by their ids.
             Err(LogError::Beyond { .. }) => Some(ended(high, at, low)),
             Err(LogError::Rewritten { .. }) => Some(ended(low, at, low)),
             Err(error) => return Err(error.into()),

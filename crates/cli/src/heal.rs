@@ -21,7 +21,7 @@ use crate::exit::{Exit, Misuse};
 use crate::open;
 use crate::output::print;
 
-/// How often a line reports the progress where there is no terminal for a bar.
+/// Time between the lines that report the progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);
 
 /// Lines of an undo file that are taken back in one transaction.

@@ -20,7 +20,8 @@ use crate::exit::{Exit, Misuse};
 use crate::open;
 use crate::output::print;
 
-/// A record is appended at once; one that waited for a broker came this much later than its event was received, at most.
+/// Greatest time between an event's arrival and its record's append: a record is appended at once, or after a wait for
+/// a broker.
 const APPEND_MS_MAX: i64 = 60_000;
 
 /// Records per read.
@@ -74,7 +75,7 @@ struct Trace {
     /// In the order of the log; the first one that was applied made the rows, the others are duplicates.
     in_log: Vec<Copy>,
     dead_letters: Vec<DeadLetter>,
-    /// Whether all of the log was read, so that what is not here is not there.
+    /// Whether all of the log was read, so that this answer has every copy.
     is_whole_log: bool,
 }
 
@@ -121,7 +122,7 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool) -> anyhow::R
     if scan {
         found = search_all(log, &partitions, id).await?;
     } else if let Some(from_ms) = received_at_ms(id).or(applied.as_ref().map(|event| event.created_at_ms)) {
-        // The session names the partition, unless the topic has grown since.
+        // The session determines the partition, unless the topic has grown since.
         let own = applied
             .as_ref()
             .map(|event| partition_for(key(event.session_id).as_bytes(), partitions.len() as u32));
@@ -183,7 +184,7 @@ fn copy(record: &Record, states: &[PartitionState]) -> Copy {
 /// Whether the record is the event's. Its text is searched first, because decoding a record takes longer.
 fn is_of(record: &[u8], id: Uuid) -> bool {
     let text = format!("\"id\":\"{id}\"");
-    // A record that cannot be read has the id that its text names.
+    // Of a record that cannot be decoded, the id in its text counts.
     record.windows(text.len()).any(|window| window == text.as_bytes())
         && LogRecord::decode(record).map_or(true, |record| record.id() == id)
 }

@@ -31,8 +31,8 @@ fn rules() -> FoldRules {
     }
 }
 
-/// What the stores' tables hold, with the stores' rules: a session is filled, a property is the newest, and a
-/// batch with an event that is there already is refused as a whole.
+/// The content of the stores' tables, with the stores' rules: a session is filled, a property has its newest value, and
+/// a batch with an event that is there already is refused as a whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Tables {
     sessions: BTreeMap<Uuid, SessionRow>,
@@ -100,7 +100,7 @@ impl Tables {
     }
 }
 
-/// What becomes a record; small numbers, so that sessions, events and keys meet.
+/// The parts of a record to be made; small numbers, so that sessions, events and keys meet.
 #[derive(Debug, Clone)]
 enum Made {
     Event { session: u8, event: u8, kind: u8, payload: Value, envelope: Value },

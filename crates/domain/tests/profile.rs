@@ -50,7 +50,7 @@ struct Identify {
     /// Of [`KEYS`] and [`VALUES`].
     data: BTreeMap<usize, usize>,
     base_version: Option<String>,
-    /// What the version means.
+    /// The stamp that the version stands for.
     base: Option<Stamp>,
 }
 
@@ -195,8 +195,8 @@ fn in_order(mut identifies: Vec<Identify>) -> Vec<Identify> {
     identifies
 }
 
-/// What the store's tables hold. Everything goes through the state that is read for some sends and the rows that are
-/// written for them.
+/// The content of the store's tables. Every send goes through the state that is read for it and the rows that are
+/// written for it.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Tables {
     applied: HashSet<Uuid>,
@@ -286,7 +286,7 @@ struct Model {
 type PlainRow = (Stamp, Uuid, Plain, Option<Stamp>);
 
 impl Model {
-    /// What a device of a session sent for a person and key, in the order of its log: rows, and what it sent last.
+    /// The sends of a session's device for a person and key, in the order of its log: the rows, and its last value.
     fn own(&self, base: &BaseKey) -> (Vec<PlainRow>, Option<(Plain, Stamp)>) {
         let mut rows: Vec<PlainRow> = Vec::new();
         let mut last: Option<(Plain, Stamp)> = None;
@@ -431,7 +431,7 @@ fn deliveries() -> impl Strategy<Value = Vec<(usize, usize, usize)>> {
     proptest::collection::vec((0..PARTITIONS, 0..4_usize, 1..7_usize), 0..30)
 }
 
-/// What is delivered, batch by batch; everything is in the end.
+/// The deliveries, batch by batch; all identifies are delivered in the end.
 fn batches<'a>(all: &'a [Identify], deliveries: &[(usize, usize, usize)]) -> Vec<Vec<&'a Identify>> {
     let partition = |number| all.iter().filter(move |identify| identify.partition() == number).collect();
     let partitions: Vec<Vec<&Identify>> = (0..PARTITIONS).map(partition).collect();
@@ -686,7 +686,7 @@ fn person(name: &str) -> Person {
     Person { website_id: uuid(SITE), distinct_id: name.to_owned() }
 }
 
-/// What a person's traits are, as text.
+/// A person's traits, as text.
 fn texts(tables: &Tables, name: &str) -> BTreeMap<String, String> {
     let values = tables.profile(&person(name)).0;
     values.into_iter().map(|(key, value)| (key, value.string_value.unwrap())).collect()
@@ -707,7 +707,7 @@ fn an_old_snapshot_with_a_new_avatar_leaves_the_nickname_that_another_device_gav
     let mut tables = Tables::default();
     for (count, record) in log.iter().enumerate() {
         let rows = tables.project(std::slice::from_ref(record), false);
-        // The second device tells nothing new, but it has told it.
+        // The second device sends nothing new; the send itself is a row.
         assert_eq!(rows.changed.is_empty(), count == 1, "{rows:?}");
     }
     let settled = expected(&[("nickname", "Countess"), ("avatar", "dog")]);

@@ -62,7 +62,7 @@ pub enum ReplayError {
     Live {
         /// The partition that was claimed last.
         partition: Partition,
-        /// Who claimed it.
+        /// Its owner.
         owner: String,
     },
     /// Another process writes the same store.

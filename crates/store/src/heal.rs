@@ -1,5 +1,5 @@
-//! Damage that Umami leaves in its tables, and why: the pure part of healing. See docs/heal.md for the rules and
-//! docs/umami-contract.md §8, §11, §12 and §16 for their sources.
+//! The damage that Umami leaves in its tables, and its causes: the pure part of healing. See docs/heal.md for the rules
+//! and docs/umami-contract.md §8, §11, §12 and §16 for their sources.
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -18,7 +18,7 @@ pub enum Orphaning {
     Website,
     /// The website was reset or deleted while a page kept its token.
     Deletion,
-    /// The tables do not show why.
+    /// The tables do not show the cause.
     Unknown,
 }
 
@@ -27,7 +27,7 @@ impl Orphaning {
     pub const ALL: [Self; 6] =
         [Self::Month, Self::DistinctId, Self::AddressOrAgent, Self::Website, Self::Deletion, Self::Unknown];
 
-    /// The words for people.
+    /// Its name in a report.
     pub fn words(self) -> &'static str {
         match self {
             Self::Month => "the month changed",
@@ -39,13 +39,14 @@ impl Orphaning {
         }
     }
 
-    /// Whether the other session of the visit was at the same place: its country, region and city hold for this one.
+    /// Whether the other session of the visit was at the same place: its country, region and city hold for this
+    /// session.
     pub fn keeps_place(self) -> bool {
         matches!(self, Self::Month | Self::DistinctId | Self::Website)
     }
 }
 
-/// A session without a row, and the facts that the tables show of it. Times are microseconds since 1970.
+/// A session without a row, and the facts about it that the tables show. Times are microseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OrphanedSession {
     /// The session.
@@ -58,7 +59,7 @@ pub struct OrphanedSession {
     pub events: i64,
     /// Rows in `session_data`.
     pub properties: i64,
-    /// The distinct id that one of its properties has.
+    /// The distinct id of one of its properties.
     pub distinct_id: Option<String>,
     /// Another session of the same visit that has a row: the one whose event is nearest in time.
     pub sibling: Option<Sibling>,
@@ -92,8 +93,8 @@ pub enum WebsiteState {
 }
 
 impl OrphanedSession {
-    /// Why the row is missing. The first reason that the tables show counts; a reset counts where no other session of
-    /// the visit is left. `salt_start_ms` gives the start of the salt's period (a month, unless it is set otherwise)
+    /// The cause of the missing row: the first one that the tables show; a reset counts where no other session of the
+    /// visit is left. `salt_start_ms` gives the start of the salt's period (a month, unless it is set otherwise)
     /// that a time lies in; both are milliseconds since 1970.
     pub fn orphaning(&self, salt_start_ms: impl Fn(i64) -> i64) -> Orphaning {
         if self.website == WebsiteState::Deleted {
@@ -118,14 +119,14 @@ impl OrphanedSession {
         }
     }
 
-    /// Whether a row is inserted: not for a website that is no more.
+    /// Whether a row is inserted: not for a website that is deleted.
     pub fn is_repaired(&self) -> bool {
         self.website != WebsiteState::Deleted
     }
 }
 
-/// Cuts a range of keys into slices whose width follows the time that they take, so that no statement gets long and
-/// small tables need few.
+/// Cuts a range of keys into slices whose width follows the time that they take, so that no statement takes long and
+/// small tables need few slices.
 #[derive(Debug)]
 pub(crate) struct Sweep {
     next: u64,
@@ -151,7 +152,7 @@ impl Sweep {
         (self.next <= self.end).then(|| (self.next, self.next.saturating_add(self.width - 1).min(self.end)))
     }
 
-    /// Goes on behind the slice, which took so long. False at the end.
+    /// Goes on behind the slice; `took` is the time that it took. False at the end.
     pub fn advance(&mut self, took: std::time::Duration) -> bool {
         let Some((_, last)) = self.slice() else { return false };
         if took > SLOW {
@@ -168,7 +169,7 @@ impl Sweep {
         }
     }
 
-    /// How much of the range lies behind, from 0 to 1.
+    /// The share of the range that is done, from 0 to 1.
     pub fn share(&self) -> f64 {
         let start = self.end - self.total;
         (self.next - start) as f64 / (self.total as f64).max(1.0)
@@ -225,7 +226,7 @@ mod tests {
             OrphanedSession { distinct_id: named("ada"), ..orphan() }.orphaning(month),
             Orphaning::DistinctId
         );
-        // A name that both have is no change of it.
+        // A distinct id that both sessions have did not change.
         let both = OrphanedSession {
             distinct_id: named("ada"),
             ..beside(|it| it.distinct_id = Some("ada".to_owned()))

@@ -1,4 +1,4 @@
-//! Where the tables hold an event: the store's part of the answer to "was my event recorded?".
+//! The rows of an event: the store's part of the answer to "was my event recorded?".
 
 use dashi_domain::position::{LogId, Offset, Partition};
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub struct AppliedEvent {
     pub created_at_ms: i64,
     /// Whether the session's row is there.
     pub has_session: bool,
-    /// Rows of `event_data` that hang on it.
+    /// Number of its rows in `event_data`.
     pub event_data: u64,
     /// Whether it has a row in `revenue`.
     pub has_revenue: bool,
@@ -32,7 +32,7 @@ pub struct SetAside {
     pub partition: Partition,
     /// Its offset.
     pub offset: Offset,
-    /// Why it could not be applied.
+    /// The reason why it could not be applied.
     pub reason: String,
     /// When that was, milliseconds since 1970.
     pub set_aside_at_ms: i64,
@@ -40,5 +40,5 @@ pub struct SetAside {
     pub record: Vec<u8>,
 }
 
-/// Tables by whose keys an event is known, and the column of the key. An id lies in one of them at most.
+/// The tables whose key is an event's id, and the column of the key. An id is in at most one of them.
 pub(crate) const IDENTITIES: [&str; 4] = ["website_event", "identify", "applied", "session_replay"];

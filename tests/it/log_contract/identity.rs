@@ -1,4 +1,4 @@
-//! Which log it is: after it was opened again, made again, or made by two processes at once.
+//! The identity of a log: after it was opened again, made again, or made by two processes at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Where records end: what retention removes and keeps, and what a reader outside the extent is answered.
+//! The ends of the records: what retention removes and keeps, and the answer to a reader outside the extent.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(super) async fn a_reader_below_retention_is_told_so(location: LogLocation) {
     assert_eq!(extent, Extent { low: Offset::new(40), high: Offset::new(100) });
     for from in [0, 39] {
         let mut reader = log.reader(P0, Offset::new(from)).await.unwrap();
-        // Told again and again, for it stays true.
+        // Reported by every read, because it stays true.
         for _ in 0..3 {
             match reader.next(limit(10, SOON)).await {
                 Err(LogError::Trimmed { partition, from: stands, low }) => {

@@ -131,7 +131,7 @@ pub(super) async fn tables_that_changed_are_written_as_they_are_now(fixture: Sto
     assert!(source.to_string().contains("website_event.tag, the table link missing"), "{source}");
 }
 
-/// What the catalogue says of everything outside the schema `dashi`.
+/// The catalogue's content about everything outside the schema `dashi`.
 pub(super) async fn catalogue(raw: &mut Raw) -> Vec<String> {
     raw.strings(
         "SELECT t FROM (

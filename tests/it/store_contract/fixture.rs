@@ -193,7 +193,7 @@ impl Raw {
         let (table, value) = match self {
             Self::Postgres(_) => {
                 let value = if time {
-                    // Microseconds: what the column can tell apart.
+                    // Microseconds: the resolution of the column.
                     format!("(extract(epoch FROM {column}) * 1000000)::bigint::text")
                 } else if column == "events" {
                     format!("encode({column}, 'hex')")

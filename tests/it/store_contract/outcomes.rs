@@ -146,7 +146,7 @@ pub(super) async fn of_two_partitions_with_one_event_one_applies_it(fixture: Sto
                 Err(error) => panic!("{error:?}"),
             }
         }
-        assert_eq!(applied, 1, "one applies it at once, the other is told");
+        assert_eq!(applied, 1, "one store applies it at once, the other one gets an error");
         assert_eq!(raw.count("website_event").await as u128, (round + 1) * 80);
     }
 }
@@ -288,7 +288,7 @@ pub(super) async fn what_a_store_holds_is_told(fixture: StoreFixture) {
     let claim = store.claim(&LogId::new("a"), P1, "third").await.unwrap();
     assert_eq!(store.logs().await.unwrap(), [LogId::new("a"), b.clone()]);
     assert!(store.is_empty().await.unwrap(), "a claim is no row of the projection");
-    let told: Vec<_> = store
+    let states: Vec<_> = store
         .partitions()
         .await
         .unwrap()
@@ -297,7 +297,7 @@ pub(super) async fn what_a_store_holds_is_told(fixture: StoreFixture) {
         .collect();
     let one = Epoch::new(1);
     assert_eq!(
-        told,
+        states,
         [
             (LogId::new("a"), P1, "third".to_owned(), one, None),
             (b.clone(), P0, "first".to_owned(), one, None),

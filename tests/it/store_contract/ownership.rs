@@ -99,7 +99,7 @@ pub(super) async fn no_commit_of_an_older_epoch_comes_after_a_claim(fixture: Sto
         .await;
         let new = claim(&other, P0).await;
         let (stands, next) =
-            tokio::time::timeout(SOON, writer).await.expect("the old owner is told").unwrap();
+            tokio::time::timeout(SOON, writer).await.expect("the old owner gets an error").unwrap();
         assert_eq!(new.resume_from, stands);
         assert_eq!(other.resume(&new).await.unwrap(), stands);
         assert_eq!(fixture.raw().await.count("website_event").await as u128, next);
@@ -304,13 +304,13 @@ pub(super) async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_r
         assert!(matches!(away, Err(ClaimError::Store(StoreError::Away { .. }))), "{away:?}");
         assert!(store.ping().await.is_err());
         server.start_again().await;
-        let mut told = None;
+        let mut resumed = None;
         eventually(SOON, "the store answers again", async || {
-            told = Some(store.resume(&claim).await?);
+            resumed = Some(store.resume(&claim).await?);
             Ok::<_, ClaimError>(())
         })
         .await;
-        assert_eq!(told, Some(at(stands)));
+        assert_eq!(resumed, Some(at(stands)));
         eventually(SOON, "the batch is in", async || {
             match store.commit(&claim, at(stands), at(stands + 1), &changes).await {
                 Err(CommitError::NotWritten { source, .. }) => Err(source.to_string()),

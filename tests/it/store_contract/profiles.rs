@@ -1,4 +1,4 @@
-//! What a store promises about people.
+//! A store's promises about people.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -185,8 +185,8 @@ fn round_of(partition: u128, round: i64, people: u128) -> Changes {
 
 const TABLES: [&str; 5] = ["profile", "profile_trait", "profile_write", "profile_base", "profile_link"];
 
-/// Tells rows that were written from rows that were not, though the values be the same. On PostgreSQL it also sees
-/// rows that were locked.
+/// Distinguishes rows that were written from rows that were not, even if their values are the same. On PostgreSQL it
+/// also sees rows that were locked.
 struct Touched(Raw);
 
 impl Touched {
@@ -279,7 +279,7 @@ pub(super) async fn a_late_send_settles_where_it_belongs(fixture: StoreFixture) 
     assert_eq!((&after.traits, &after.version), (&before.traits, &before.version));
     assert_eq!(after.created_at_ms, NOON_MS + 10, "though they are known for longer");
     assert_eq!((after.traits[0].settled.changed, after.traits[0].settled.changed_by), (stamp(1, 40), id(1)));
-    // An older one with the value of now tells that it has been so for longer.
+    // An older write of the present value shows that the trait has had this value for longer.
     commit(P1, send(31, "ada", "name", "fourth", 35)).await;
     let settled = &profile(&store, "ada").await.traits[0].settled;
     assert_eq!((settled.changed, settled.changed_by, settled.last), (stamp(31, 35), id(31), stamp(1, 40)));
@@ -297,7 +297,7 @@ pub(super) async fn a_deleted_trait_stays_deleted_until_it_is_written_anew(fixtu
     commit_to(&store, P1, &sending([deletion(11, 30)])).await;
     let deleted = profile(&store, "ada").await;
     assert_ne!(deleted.version, whole.version);
-    assert_eq!(deleted.traits.len(), 2, "a deleted trait is told as such");
+    assert_eq!(deleted.traits.len(), 2, "a deleted trait is returned as deleted");
     assert_eq!(traits(&store, "ada").await, map(&[("colour", "red")]));
     let session = store.session_traits(id(WEBSITE), id(1)).await.unwrap();
     assert!(session.is_none(), "no link, no row: {session:?}");
@@ -345,9 +345,12 @@ pub(super) async fn a_send_that_names_a_version_is_decided_anew_when_an_older_on
     assert_as_if_in_order(&fixture, &store, sending(all)).await;
 }
 
-/// The next change that is told; the first of a new listener, and of one that was cut off, is a resync.
-async fn told(changes: &mut Receiver<ProfileChange>) -> ProfileChange {
-    tokio::time::timeout(SOON, changes.recv()).await.expect("it is told").expect("nobody is that slow")
+/// The next change of which the store notifies; the first of a listener that is new, or was cut off, is a resync.
+async fn next_change(changes: &mut Receiver<ProfileChange>) -> ProfileChange {
+    tokio::time::timeout(SOON, changes.recv())
+        .await
+        .expect("a notification")
+        .expect("a listener that keeps up")
 }
 
 fn of_person(person: &str) -> ProfileChange {
@@ -367,28 +370,28 @@ pub(super) async fn changes_of_profiles_are_told_once_they_are_committed(fixture
     };
     let mut changes = listening.profile_changes();
     if let StoreFixture::Postgres(_) = &fixture {
-        assert_eq!(told(&mut changes).await, ProfileChange::Resync);
+        assert_eq!(next_change(&mut changes).await, ProfileChange::Resync);
     }
     commit_to(&store, P0, &sending([send(1, "ada", "name", "Ada", 1), send(1, "ada", "x", "y", 1)])).await;
-    assert_eq!(told(&mut changes).await, of_person("ada"));
-    assert_eq!(traits(&listening, "ada").await.len(), 2, "what is told can be read");
-    // Repetitions, late sends and known links are nothing to tell: what comes next is what changes something.
+    assert_eq!(next_change(&mut changes).await, of_person("ada"));
+    assert_eq!(traits(&listening, "ada").await.len(), 2, "a change can be read when it is notified");
+    // Repetitions, late sends and known links are not notified: the next notification is of a real change.
     let known = vec![link(1, "ada", ProfileLinkKind::Own, 1)];
     commit_to(&store, P0, &Changes { links: known.clone(), ..Changes::default() }).await;
-    assert_eq!(told(&mut changes).await, of_session(1), "a session got its person");
+    assert_eq!(next_change(&mut changes).await, of_session(1), "a session got its person");
     let again = sending([send(1, "ada", "name", "Ada", 3)]);
     commit_to(&store, P0, &Changes { links: known, ..again }).await;
     commit_to(&store, P1, &sending([send(11, "ada", "name", "late", 0)])).await;
     commit_to(&store, P1, &sending([send(21, "bob's", "name", "Bob", 4)])).await;
-    assert_eq!(told(&mut changes).await, of_person("bob's"));
-    // Properties of who names nobody.
+    assert_eq!(next_change(&mut changes).await, of_person("bob's"));
+    // Properties of a session that names nobody.
     let nobodys = Changes {
         sessions: vec![session(31)],
         session_data: vec![SessionDataRow { distinct_id: None, ..property(1, 31, "plan", "free") }],
         ..Changes::default()
     };
     commit_to(&store, P0, &nobodys).await;
-    assert_eq!(told(&mut changes).await, of_session(31));
+    assert_eq!(next_change(&mut changes).await, of_session(31));
     let silence = tokio::time::timeout(Duration::from_millis(200), changes.recv()).await;
     assert!(silence.is_err(), "{silence:?}");
 }
@@ -397,7 +400,7 @@ pub(super) async fn a_listener_that_is_cut_off_looks_at_everything_again(fixture
     let store = fixture.migrated().await;
     let listening = fixture.open().await;
     let mut changes = listening.profile_changes();
-    assert_eq!(told(&mut changes).await, ProfileChange::Resync);
+    assert_eq!(next_change(&mut changes).await, ProfileChange::Resync);
     let mut raw = fixture.raw().await;
     for round in 1..=3 {
         let killed = raw
@@ -407,13 +410,13 @@ pub(super) async fn a_listener_that_is_cut_off_looks_at_everything_again(fixture
             )
             .await;
         assert_eq!(killed, ["true"]);
-        assert_eq!(told(&mut changes).await, ProfileChange::Resync);
+        assert_eq!(next_change(&mut changes).await, ProfileChange::Resync);
         let text = format!("of {round}");
         commit_to(&store, P0, &sending([send(1, "ada", "name", &text, round)])).await;
         // It may take more than one attempt to listen again.
-        let mut next = told(&mut changes).await;
+        let mut next = next_change(&mut changes).await;
         while next == ProfileChange::Resync {
-            next = told(&mut changes).await;
+            next = next_change(&mut changes).await;
         }
         assert_eq!(next, of_person("ada"));
     }

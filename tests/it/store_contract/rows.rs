@@ -392,7 +392,7 @@ pub(super) async fn every_column_is_written_as_it_is(fixture: StoreFixture) {
 }
 
 /// A click of a recording, whose chunk has to go around another one's index, and a click and a scroll that were posted.
-/// What a version's table has no column for is left out; so is all of it where there is no table.
+/// A value for which a version's table has no column is left out; so are all values where there is no table.
 pub(super) async fn heatmaps_are_written_in_the_columns_that_there_are(fixture: StoreFixture) {
     let store = fixture.migrated().await;
     let chunk = |n| ChunkRow { replay_id: id(n), ..full_changes().chunks.remove(0) };
@@ -528,7 +528,7 @@ pub(super) async fn equal_stores_compare_equal_and_others_are_told_apart(fixture
     let events = table("website_event");
     assert_eq!(events.rows, [12, 18]);
     assert_ne!(events.checksums[0], events.checksums[1]);
-    assert_eq!(events.differences.len(), 5, "no more than the first few are told");
+    assert_eq!(events.differences.len(), 5, "only the first few are reported");
     let first = &events.differences[0];
     assert_eq!(first.key, id(1).to_string());
     assert_eq!(first.first, ["page_title: changed", "tag: null"]);

@@ -1,4 +1,4 @@
-//! What must hold for any bytes that somebody sends: shared by the fuzz target and the test that runs its corpus.
+//! Properties that hold for any bytes that a client sends: shared by the fuzz target and the test that runs its corpus.
 
 use dashi_domain::calendar::SaltRotation;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret, Visitor};

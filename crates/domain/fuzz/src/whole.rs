@@ -1,4 +1,4 @@
-//! What a whole event is, and what a refusal looks like.
+//! The definition of a whole event, and the form of a refusal.
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 /// When every request arrives: 2026-05-01 12:00:00.123 UTC.
 pub const RECEIVED_MS: i64 = 1_777_636_800_123;
 
-/// What PostgreSQL's `timestamptz` and JavaScript's dates both hold, milliseconds since 1970, inclusive.
+/// The times that both PostgreSQL's `timestamptz` and JavaScript's dates hold, milliseconds since 1970, inclusive.
 pub const MOMENTS_MS: RangeInclusive<i64> = -210_866_803_200_000..=8_640_000_000_000_000;
 
 /// Three kinds: none, a half hour, and one with summer time.

@@ -1,4 +1,4 @@
-//! Tells programs from people by the user-agent text.
+//! Distinguishes programs from people by the user-agent text.
 
 use crate::javascript::is_space;
 

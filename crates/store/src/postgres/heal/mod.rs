@@ -20,10 +20,10 @@ use crate::heal::{OrphanedSession, Orphaning, Sibling, Sweep, WebsiteState};
 /// Examples of each kind of damage in a report, at most.
 const SAMPLES_MAX: usize = 5;
 
-/// Sessions whose doubled properties are counted apart, at most: past that the number is a lower bound.
+/// Sessions with doubled properties that are counted one by one, at most: beyond that the number is a lower bound.
 const LOCKED_MAX: usize = 1_000_000;
 
-/// The damage to heal, and how.
+/// The part of the database to heal, and the size of a transaction.
 #[derive(Debug, Clone, Copy)]
 pub struct HealScope {
     /// Only this website's rows.
@@ -37,7 +37,7 @@ pub struct HealScope {
 pub struct HealReport {
     /// Sessions without a row, by cause.
     pub orphaned_sessions: BTreeMap<Orphaning, Orphans>,
-    /// Rows of `session_data` that are there twice or more, less one of each.
+    /// Rows of `session_data` that are there twice or more, without the one of each that stays.
     pub doubled_properties: u64,
     /// Sessions that have such rows: every later identify of such a key fails in Umami up to 3.2.
     pub locked_sessions: u64,
@@ -51,7 +51,7 @@ pub struct HealReport {
     pub stray_event_data: u64,
     /// Examples of them: the events.
     pub stray_samples: Vec<Uuid>,
-    /// Rows that were inserted or deleted. Of rows that another program wrote meanwhile none is.
+    /// Rows that were inserted or deleted; none of them is a row that another program wrote meanwhile.
     pub repaired: u64,
 }
 
@@ -62,7 +62,7 @@ pub struct Orphans {
     pub sessions: u64,
     /// Their events.
     pub events: u64,
-    /// Those of them that are left as they are: of a website that is no more.
+    /// The sessions that are left as they are: those of a deleted website.
     pub left: u64,
     /// Examples.
     pub samples: Vec<OrphanedSession>,
@@ -121,11 +121,12 @@ pub trait KeepUndo {
     fn keep(&mut self, batch: &[Repair]) -> std::io::Result<()>;
 }
 
-/// How far it is: the part that works, and its share from 0 to 1. False stops it before the next batch.
+/// Receives the progress: the part that is being worked on, and its share from 0 to 1. False as its result stops the
+/// work before the next batch.
 pub type OnProgress<'p> = &'p mut (dyn FnMut(&'static str, f64) -> bool + Send);
 
 impl PostgresStore {
-    /// Finds damage, and repairs it if there is an `undo` to keep the way back in.
+    /// Finds damage, and repairs it if there is an `undo`, which keeps the lines that take the repair back.
     ///
     /// Each batch is durable when the next begins. It may be run beside Umami and Dashi: rows that they write meanwhile
     /// win. `salt_start_ms` is described at [`OrphanedSession::orphaning`].
@@ -287,7 +288,7 @@ impl PostgresStore {
             .await
             .map_err(StoreError::away(doing))?;
         let (Some(first), Some(last)) = (first, last) else { return Ok(()) };
-        // Keys of a sweep have no sign.
+        // Keys of a sweep are unsigned.
         let key = |us: i64| us.wrapping_sub(i64::MIN) as u64;
         let us = |key: u64| (key as i64).wrapping_add(i64::MIN);
         let mut sweep = Sweep::new(key(first), key(last));

@@ -1,4 +1,4 @@
-//! The statements of healing. Times go as microseconds since 1970.
+//! The statements of healing. Times are passed as microseconds since 1970.
 
 /// Sessions that have events or properties, and no row. $1 and $2: first and last id, inclusive; $3: a website or null.
 ///
@@ -122,7 +122,7 @@ pub(super) const INSERT_REVENUE: &str = "/* heal_insert_revenue */
     ON CONFLICT DO NOTHING
     RETURNING to_jsonb(inserted)::text";
 
-/// How many rows of `event_data` have no event, and some of those events' ids. $4: how many of them.
+/// The number of rows of `event_data` without an event, and some of those events' ids. $4: how many ids.
 pub(super) const FIND_STRAYS: &str = "/* heal_find_strays */
     SELECT count(*), coalesce((array_agg(DISTINCT d.website_event_id))[1:$4], '{}')
     FROM event_data AS d
@@ -137,7 +137,7 @@ pub(super) const UNDO_SESSION: &str = "/* heal_undo_session */
     WHERE s.session_id = (was.row ->> 'session_id')::uuid
         AND to_jsonb(s) = to_jsonb(jsonb_populate_record(NULL::session, was.row))";
 
-/// Puts the property's row back if there is none by its key.
+/// Inserts the property's row again if no row has its key.
 pub(super) const UNDO_PROPERTY: &str = "/* heal_undo_property */
     INSERT INTO session_data SELECT * FROM jsonb_populate_record(NULL::session_data, $1::text::jsonb)
     ON CONFLICT DO NOTHING";
