@@ -1,7 +1,7 @@
 //! The file: its tables, connections to it, and the replacement of a connection whose transaction failed.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use dashi_domain::calendar::ms_since_1970;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
@@ -46,13 +46,39 @@ const SCHEMA: &str = "
     );
 ";
 
+/// How long a connection waits for another process that holds the file.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+
+/// How long it waits before it opens the file again.
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+/// SQLite's code for a file that another connection holds; extended codes have it in their lowest byte.
+const BUSY: i32 = 5;
+
+/// Connects to the file, which is made if it is not there. The first connection puts a new file into WAL mode. One that
+/// meets another doing the same is refused at once, whatever its busy timeout, and so tries again.
+pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, sqlx::Error> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match SqliteConnection::connect_with(&connect_options(path)).await {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(BUSY_WAIT).await,
+            connected => return connected,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == BUSY)
+}
+
 pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(10))
+        .busy_timeout(BUSY_MAX)
         .statement_cache_capacity(128)
         .pragma("wal_autocheckpoint", "4000")
         .pragma("cache_size", "-16000")
@@ -61,7 +87,7 @@ pub(super) fn connect_options(path: &Path) -> SqliteConnectOptions {
 /// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full disk,
 /// the driver takes the transaction to be open still and begins no other on that connection.
 pub(super) async fn renew(connection: &mut SqliteConnection, path: &Path) {
-    match SqliteConnection::connect_with(&connect_options(path)).await {
+    match connect(path).await {
         Ok(new) => *connection = new,
         // The next transaction fails, too, and then a new connection is tried again.
         Err(error) => tracing::debug!(error = %error, "the event log's file cannot be opened again"),

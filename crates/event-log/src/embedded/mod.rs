@@ -17,13 +17,13 @@ use std::sync::Arc;
 
 use dashi_domain::position::{LogId, Offset, Partition};
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+use sqlx::{AssertSqlSafe, SqliteConnection};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use self::append::{Append, Writer};
-use self::file::{FORMAT, HIGH_WATERMARK, connect_options, create, now_ms};
+use self::file::{FORMAT, HIGH_WATERMARK, connect, connect_options, create, now_ms};
 use crate::error::Cause;
 use crate::{AppendError, Extent, LogError, OpenError};
 
@@ -72,19 +72,18 @@ impl EmbeddedLog {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
             std::fs::create_dir_all(directory).map_err(|error| failed(Arc::new(error)))?;
         }
-        let options = connect_options(&path);
         let sql = |error: sqlx::Error| failed(Arc::new(error));
-        let mut writer = SqliteConnection::connect_with(&options).await.map_err(sql)?;
+        let mut writer = connect(&path).await.map_err(sql)?;
         let (format, id) = create(&mut writer, settings.partitions).await.map_err(sql)?;
         if format > FORMAT {
             return Err(OpenError::Format { path, found: format, known: FORMAT });
         }
         let partitions: i64 =
             sqlx::query_scalar("SELECT count(*) FROM partition").fetch_one(&mut writer).await.map_err(sql)?;
-        let housekeeper = SqliteConnection::connect_with(&options).await.map_err(sql)?;
+        let housekeeper = connect(&path).await.map_err(sql)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
-            .connect_with(options.read_only(true))
+            .connect_with(connect_options(&path).read_only(true))
             .await
             .map_err(sql)?;
         let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));

@@ -12,7 +12,7 @@ mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashi_domain::fold::Outcomes;
 use dashi_domain::missing::{Missing, MissingCause};
@@ -81,8 +81,7 @@ impl SqliteStore {
         }
         refuse_other_programs_file(&settings.path)?;
         let options = connect_options(&settings.path);
-        let writer =
-            SqliteConnection::connect_with(&options).await.map_err(|error| failed(Arc::new(error)))?;
+        let writer = connect(&options).await.map_err(|error| failed(Arc::new(error)))?;
         let readers =
             SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.clone().read_only(true));
         Ok(Self(Arc::new(Shared {
@@ -97,7 +96,7 @@ impl SqliteStore {
     /// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full
     /// disk, the driver takes the transaction to be open still and begins no other on that connection.
     async fn renew(&self, writer: &mut SqliteConnection) {
-        match SqliteConnection::connect_with(&self.0.options).await {
+        match connect(&self.0.options).await {
             Ok(new) => *writer = new,
             // The next transaction fails as this one did, and then this is tried again.
             Err(error) => tracing::debug!(error = %error, "the store's file cannot be opened again"),
@@ -312,13 +311,39 @@ fn refuse_other_programs_file(path: &Path) -> Result<(), StoreError> {
     Err(StoreError::OtherProgram { path: path.display().to_string(), holds })
 }
 
+/// How long a connection waits for another process that holds the file.
+const BUSY_MAX: Duration = Duration::from_secs(10);
+
+/// How long it waits before it opens the file again.
+const BUSY_WAIT: Duration = Duration::from_millis(20);
+
+/// SQLite's code for a file that another connection holds; extended codes have it in their lowest byte.
+const BUSY: i32 = 5;
+
+/// Connects to the file, which is made if it is not there. The first connection puts a new file into WAL mode. One that
+/// meets another doing the same is refused at once, whatever its busy timeout, and so tries again.
+async fn connect(options: &SqliteConnectOptions) -> Result<SqliteConnection, sqlx::Error> {
+    let deadline = Instant::now() + BUSY_MAX;
+    loop {
+        match SqliteConnection::connect_with(options).await {
+            Err(error) if is_busy(&error) && Instant::now() < deadline => tokio::time::sleep(BUSY_WAIT).await,
+            connected => return connected,
+        }
+    }
+}
+
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.and_then(|code| code.parse::<i32>().ok()).is_some_and(|code| code & 0xff == BUSY)
+}
+
 fn connect_options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
-        .busy_timeout(Duration::from_secs(10))
+        .busy_timeout(BUSY_MAX)
         .statement_cache_capacity(128)
         .pragma("wal_autocheckpoint", "4000")
         .pragma("cache_size", "-64000")
