@@ -39,7 +39,7 @@ const scope = `dashi ${endpoint} ${website} `;
 const item = scope + "#";
 const retry = scope + "retry";
 
-/** What one identity on this page shares: the collector's token. `identify` begins another. */
+/** The state of one identity on this page: the collector's token. `identify` begins another. */
 export interface Session {
   token?: string;
 }

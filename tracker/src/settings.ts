@@ -1,4 +1,4 @@
-/** What our own script tag says, and whether tracking is on. */
+/** The attributes of our own script tag, and whether tracking is on. */
 import { read } from "./store";
 
 export const script = (document.currentScript || { dataset: {}, src: "" }) as HTMLScriptElement;

@@ -8,7 +8,7 @@ import { attempt } from "./store";
 
 export type Values = { [name in "lcp" | "inp" | "cls" | "fcp" | "ttfb"]?: number };
 
-/** What the tracker holds of this file. */
+/** The functions of this file that the tracker holds. */
 export interface Vitals {
   /** Sends what has been measured of this page view, if that has not happened yet. */
   report(): void;
@@ -16,10 +16,10 @@ export interface Vitals {
   restart(ms: number): void;
 }
 
-/** The script tag of this file. Through it the tracker gets what measures, and gives what sends. */
+/** The script tag of this file. Through it the tracker gets the functions that measure, and gives the one that sends. */
 export type VitalsScript = HTMLScriptElement & { begin?: (vitals: Vitals) => (values: Values) => unknown };
 
-/** What the browsers' newest entry types hold beyond the standard declarations. */
+/** The fields of the browsers' newest entry types beyond the standard declarations. */
 type Entry = PerformanceEntry & { value: number; hadRecentInput: boolean; interactionId: number };
 
 const enum Max {
@@ -102,7 +102,7 @@ const shifted = ({ hadRecentInput, startTime, value }: Entry): void => {
 attempt(() =>
   raise("ttfb", (performance.getEntriesByType("navigation")[0] as PerformanceResourceTiming).responseStart),
 );
-// What a hidden page paints says nothing about what somebody saw.
+// The paints of a hidden page are not those that a visitor saw.
 if (!document.hidden) {
   observe("largest-contentful-paint", ({ startTime }) => raiseFirst("lcp", startTime));
   observe("paint", ({ name, startTime }) => name.endsWith("l-paint") && raiseFirst("fcp", startTime));

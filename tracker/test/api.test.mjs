@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { BASE, failing, Site, sent, settle, WEBSITE } from "./browser.mjs";
 
-/** What the calls of `use` send, on a page that sends nothing by itself. */
+/** The requests of the calls of `use`, on a page that sends nothing by itself. */
 const calls = async (use, options = {}) => {
   const site = new Site();
   const page = await site.open({ attributes: { "data-auto-track": "false" }, ...options });

@@ -99,13 +99,13 @@ class Locks {
   }
 }
 
-/** What the collector answers: a status with headers and a body, or nothing. */
+/** The collector's answer: a status with headers and a body, or nothing. */
 export const ok = (fields = {}) => ({ status: 200, body: { cache: "token-1", sessionId: "s", visitId: "v", ...fields } });
 export const failing = (status, headers = {}) => ({ status, headers, body: { error: { status } } });
 export const HANG_UP = "hang up";
 export const NEVER = "never";
 
-/** What a collector answers to a batch whose events, sent alone, would have got these answers. */
+/** The collector's answer to a batch whose events, sent alone, would have got these answers. */
 export const batched = (answers) => {
   const word = answers.find((answer) => typeof answer === "string");
   if (word) return word;
@@ -143,7 +143,7 @@ export class Site {
     return page;
   }
 
-  /** What was sent in each request: the names of its events. */
+  /** The names of the events of each request. */
   get batches() {
     const batches = [];
     for (const { number, payload } of this.requests) (batches[number] ??= []).push(payload.name);
@@ -366,7 +366,7 @@ export class Page {
     try {
       compile(source).runInContext(this.window);
     } catch (error) {
-      // A browser tells of it and goes on.
+      // A browser reports it and goes on.
       this.errors.push(error);
     }
     this.document.currentScript = null;
@@ -494,7 +494,7 @@ export class Page {
   }
 }
 
-/** The fields of a base payload on the page that `open` gives when not told otherwise. */
+/** The fields of a base payload on the page that `open` gives without options. */
 export const BASE = {
   website: WEBSITE,
   screen: "1920x1080",

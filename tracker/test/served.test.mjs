@@ -1,4 +1,4 @@
-// What the server may do to the script before it serves it.
+// The server's changes to the script before it serves it.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { ENDPOINT, script, Site, vitalsScript } from "./browser.mjs";

@@ -35,7 +35,7 @@ pub async fn run(loaded: &Loaded, command: ConfigCommand) -> anyhow::Result<Exit
     Ok(Exit::Done)
 }
 
-/// The settings of which the database may decide what is in force.
+/// The settings whose values the database may decide.
 const RELEASE: &str = "umami_release";
 const FORMULA: &str = "ingest.identified_sessions";
 

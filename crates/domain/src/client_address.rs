@@ -152,7 +152,7 @@ pub fn parse_lenient(text: &str) -> Option<Address> {
     Some(Address { ip: IpAddr::V6(ip), zone: zone.map(str::to_owned) })
 }
 
-/// One to four numbers with dots between; the last one fills what the others leave.
+/// One to four numbers with dots between; the last one fills the bytes that the others leave.
 fn parse_v4(text: &str) -> Option<Ipv4Addr> {
     let mut bits = 0;
     let mut free = 32;

@@ -295,7 +295,7 @@ fn two_leading_slashes(text: &str) -> Option<String> {
     (slashes > 2).then(|| format!("//{rest}"))
 }
 
-/// Keeps what it can of a text that is no URL. The collector refuses such texts, so this is for events that
+/// Keeps as much as it can of a text that is no URL. The collector refuses such texts, so this is for events that
 /// came another way.
 fn as_path(text: &str) -> Url {
     let mut url = LOCALHOST_BASE.clone();

@@ -83,7 +83,7 @@ impl Default for Outgoing {
     }
 }
 
-/// For answers, and whoever waits for a client.
+/// For answers, and for callers that wait for a client.
 impl Outgoing {
     /// Sends `receipt` when everything buffered on this connection is written, including the frame that is being
     /// yielded: call it from the body's `poll_frame`. The receipt is dropped if the connection ends before. A

@@ -243,7 +243,7 @@ impl SourceRegistry {
         }
         let waited = tokio::time::timeout(
             WAIT,
-            // A read that began before this request may have missed what was added since.
+            // A read that began before this request may have missed sources that were added since.
             read.wait_for(|read| read.is_some_and(|(began, succeeded)| began >= asked || !succeeded)),
         )
         .await;

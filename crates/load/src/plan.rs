@@ -45,7 +45,7 @@ pub struct LoadPlan {
     /// Longest wait for a connection and for an answer. An event whose answer is late counts as not
     /// acknowledged, though the server may have kept it.
     pub timeout: Duration,
-    /// Write a line `mark<TAB>kind` per acknowledged event to this file, replacing what it held; read it
+    /// Write a line `mark<TAB>kind` per acknowledged event to this file, replacing its content; read it
     /// with [`read_acknowledged`](crate::read_acknowledged).
     ///
     /// The mark `/load/<seed>/<n>` is used for one event only. It is written after the complete answer

@@ -54,7 +54,7 @@ impl Shared {
     }
 }
 
-/// When the task of a partition ends, and what it does about a failure.
+/// When the task of a partition ends, and its reaction to a failure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Mode {
     /// It ends when it is stopped. A failed partition is tried again at this interval.

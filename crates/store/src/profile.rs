@@ -59,7 +59,7 @@ pub struct SessionTraits {
 }
 
 impl SessionTraits {
-    /// Puts together what was read; `own` may hold keys that the person has, too.
+    /// Puts together the values that were read; `own` may hold keys that the person has, too.
     pub(crate) fn new(
         website_id: Uuid,
         session_id: Uuid,

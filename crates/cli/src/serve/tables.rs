@@ -70,7 +70,7 @@ impl Tables {
     }
 }
 
-/// The rules that the settings name: Umami's version, and what a distinct id does to a session. `None` where the
+/// The rules that the settings name: Umami's version, and the effect of a distinct id on a session. `None` where the
 /// database decides.
 struct SetRules {
     in_force: Option<InForce>,
@@ -94,7 +94,7 @@ struct Deciding {
 }
 
 impl Deciding {
-    /// Decides what the settings name.
+    /// Decides the rules that the settings name.
     fn by_settings(&self) {
         if let Some(formula) = &self.set.formula {
             self.decide_formula(formula);

@@ -144,7 +144,7 @@ fn has_token_at(ua: &[u8], at: usize) -> bool {
                 || (any(&["http"]) && !before.ends_with(b"lib"))
         }
         Some(b'i') => any(&["ibisbrowser", "infrawatch", "insight", "inspect", "iplabel"]),
-        // Old browsers list "Java;" among what they can do.
+        // Old browsers list "Java;" among their features.
         Some(b'j') => any(&["java"]) && !any(&["java;"]),
         Some(b'l') => any(&["library", "linkcheck"]),
         Some(b'm') => {

@@ -166,7 +166,7 @@ impl Lower<'_> {
         })
     }
 
-    /// Devices that are named by what they are; most of them run Linux or Android and would pass for those.
+    /// Devices whose agents name the kind of device; most of them run Linux or Android and would pass for those.
     fn special(&self) -> Option<Device> {
         let headset =
             self.has_any(&["oculus", "picobrowser", "wolvic", "hololens", "magic leap", "visionos"])
