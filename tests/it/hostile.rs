@@ -135,7 +135,7 @@ impl Siege {
         let times = (&mut self.other).await.unwrap();
         let (served, usual) = (p99(times), self.usual);
         assert!(served <= (2 * usual).max(P99_FLOOR), "p99 of others {served:?}, usually {usual:?}");
-        let books = async || {
+        let balance = async || {
             let in_flight = self.metric("dashi_ingest_in_flight ").await?;
             let accepted = self.metric("dashi_ingest_events_total{outcome=\"accepted\"}").await?;
             let totals = self.running.totals().await;
@@ -148,7 +148,7 @@ impl Siege {
                 Err(anyhow::anyhow!("{in_flight} in flight, {accepted} accepted, {totals:?}"))
             }
         };
-        eventually(SOON, "nothing is in flight and accepted = in log = applied + duplicate", books).await;
+        eventually(SOON, "nothing is in flight and accepted = in log = applied + duplicate", balance).await;
         let memory = self.running.dashi().memory_peak_kib().unwrap();
         assert!(memory < MEMORY_KIB, "{memory} KiB at the highest");
         let began = Instant::now();

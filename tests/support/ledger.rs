@@ -70,13 +70,13 @@ impl Ledger {
         Load { task, stop, file }
     }
 
-    /// Ends the load now and books it.
+    /// Ends the load now and enters its events.
     pub async fn stop(&mut self, load: Load) -> Report {
         load.stop.cancel();
         self.finish(load).await
     }
 
-    /// Waits until the load has come to its end, and books it.
+    /// Waits until the load has ended, and enters its events.
     pub async fn finish(&mut self, load: Load) -> Report {
         let report = load.task.await.expect("the generator does not panic").expect("the load ran");
         let taken = |counts: &Counts| counts.requests + counts.errors.total() + counts.missed;
@@ -88,7 +88,7 @@ impl Ledger {
         report
     }
 
-    /// Sends one page view to `host:port` and books it.
+    /// Sends one page view to `host:port` and enters it.
     ///
     /// # Errors
     /// If there is no whole answer; the event may be in the log all the same.

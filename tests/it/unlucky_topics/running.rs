@@ -1,5 +1,5 @@
-//! The same misfortunes under a running collector and projector: nothing is skipped, the books balance, and one command
-//! goes on.
+//! The same misfortunes under a running collector and projector: no record is skipped, the sums of `dashi status` agree,
+//! and one command lets the projection continue.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
