@@ -42,8 +42,11 @@ pub(crate) static BATCH: Endpoint<Accepted, Ignored> = Endpoint {
 fn decide_one(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Rejection> {
     let mut deciding = Deciding::new(posted);
     let parsed = Submission::parse(posted.body, deciding.schema);
-    deciding.count_unknown_type(&parsed);
-    let decision = deciding.decide(parsed.map_err(Rejection::Schema)?, None);
+    deciding.note_unknown_type(&parsed);
+    let decision = match parsed {
+        Ok(submission) => deciding.decide(submission, None),
+        Err(error) => Decision::Refuse(Rejection::Schema(error)),
+    };
     Ok(deciding.attempt(vec![decision]))
 }
 
@@ -56,7 +59,7 @@ fn decide_each(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Reject
         .enumerate()
         .map(|(index, element)| {
             let parsed = Submission::from_value(element, deciding.schema);
-            deciding.count_unknown_type(&parsed);
+            deciding.note_unknown_type(&parsed);
             match parsed {
                 Ok(submission) => deciding.decide(submission, Some(index)),
                 Err(error) => {
@@ -78,6 +81,8 @@ struct Deciding<'r> {
     claims: Option<TokenClaims>,
     /// Websites that have to be looked up first.
     unknown: Vec<Uuid>,
+    /// Submissions of types that are not known, and whether each is kept.
+    unknown_types: Vec<(&'static str, bool)>,
     /// How many identifies of a person came before in the request.
     identifies: HashMap<(Uuid, String), i64>,
 }
@@ -86,7 +91,14 @@ impl<'r> Deciding<'r> {
     fn new(posted: &'r Posted<'r>) -> Self {
         let rules = &posted.collector.rules;
         let claims = rules.claims(posted.client, posted.now.ms);
-        Self { posted, schema: rules.schema(), claims, unknown: Vec::new(), identifies: HashMap::new() }
+        Self {
+            posted,
+            schema: rules.schema(),
+            claims,
+            unknown: Vec::new(),
+            unknown_types: Vec::new(),
+            identifies: HashMap::new(),
+        }
     }
 
     /// Decides a submission. If its website has to be looked up first, that is noted and the decision is not used.
@@ -125,19 +137,21 @@ impl<'r> Deciding<'r> {
         now_ms + *before - 1
     }
 
-    /// Counts a submission whose type is not known, kept or refused.
-    fn count_unknown_type(&self, parsed: &Result<Submission<'_>, SchemaError>) {
+    /// Notes a submission whose type is not known, kept or refused.
+    fn note_unknown_type(&mut self, parsed: &Result<Submission<'_>, SchemaError>) {
         let unknown = match parsed {
             Ok(submission) => submission.kept.as_ref().map(|kept| (kept.counted_as(), true)),
             Err(error) => error.unknown_kind().map(|kind| (kind, false)),
         };
-        if let Some((kind, is_kept)) = unknown {
-            self.posted.collector.metrics.count_unknown(kind, is_kept);
-        }
+        self.unknown_types.extend(unknown);
     }
 
     fn attempt(mut self, decisions: Vec<Decision>) -> Attempt<Accepted, Ignored> {
         if self.unknown.is_empty() {
+            // Not before, since a body whose websites are looked up is decided once more.
+            for (kind, is_kept) in self.unknown_types {
+                self.posted.collector.metrics.count_unknown(kind, is_kept);
+            }
             return Attempt::Decided(decisions);
         }
         self.unknown.sort_unstable();
