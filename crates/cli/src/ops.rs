@@ -26,9 +26,9 @@ const CHECK: Duration = Duration::from_millis(700);
 /// collector until the prober takes it for dead.
 const ASIDE: Duration = Duration::from_millis(500);
 
-/// How long a check may take whose last answer was a success: a busy disk or broker that answers late is no outage, and a
-/// process that is taken out and put back every second serves nobody.
-const SLOW: Duration = Duration::from_secs(3);
+/// How long a check of an embedded log may take whose last answer was a success: a busy disk that answers late is no
+/// outage, and a process that is taken out and put back every second serves nobody. A server that is silent is one.
+const SLOW_DISK: Duration = Duration::from_secs(3);
 
 /// The paths of operators; a name in braces stands for a segment.
 pub const PATHS: [&str; 2] = ["/health/{check}", "/metrics"];
@@ -105,11 +105,12 @@ impl Ops {
         let mut readiness = Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new() };
         let needs_store = self.sources.is_none();
         let (of_log, of_store) = (self.log.clone(), self.store.clone());
+        let slow_log = if matches!(self.log, EventLog::Embedded(_)) { SLOW_DISK } else { Duration::ZERO };
         let (log, store) = tokio::join!(
-            self.probes.log.ask(CHECK, async move { of_log.probe().await }),
-            self.probes
-                .store
-                .ask(if needs_store { CHECK } else { ASIDE }, async move { of_store.ping().await }),
+            self.probes.log.ask(CHECK, slow_log, async move { of_log.probe().await }),
+            self.probes.store.ask(if needs_store { CHECK } else { ASIDE }, Duration::ZERO, async move {
+                of_store.ping().await
+            }),
         );
         readiness.note("event_log", log, true);
         if let EventLog::Kafka(_) = &self.log {
@@ -198,7 +199,7 @@ impl Readiness {
 
 /// A check that runs once at a time, however many requests need it, and for which nobody waits longer than a bound: a
 /// check that hangs is left running, and no other one begins before it has ended. Behind a success, one that is only
-/// slow counts as a success, too, until it takes longer than [`SLOW`].
+/// slow counts as a success, too, until it takes longer than `slow`.
 #[derive(Default)]
 pub struct Probe(Mutex<Asked>);
 
@@ -225,14 +226,6 @@ impl Check {
 
 impl Probe {
     async fn ask<E: std::error::Error + Send + 'static>(
-        &self,
-        limit: Duration,
-        check: impl Future<Output = Result<(), E>> + Send + 'static,
-    ) -> Result<(), String> {
-        self.ask_within(limit, SLOW, check).await
-    }
-
-    async fn ask_within<E: std::error::Error + Send + 'static>(
         &self,
         limit: Duration,
         slow: Duration,
@@ -304,16 +297,25 @@ mod tests {
             }
         };
         for _ in 0..3 {
-            let (one, other) = tokio::join!(probe.ask(limit, hanging()), probe.ask(limit, hanging()));
-            assert_eq!(one, other);
-            assert!(one.unwrap_err().starts_with("no answer within "));
+            let (one, other) = tokio::join!(
+                probe.ask(limit, Duration::ZERO, hanging()),
+                probe.ask(limit, Duration::ZERO, hanging())
+            );
+            for answer in [one, other] {
+                let reason = answer.expect_err("it hangs");
+                assert!(reason.starts_with("no answer within "), "{reason}");
+            }
         }
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         answered.notify_one();
-        assert_eq!(probe.ask(CHECK, hanging()).await, Ok(()), "the answer to the one that hung");
+        assert_eq!(
+            probe.ask(CHECK, Duration::ZERO, hanging()).await,
+            Ok(()),
+            "the answer to the one that hung"
+        );
         let failing = async { Err(std::io::Error::other("away")) };
-        assert_eq!(probe.ask(CHECK, failing).await, Err("away".to_owned()));
-        assert_eq!(probe.ask(CHECK, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
+        assert_eq!(probe.ask(CHECK, Duration::ZERO, failing).await, Err("away".to_owned()));
+        assert_eq!(probe.ask(CHECK, Duration::ZERO, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
     }
 
     #[tokio::test]
@@ -321,24 +323,24 @@ mod tests {
         let (limit, slow) = (Duration::from_millis(10), Duration::from_millis(100));
         let hanging = || std::future::pending::<Result<(), std::io::Error>>();
         let probe = Probe::default();
-        assert_eq!(probe.ask(CHECK, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
+        assert_eq!(probe.ask(CHECK, Duration::ZERO, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
         let began = Instant::now();
-        assert_eq!(probe.ask_within(limit, Duration::MAX, hanging()).await, Ok(()));
-        while probe.ask_within(limit, slow, hanging()).await.is_ok() {}
+        assert_eq!(probe.ask(limit, Duration::MAX, hanging()).await, Ok(()));
+        while probe.ask(limit, slow, hanging()).await.is_ok() {}
         assert!(began.elapsed() >= slow, "{:?}", began.elapsed());
 
         let after_a_failure = Probe::default();
         let failing = async { Err(std::io::Error::other("away")) };
-        assert_eq!(after_a_failure.ask(CHECK, failing).await, Err("away".to_owned()));
-        assert!(after_a_failure.ask_within(limit, slow, hanging()).await.is_err());
+        assert_eq!(after_a_failure.ask(CHECK, Duration::ZERO, failing).await, Err("away".to_owned()));
+        assert!(after_a_failure.ask(limit, slow, hanging()).await.is_err());
     }
 
     #[tokio::test]
     async fn a_question_that_panics_is_a_failed_check_and_asked_again() {
         let probe = Probe::default();
         let panicking = async { panic!("in a check") };
-        let answer = probe.ask::<std::io::Error>(CHECK, panicking).await;
+        let answer = probe.ask::<std::io::Error>(CHECK, Duration::ZERO, panicking).await;
         assert_eq!(answer, Err("the check ended with a panic".to_owned()));
-        assert_eq!(probe.ask(CHECK, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
+        assert_eq!(probe.ask(CHECK, Duration::ZERO, async { Ok::<_, std::io::Error>(()) }).await, Ok(()));
     }
 }
