@@ -260,7 +260,7 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 }
 
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
-/// `kafka.linger_ms`, `ingest.cors_max_age_s`.
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings { ingest, event_log, kafka, projector, database, profiles, api, shutdown, .. } = settings;
     vec![
