@@ -126,7 +126,7 @@ async fn logged_about_proxies(trusted: &str) -> Vec<String> {
 async fn who_listens_in_public_and_names_no_proxies_is_warned_once() {
     let shown = logged_about_proxies("").await;
     assert_eq!(shown.len(), 1, "{shown:?}");
-    assert!(shown[0].contains("can name any client address"), "{shown:?}");
+    assert!(shown[0].contains("can claim any client address"), "{shown:?}");
     assert_eq!(logged_about_proxies("127.0.0.1").await, [""; 0]);
 }
 
