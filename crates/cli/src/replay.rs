@@ -113,7 +113,10 @@ impl ProgressDisplay {
         }
         *last = Some(Instant::now());
         let rate = progress.done as f64 / self.began.elapsed().as_secs_f64().max(0.001);
-        let left = (progress.total - progress.done) as f64 / rate.max(1.0);
-        eprintln!("{} of {} records, {rate:.0}/s, {left:.0} s left", progress.done, progress.total);
+        let left = match progress.done {
+            0 => ", no rate yet".to_owned(),
+            done => format!(", {rate:.0}/s, {:.0} s left", (progress.total - done) as f64 / rate.max(1.0)),
+        };
+        eprintln!("{} of {} records{left}", progress.done, progress.total);
     }
 }
