@@ -6,13 +6,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashi_config::Loaded;
 use dashi_load::{LoadPlan, Mix, Mode, Snapshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::args::BenchArgs;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
-use crate::open;
 use crate::output::print;
+use crate::{interrupt, open};
 
 /// Runs the plan and prints the report. Exit code 1 if no event was acknowledged.
 pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
@@ -40,15 +39,7 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     plan.token = args.token;
     plan.seed = args.seed.unwrap_or_else(|| now_ms().unsigned_abs());
     plan.record_acknowledged = args.record_acknowledged.clone();
-    let stop = CancellationToken::new();
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.cancel();
-            }
-        }
-    });
+    let stop = interrupt::token();
     let terminal = std::io::stderr().is_terminal();
     let progress = move |snapshot: &Snapshot| {
         if terminal {

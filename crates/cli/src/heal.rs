@@ -13,13 +13,12 @@ use dashi_store::{
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
 
 use crate::args::HealArgs;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
-use crate::open;
 use crate::output::print;
+use crate::{interrupt, open};
 
 /// Time between the lines that report the progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);
@@ -54,15 +53,7 @@ pub async fn run(loaded: &Loaded, args: &HealArgs) -> anyhow::Result<Exit> {
     let (rotation, zone) = open::salt_period(settings)?;
     let mut file =
         args.apply.then(|| UndoFile::create(args.undo_file.clone(), &settings.store)).transpose()?;
-    let stop = CancellationToken::new();
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.cancel();
-            }
-        }
-    });
+    let stop = interrupt::token();
     let scope = HealScope { website: args.website, batch_max: args.batch.get() };
     let mut progress = Progress::new();
     let healed = postgres

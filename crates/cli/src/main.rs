@@ -10,6 +10,7 @@ mod config;
 mod exit;
 mod heal;
 mod health;
+mod interrupt;
 mod logging;
 mod open;
 mod open_files;

@@ -8,12 +8,11 @@ use dashi_config::Loaded;
 use dashi_projector::{ProjectorMetrics, ReplayError, ReplayProgress, replay};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use prometheus_client::registry::Registry;
-use tokio_util::sync::CancellationToken;
 
 use crate::args::ReplayArgs;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
-use crate::{logging, open};
+use crate::{interrupt, logging, open};
 
 /// How often a line reports progress where there is no terminal for a bar.
 const LINE: Duration = Duration::from_secs(5);
@@ -34,15 +33,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         because = %in_force.because,
         "events are folded by the rules of this version of Umami"
     );
-    let stop = CancellationToken::new();
-    tokio::spawn({
-        let stop = stop.clone();
-        async move {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                stop.cancel();
-            }
-        }
-    });
+    let stop = interrupt::token();
     let began = Instant::now();
     let progress = ProgressDisplay::new();
     let metrics = ProjectorMetrics::new(&mut Registry::default());

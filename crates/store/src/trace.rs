@@ -40,5 +40,21 @@ pub struct SetAside {
     pub record: Vec<u8>,
 }
 
-/// The tables whose key is an event's id, and the column of the key. An id is in at most one of them.
+/// The columns of a dead letter as both backends read them: log, partition, offset, reason, time and record.
+pub(crate) type DeadLetterColumns = (String, i64, i64, String, i64, Vec<u8>);
+
+impl From<DeadLetterColumns> for SetAside {
+    fn from((log, partition, offset, reason, set_aside_at_ms, record): DeadLetterColumns) -> Self {
+        Self {
+            log: LogId::new(log),
+            partition: Partition::new(partition as u32),
+            offset: Offset::new(offset as u64),
+            reason,
+            set_aside_at_ms,
+            record,
+        }
+    }
+}
+
+/// The tables whose key is an event's id. An id is in at most one of them.
 pub(crate) const IDENTITIES: [&str; 4] = ["website_event", "identify", "applied", "session_replay"];

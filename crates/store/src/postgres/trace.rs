@@ -1,13 +1,12 @@
 //! Where the tables hold an event.
 
 use dashi_domain::ids::dependent_id;
-use dashi_domain::position::{LogId, Offset, Partition};
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::StoreError;
-use crate::trace::{AppliedEvent, IDENTITIES, SetAside};
+use crate::trace::{AppliedEvent, DeadLetterColumns, IDENTITIES, SetAside};
 
 /// Each by primary key. Umami 3.0 has no recordings.
 const APPLIED: &str = "/* trace */
@@ -57,9 +56,9 @@ impl PostgresStore {
 
     pub(crate) async fn set_aside(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
         let doing = "looking among the dead letters";
-        let rows: Vec<(String, i32, i64, String, i64, Vec<u8>)> = sqlx::query_as(
+        let rows: Vec<DeadLetterColumns> = sqlx::query_as(
             "/* trace_dead_letters */
-             SELECT log_id, partition, record_offset, reason, (extract(epoch FROM set_aside_at) * 1000)::bigint, record
+             SELECT log_id, partition::bigint, record_offset, reason, (extract(epoch FROM set_aside_at) * 1000)::bigint, record
              FROM dashi.dead_letter WHERE position($1::bytea IN record) > 0
              ORDER BY log_id, partition, record_offset",
         )
@@ -67,23 +66,6 @@ impl PostgresStore {
         .fetch_all(&self.pool)
         .await
         .map_err(StoreError::away(doing))?;
-        let set_aside = |(log, partition, offset, reason, set_aside_at_ms, record): (
-            String,
-            i32,
-            i64,
-            String,
-            i64,
-            Vec<u8>,
-        )| {
-            SetAside {
-                log: LogId::new(log),
-                partition: Partition::new(partition as u32),
-                offset: Offset::new(offset as u64),
-                reason,
-                set_aside_at_ms,
-                record,
-            }
-        };
-        Ok(rows.into_iter().map(set_aside).collect())
+        Ok(rows.into_iter().map(SetAside::from).collect())
     }
 }

@@ -1,12 +1,11 @@
 //! Where the tables hold an event.
 
 use dashi_domain::ids::dependent_id;
-use dashi_domain::position::{LogId, Offset, Partition};
 use uuid::Uuid;
 
 use super::{SqliteStore, parse_uuid, text};
 use crate::StoreError;
-use crate::trace::{AppliedEvent, IDENTITIES, SetAside};
+use crate::trace::{AppliedEvent, DeadLetterColumns, IDENTITIES, SetAside};
 
 impl SqliteStore {
     pub(crate) async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
@@ -48,7 +47,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn set_aside(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
-        let rows: Vec<(String, i64, i64, String, i64, Vec<u8>)> = sqlx::query_as(
+        let rows: Vec<DeadLetterColumns> = sqlx::query_as(
             "SELECT log_id, partition, record_offset, reason, set_aside_at, record FROM dashi_dead_letter
              WHERE instr(record, ?) > 0 ORDER BY log_id, partition, record_offset",
         )
@@ -56,23 +55,6 @@ impl SqliteStore {
         .fetch_all(&self.0.readers)
         .await
         .map_err(StoreError::away("looking among the dead letters"))?;
-        let set_aside = |(log, partition, offset, reason, set_aside_at_ms, record): (
-            String,
-            i64,
-            i64,
-            String,
-            i64,
-            Vec<u8>,
-        )| {
-            SetAside {
-                log: LogId::new(log),
-                partition: Partition::new(partition as u32),
-                offset: Offset::new(offset as u64),
-                reason,
-                set_aside_at_ms,
-                record,
-            }
-        };
-        Ok(rows.into_iter().map(set_aside).collect())
+        Ok(rows.into_iter().map(SetAside::from).collect())
     }
 }
