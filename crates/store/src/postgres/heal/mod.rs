@@ -8,13 +8,12 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow, Postgres};
+use sqlx::query::QueryScalar;
 use uuid::Uuid;
 
 use super::PostgresStore;
-use super::pool::Session;
 use crate::StoreError;
-use crate::error::DriverMessage;
 use crate::heal::{OrphanedSession, Orphaning, Sibling, Sweep, WebsiteState};
 
 /// Examples of each kind of damage in a report, at most.
@@ -201,19 +200,15 @@ impl PostgresStore {
         batch: &[(OrphanedSession, Orphaning)],
         undo: &mut (dyn KeepUndo + Send),
     ) -> Result<u64, HealError> {
-        let doing = "inserting rows of sessions";
-        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
-        let rows: Result<Vec<String>, _> = sqlx::query_scalar(statements::INSERT_SESSIONS)
+        let inserting = sqlx::query_scalar(statements::INSERT_SESSIONS)
             .bind(column!(batch, it => it.0.session_id))
             .bind(column!(batch, it => it.0.website_id))
             .bind(column!(batch, it => it.0.first_us))
             .bind(column!(batch, it => it.0.distinct_id.as_deref()))
             .bind(column!(batch, it => it.0.sibling.as_ref().map(|sibling| sibling.session_id)))
-            .bind(column!(batch, it => it.1.keeps_place()))
-            .fetch_all(&mut tx)
-            .await;
-        let repairs = rows.map(|rows| rows.into_iter().map(|row| Repair::InsertedSession { row }).collect());
-        keep_and_commit(tx, repairs, undo, doing).await
+            .bind(column!(batch, it => it.1.keeps_place()));
+        let repair = |row| Repair::InsertedSession { row };
+        self.repair("inserting rows of sessions", inserting, repair, undo).await
     }
 
     async fn heal_properties(
@@ -264,15 +259,11 @@ impl PostgresStore {
         batch: &[(Uuid, Uuid, String)],
         undo: &mut (dyn KeepUndo + Send),
     ) -> Result<u64, HealError> {
-        let doing = "deleting doubled properties";
-        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
-        let rows: Result<Vec<String>, _> = sqlx::query_scalar(statements::DELETE_DOUBLED)
+        let deleting = sqlx::query_scalar(statements::DELETE_DOUBLED)
             .bind(column!(batch, it => it.0))
-            .bind(column!(batch, it => it.1))
-            .fetch_all(&mut tx)
-            .await;
-        let repairs = rows.map(|rows| rows.into_iter().map(|row| Repair::DeletedProperty { row }).collect());
-        keep_and_commit(tx, repairs, undo, doing).await
+            .bind(column!(batch, it => it.1));
+        let repair = |row| Repair::DeletedProperty { row };
+        self.repair("deleting doubled properties", deleting, repair, undo).await
     }
 
     async fn heal_revenue(
@@ -334,17 +325,42 @@ impl PostgresStore {
         batch: &[(Uuid, String, String)],
         undo: &mut (dyn KeepUndo + Send),
     ) -> Result<u64, HealError> {
-        let doing = "inserting rows of revenue";
-        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
-        let rows: Result<Vec<String>, _> = sqlx::query_scalar(statements::INSERT_REVENUE)
+        let inserting = sqlx::query_scalar(statements::INSERT_REVENUE)
             .bind(column!(batch, it => it.0))
             .bind(column!(batch, it => dashi_domain::ids::dependent_id(it.0, "revenue")))
             .bind(column!(batch, it => it.1.as_str()))
-            .bind(column!(batch, it => it.2.as_str()))
-            .fetch_all(&mut tx)
-            .await;
-        let repairs = rows.map(|rows| rows.into_iter().map(|row| Repair::InsertedRevenue { row }).collect());
-        keep_and_commit(tx, repairs, undo, doing).await
+            .bind(column!(batch, it => it.2.as_str()));
+        let repair = |row| Repair::InsertedRevenue { row };
+        self.repair("inserting rows of revenue", inserting, repair, undo).await
+    }
+
+    /// Repairs one batch: runs a statement that returns the rows it changed, and commits once their undo lines are kept.
+    /// Returns how many rows there are.
+    async fn repair(
+        &self,
+        doing: &'static str,
+        statement: QueryScalar<'_, Postgres, String, PgArguments>,
+        repair: fn(String) -> Repair,
+        undo: &mut (dyn KeepUndo + Send),
+    ) -> Result<u64, HealError> {
+        let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
+        let kept = match statement.fetch_all(&mut tx).await {
+            Ok(rows) => {
+                let repairs: Vec<Repair> = rows.into_iter().map(repair).collect();
+                undo.keep(&repairs).map(|()| repairs.len() as u64).map_err(HealError::Undo)
+            }
+            Err(error) => Err(StoreError::away(doing)(error).into()),
+        };
+        match kept {
+            Ok(count) => {
+                tx.commit().await.map_err(StoreError::away(doing))?;
+                Ok(count)
+            }
+            Err(error) => {
+                tx.roll_back().await;
+                Err(error)
+            }
+        }
     }
 
     /// Takes repairs back, the last one first: `repairs` in the order of the undo file. A row that was changed since is
@@ -377,29 +393,6 @@ impl PostgresStore {
 
 fn go_on(part: &'static str, sweep: &Sweep, on_progress: OnProgress<'_>) -> Result<(), HealError> {
     if on_progress(part, sweep.share()) { Ok(()) } else { Err(HealError::Stopped) }
-}
-
-/// Commits a batch once its undo lines are kept.
-async fn keep_and_commit(
-    tx: Session,
-    repairs: Result<Vec<Repair>, sqlx::Error>,
-    undo: &mut (dyn KeepUndo + Send),
-    doing: &'static str,
-) -> Result<u64, HealError> {
-    let kept = match repairs {
-        Ok(repairs) => undo.keep(&repairs).map(|()| repairs.len() as u64).map_err(HealError::Undo),
-        Err(error) => Err(StoreError::Away { doing, source: DriverMessage::cause(&error) }.into()),
-    };
-    match kept {
-        Ok(count) => {
-            tx.commit().await.map_err(StoreError::away(doing))?;
-            Ok(count)
-        }
-        Err(error) => {
-            tx.roll_back().await;
-            Err(error)
-        }
-    }
 }
 
 /// The smallest id whose first 64 bits are the key.
