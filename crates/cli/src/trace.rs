@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dashi_config::Loaded;
+use dashi_domain::calendar::iso_string;
 use dashi_domain::ids::{message_name, named_event_id, request_name};
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::partitioner::{key, partition_for};
@@ -11,7 +12,6 @@ use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, Extent, ReadLimit};
 use dashi_store::{AppliedEvent, PartitionState, Store};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -135,11 +135,12 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool) -> anyhow::R
             found = search(log, partition, id, from_ms..from_ms + APPEND_MS_MAX, Some(1), |_| ()).await?;
         }
     }
+    let is_of_event = is_of(id);
     let dead_letters: Vec<_> = store
         .dead_letters_with(&id.to_string())
         .await?
         .into_iter()
-        .filter(|letter| is_of(&letter.record, id))
+        .filter(|letter| is_of_event(&letter.record))
         .map(|letter| DeadLetter {
             log: letter.log.to_string(),
             partition: letter.partition.number(),
@@ -181,12 +182,14 @@ fn copy(record: &Record, states: &[PartitionState]) -> Copy {
     }
 }
 
-/// Whether the record is the event's. Its text is searched first, because decoding a record takes longer.
-fn is_of(record: &[u8], id: Uuid) -> bool {
+/// Whether a record is the event's. Its text is searched first, because decoding a record takes longer.
+fn is_of(id: Uuid) -> impl Fn(&[u8]) -> bool {
     let text = format!("\"id\":\"{id}\"");
-    // Of a record that cannot be decoded, the id in its text counts.
-    record.windows(text.len()).any(|window| window == text.as_bytes())
-        && LogRecord::decode(record).map_or(true, |record| record.id() == id)
+    move |record| {
+        // Of a record that cannot be decoded, the id in its text counts.
+        record.windows(text.len()).any(|window| window == text.as_bytes())
+            && LogRecord::decode(record).map_or(true, |record| record.id() == id)
+    }
 }
 
 /// Copies in one partition that were appended within `times` (without the end), `copies_max` at most, in order.
@@ -200,7 +203,7 @@ async fn search(
 ) -> anyhow::Result<Vec<Record>> {
     let Extent { low, high } = log.extent(partition).await?;
     let start = log.offset_at(partition, times.start).await?.max(low);
-    let mut found = Vec::new();
+    let (mut found, is_of_event) = (Vec::new(), is_of(id));
     if start >= high {
         return Ok(found);
     }
@@ -215,7 +218,7 @@ async fn search(
         }
         at = passed;
         let is_over = records.last().is_some_and(|record| record.appended_at_ms >= times.end);
-        found.extend(records.into_iter().filter(|record| is_of(&record.value, id)));
+        found.extend(records.into_iter().filter(|record| is_of_event(&record.value)));
         if is_over || copies_max.is_some_and(|max| found.len() >= max) {
             break;
         }
@@ -256,7 +259,7 @@ fn text(trace: &Trace) -> String {
         State::NotFound => format!("event {id}: neither in the log nor in the store\n"),
     };
     for copy in &trace.in_log {
-        let time = time(copy.appended_at_ms);
+        let time = iso_string(copy.appended_at_ms);
         let state = match (copy.is_passed, copy.records_before) {
             (true, _) => "passed by the projection".to_owned(),
             (false, 0) => "the next one to be applied".to_owned(),
@@ -272,7 +275,7 @@ fn text(trace: &Trace) -> String {
             "  row    {} of website {}, {}\n",
             event.table,
             event.website_id,
-            time(event.created_at_ms)
+            iso_string(event.created_at_ms)
         ));
         let session = if event.has_session { "its row is there" } else { "WITHOUT A ROW" };
         out.push_str(&format!("         session {}: {session}\n", event.session_id));
@@ -286,7 +289,7 @@ fn text(trace: &Trace) -> String {
             "  dead   partition {}, offset {}, {}: {}\n",
             letter.partition,
             letter.offset,
-            time(letter.set_aside_at_ms),
+            iso_string(letter.set_aside_at_ms),
             letter.reason
         ));
     }
@@ -296,10 +299,6 @@ fn text(trace: &Trace) -> String {
         );
     }
     out
-}
-
-fn time(ms: i64) -> String {
-    Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
 #[cfg(test)]
@@ -319,8 +318,8 @@ mod tests {
         let record = format!(
             r#"{{"v":1,"id":"{id}","at":1,"session":"{other}","visit":"{other}","type":"event","payload":{{"website":"{other}","url":"/"}}}}"#
         );
-        assert!(is_of(record.as_bytes(), id));
-        assert!(!is_of(record.as_bytes(), other));
-        assert!(!is_of(b"no record", id));
+        assert!(is_of(id)(record.as_bytes()));
+        assert!(!is_of(other)(record.as_bytes()));
+        assert!(!is_of(id)(b"no record"));
     }
 }
