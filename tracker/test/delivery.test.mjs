@@ -4,6 +4,8 @@ import { batched, failing, HANG_UP, NEVER, ok, ORIGIN, Site, script, settle, tak
 
 const MANUAL = { attributes: { "data-auto-track": "false" } };
 const HOUR = 3_600_000;
+/** Every pause is halfway into its jitter, so that events a few ms apart are all late, or all not, when it ends. */
+const HALF_JITTER = { globals: { Math: Object.create(Math, { random: { value: () => 0.5 } }) } };
 
 const names = (requests) => requests.map(({ payload }) => payload.name);
 
@@ -126,7 +128,7 @@ test("events leave one request after the other, in the order in which they happe
 
 test("what has waited leaves in one request, as soon as its session has a token; identify by itself", async () => {
   const site = new Site();
-  const page = await site.open(MANUAL);
+  const page = await site.open({ ...MANUAL, ...HALF_JITTER });
   site.answer = () => HANG_UP;
   for (const name of ["a", "b", "c"]) page.umami.track(name);
   page.umami.identify("me");
@@ -179,7 +181,7 @@ const VERDICTS = { bad: failing(400), busy: failing(503), blocked: failing(403),
 
 /** A page with a token whose events of these names have waited and are just being sent together. */
 const openBatch = async (site, names = BATCH, options = MANUAL) => {
-  const page = await site.open(options);
+  const page = await site.open({ ...options, ...HALF_JITTER });
   const { answer } = site;
   site.answer = () => ok();
   await page.umami.track("first");
