@@ -90,6 +90,9 @@ pub(super) async fn two_processes_append_without_losing_or_doubling(location: Lo
     let in_p0 = (0..)
         .map(|_| new_session())
         .find(|session| partitioner::partition_for(partitioner::key(*session).as_bytes(), 4) == P0);
+    for _ in 0..2 {
+        assert!(reader.next(limit(1, Duration::ZERO)).await.unwrap().is_empty());
+    }
     append(&logs[1], vec![new_record(in_p0.unwrap(), "of the other")]).await;
     assert_eq!(values(&reader.next(limit(1, SOON)).await.unwrap()), ["of the other"]);
 }

@@ -5,6 +5,7 @@
 
 mod append;
 mod file;
+mod lookout;
 mod membership;
 mod read;
 mod retention;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::append::{Append, Writer};
 use self::file::{FORMAT, HIGH_WATERMARK, connect, connect_options, create, now_ms};
+use self::lookout::Lookout;
 use crate::error::Cause;
 use crate::{AppendError, Extent, LogError, OpenError};
 
@@ -55,7 +57,7 @@ struct Shared {
     readers: SqlitePool,
     /// For the rare writes that are no appends: probes, checkpoints, retention.
     housekeeper: Mutex<SqliteConnection>,
-    /// Counts commits of this process, so that its readers wake at once.
+    /// Counts commits: those of this process at once, so that its readers wake, those of others when they are noticed.
     commits: watch::Receiver<u64>,
     writer: Mutex<Option<JoinHandle<()>>>,
     close: CancellationToken,
@@ -81,6 +83,7 @@ impl EmbeddedLog {
         let partitions: i64 =
             sqlx::query_scalar("SELECT count(*) FROM partition").fetch_one(&mut writer).await.map_err(sql)?;
         let housekeeper = connect(&path).await.map_err(sql)?;
+        let lookout = connect(&path).await.map_err(sql)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(connect_options(&path).read_only(true))
@@ -89,6 +92,8 @@ impl EmbeddedLog {
         let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));
         let (committed, commits) = watch::channel(0);
         let close = CancellationToken::new();
+        let lookout = Lookout { connection: lookout, committed: committed.clone() };
+        tokio::spawn(lookout.run(close.clone()));
         let writer = Writer {
             path: settings.path.clone(),
             connection: writer,

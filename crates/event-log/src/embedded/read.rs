@@ -1,7 +1,5 @@
 //! Reading one partition from an offset on.
 
-use std::time::Duration;
-
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
 use futures::TryStreamExt as _;
@@ -12,12 +10,10 @@ use super::EmbeddedLog;
 use super::file::OFFSETS_PER_PARTITION;
 use crate::{Extent, LogError, ReadLimit};
 
-/// How long a read waits before it looks for records of another process.
-const POLL: Duration = Duration::from_millis(100);
-
 impl EmbeddedLog {
     pub(crate) fn reader(&self, partition: Partition, from: Offset) -> EmbeddedReader {
-        EmbeddedReader { log: self.clone(), partition, next: from, commits: self.0.commits.clone() }
+        let commits = self.0.commits.clone();
+        EmbeddedReader { log: self.clone(), partition, next: from, commits, is_at_end: false }
     }
 
     /// Times grow with offsets, so this halves the range; there is no index of times.
@@ -50,11 +46,14 @@ pub struct EmbeddedReader {
     partition: Partition,
     next: Offset,
     commits: watch::Receiver<u64>,
+    /// Whether there was no record from `next` on when it looked last: then a look is worth it after a commit only.
+    is_at_end: bool,
 }
 
 impl EmbeddedReader {
     pub(crate) fn seek(&mut self, offset: Offset) {
         self.next = offset;
+        self.is_at_end = false;
     }
 
     pub(crate) fn passed(&self) -> Offset {
@@ -64,29 +63,29 @@ impl EmbeddedReader {
     pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         let deadline = tokio::time::Instant::now() + limit.wait;
         loop {
-            self.commits.mark_unchanged();
-            let records = self.read(limit).await?;
-            if let Some(first) = records.first() {
-                // Offsets are missing before the first record only where retention removed records: appends leave no gaps.
-                if first.offset > self.next {
-                    self.refuse_outside().await?;
+            // The channel of a log that is closed has no changes: then every call looks.
+            if !self.is_at_end || self.commits.has_changed().unwrap_or(true) {
+                self.commits.mark_unchanged();
+                self.is_at_end = false;
+                let records = self.read(limit).await?;
+                if let Some(first) = records.first() {
+                    // Offsets are missing before the first record only where retention removed records: appends leave no
+                    // gaps.
+                    if first.offset > self.next {
+                        self.refuse_outside().await?;
+                    }
+                    if let Some(last) = records.last() {
+                        self.next = last.offset.next();
+                    }
+                    return Ok(records);
                 }
-                if let Some(last) = records.last() {
-                    self.next = last.offset.next();
-                }
-                return Ok(records);
+                self.refuse_outside().await?;
+                self.is_at_end = true;
             }
-            self.refuse_outside().await?;
-            let now = tokio::time::Instant::now();
-            if now >= deadline {
-                return Ok(Vec::new());
-            }
-            // This process's appends wake the reader; those of another process it finds by looking again. Once the
-            // writer is gone the channel returns an error at once, for ever: then only the time counts.
-            let wait = tokio::time::sleep(POLL.min(deadline - now));
+            // Once the channel is closed it returns an error at once, for ever: then only the time counts.
             tokio::select! {
-                Ok(()) = self.commits.changed() => {}
-                () = wait => {}
+                Ok(()) = self.commits.changed() => self.is_at_end = false,
+                () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
             }
         }
     }
