@@ -1,6 +1,7 @@
 //! A projector of which one partition, the database or the log fails: a partition fails alone, everybody can see
 //! it, it goes on by itself when the cause is gone, and the logs have a line for the beginning and the end of it.
 
+mod ends;
 mod outages;
 mod panics;
 mod partitions;

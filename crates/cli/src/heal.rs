@@ -1,9 +1,8 @@
 //! `dashi heal`: finds the damage that Umami left in its tables, and repairs it on request.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use dashi_config::Loaded;
@@ -11,17 +10,14 @@ use dashi_domain::calendar::salt_start_ms;
 use dashi_store::{
     HealError, HealReport, HealScope, KeepUndo, Orphaning, PostgresStore, REDACTED, Repair, Store, redact_url,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 
 use crate::args::HealArgs;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
+use crate::progress::{ProgressDisplay, State, Unit};
 use crate::{interrupt, open};
-
-/// Time between the lines that report the progress where there is no terminal for a bar.
-const LINE: Duration = Duration::from_secs(5);
 
 /// Lines of an undo file that are taken back in one transaction.
 const UNDO_BATCH: usize = 1_000;
@@ -55,14 +51,14 @@ pub async fn run(loaded: &Loaded, args: &HealArgs) -> anyhow::Result<Exit> {
         args.apply.then(|| UndoFile::create(args.undo_file.clone(), &settings.store)).transpose()?;
     let stop = interrupt::token();
     let scope = HealScope { website: args.website, batch_max: args.batch.get() };
-    let mut progress = Progress::new();
+    let progress = ProgressDisplay::new(args.json);
     let healed = postgres
         .heal(
             scope,
             |ms| salt_start_ms(ms, rotation, &zone),
             file.as_mut().map(|file| file as &mut (dyn KeepUndo + Send)),
             &mut |part, share| {
-                progress.show(part, share);
+                progress.show(state(part, share));
                 !stop.is_cancelled()
             },
         )
@@ -178,46 +174,10 @@ fn read_undo(path: &Path, url: &str) -> anyhow::Result<Vec<Repair>> {
     Ok(repairs)
 }
 
-/// A bar on a terminal, a line every few seconds elsewhere.
-struct Progress {
-    bar: ProgressBar,
-    part: &'static str,
-    last_line: Option<Instant>,
-    terminal: bool,
-}
-
-impl Progress {
-    const STEPS: u64 = 1_000;
-
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(Some(Self::STEPS), ProgressDrawTarget::stderr_with_hz(5));
-        if let Ok(style) = ProgressStyle::with_template("{msg:16} {bar:40} {percent}%  {eta} left") {
-            bar.set_style(style);
-        }
-        Self { bar, part: "", last_line: None, terminal: io::stderr().is_terminal() }
-    }
-
-    fn show(&mut self, part: &'static str, share: f64) {
-        if self.terminal {
-            if part != self.part {
-                self.bar.reset();
-                self.bar.set_message(part);
-                self.part = part;
-            }
-            self.bar.set_position((share * Self::STEPS as f64) as u64);
-            return;
-        }
-        // A short run prints nothing.
-        let last = self.last_line.get_or_insert_with(Instant::now);
-        if last.elapsed() >= LINE {
-            *last = Instant::now();
-            eprintln!("{part}: {:.0} %", share * 100.0);
-        }
-    }
-
-    fn finish(&self) {
-        self.bar.finish_and_clear();
-    }
+/// Thousandths of a part of the work, of which `share` is the part done.
+fn state(part: &'static str, share: f64) -> State<'static> {
+    const ALL: u64 = 1_000;
+    State { part, done: (share * ALL as f64) as u64, total: ALL, unit: Unit::Thousandths, note: None }
 }
 
 fn json(report: &HealReport, undo: Option<&Path>) -> anyhow::Result<String> {

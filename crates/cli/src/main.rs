@@ -16,6 +16,7 @@ mod open;
 mod open_files;
 mod ops;
 mod output;
+mod progress;
 mod reach;
 mod replay;
 mod secret_file;

@@ -1,5 +1,6 @@
 //! `dashi trace`: shows where an event is, and its outcome.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use dashi_config::Loaded;
@@ -11,7 +12,6 @@ use dashi_domain::position::{Checkpoint, Partition};
 use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, Extent, ReadLimit};
 use dashi_store::{AppliedEvent, PartitionState, Store};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -19,6 +19,7 @@ use crate::args::TraceArgs;
 use crate::exit::{Exit, Misuse};
 use crate::open;
 use crate::output::print;
+use crate::progress::{self, ProgressDisplay, Unit};
 
 /// Greatest time between an event's arrival and its record's append: a record is appended at once, or after a wait for
 /// a broker.
@@ -85,10 +86,10 @@ pub async fn run(loaded: &Loaded, args: &TraceArgs) -> anyhow::Result<Exit> {
     let ids = candidates(args)?;
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
     let log = open::log(settings, open::Absent::Refuse).await?;
-    let mut found = trace(&log, &store, ids[0], args.scan).await?;
+    let mut found = trace(&log, &store, ids[0], args.scan, args.json).await?;
     for id in &ids[1..] {
         if found.state == State::NotFound {
-            found = trace(&log, &store, *id, args.scan).await?;
+            found = trace(&log, &store, *id, args.scan, args.json).await?;
         }
     }
     store.close().await;
@@ -113,14 +114,14 @@ fn candidates(args: &TraceArgs) -> Result<Vec<Uuid>, Misuse> {
     Ok(names.iter().map(|name| named_event_id(source, name)).collect())
 }
 
-async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool) -> anyhow::Result<Trace> {
+async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) -> anyhow::Result<Trace> {
     let applied = store.trace(id).await?;
     let states: Vec<_> =
         store.partitions().await?.into_iter().filter(|state| state.log == *log.id()).collect();
     let partitions = log.partitions().await?;
     let mut found = Vec::new();
     if scan {
-        found = search_all(log, &partitions, id).await?;
+        found = search_all(log, &partitions, id, json).await?;
     } else if let Some(from_ms) = received_at_ms(id).or(applied.as_ref().map(|event| event.created_at_ms)) {
         // The session determines the partition, unless the topic has grown since.
         let own = applied
@@ -226,23 +227,28 @@ async fn search(
     Ok(found)
 }
 
-async fn search_all(log: &EventLog, partitions: &[Partition], id: Uuid) -> anyhow::Result<Vec<Record>> {
+async fn search_all(
+    log: &EventLog,
+    partitions: &[Partition],
+    id: Uuid,
+    json: bool,
+) -> anyhow::Result<Vec<Record>> {
     let mut total = 0;
     for partition in partitions {
         let Extent { low, high } = log.extent(*partition).await?;
         total += high.number().saturating_sub(low.number());
     }
-    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr_with_hz(5));
-    if let Ok(style) =
-        ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} records  {per_sec}  {eta} left")
-    {
-        bar.set_style(style);
-    }
+    let (display, done) = (ProgressDisplay::new(json), Cell::new(0));
+    let show = |passed| {
+        done.set(done.get() + passed);
+        let (part, done, unit) = ("searching", done.get(), Unit::Of("records"));
+        display.show(progress::State { part, done, total, unit, note: None });
+    };
     let mut found = Vec::new();
     for partition in partitions {
-        found.extend(search(log, *partition, id, 0..i64::MAX, None, |passed| bar.inc(passed)).await?);
+        found.extend(search(log, *partition, id, 0..i64::MAX, None, show).await?);
     }
-    bar.finish_and_clear();
+    display.finish();
     Ok(found)
 }
 

@@ -1,5 +1,9 @@
 //! The fold: records in, row changes out. Same records in, same changes out.
 
+mod version;
+
+pub use version::{PROJECTION_CHANGES, PROJECTION_VERSION};
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -42,4 +42,13 @@ impl<'a> LogRecord<'a> {
             Self::Heatmap(post) => post.post_id,
         }
     }
+
+    /// The website, link or pixel that it is of.
+    pub fn source_id(&self) -> Uuid {
+        match self {
+            Self::Event(event) => event.submission.payload.source.id,
+            Self::Chunk(chunk) => chunk.website_id,
+            Self::Heatmap(post) => post.submission.website_id,
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! * `partition`: the loop of one partition, live or in a replay
 //! * [`Projector`]: starts and stops the tasks of partitions as they are assigned and revoked
-//! * [`replay`]: the same loop from the beginning, into an empty store
+//! * [`replay()`]: the same loop from the beginning to an exact end, into a store of its own
 //! * [`Progress`]: states and checkpoints of the partitions, for metrics and readiness; [`measure`] sets the gauges
 
 mod apply;
@@ -23,6 +23,7 @@ pub use lag::measure;
 pub use metrics::ProjectorMetrics;
 pub use progress::{Progress, Stuck};
 pub use projector::{Projector, ProjectorError};
-pub use replay::{ReplayError, ReplayProgress, ReplayReport, replay};
+pub use replay::plan::{PlanFrom, PlanScope, ReplayPlan, Sample, plan};
+pub use replay::{ReplayEnd, ReplayError, ReplayOptions, ReplayProgress, ReplayReport, replay};
 pub use settings::{Fold, ProjectorSettings};
 pub use state::{FailureKind, PartitionState, ProjectorState};

@@ -19,6 +19,7 @@ use crate::fold_panic::panic_text;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
 use crate::progress::Progress;
+use crate::replay::rate::RateLimit;
 use crate::settings::ProjectorSettings;
 use crate::source::{Batch, LastApplied, Source};
 use crate::state::FailureKind;
@@ -39,6 +40,8 @@ pub(crate) struct Shared {
     pub rules: Arc<FoldRules>,
     pub progress: Progress,
     pub metrics: ProjectorMetrics,
+    /// Of a replay.
+    pub rate: Option<RateLimit>,
 }
 
 impl Shared {
@@ -50,7 +53,7 @@ impl Shared {
         metrics: ProjectorMetrics,
     ) -> Self {
         let rules = Arc::new(settings.rules.clone());
-        Self { log, store, settings, rules, progress, metrics }
+        Self { log, store, settings, rules, progress, metrics, rate: None }
     }
 }
 
@@ -59,8 +62,9 @@ impl Shared {
 pub(crate) enum Mode {
     /// It ends when it is stopped. A failed partition is tried again at this interval.
     Live { failed_retry: Duration },
-    /// It reads from the beginning of the log up to this offset, exclusive. A failure that waiting does not cure ends it.
-    Replay { until: Offset },
+    /// It reads from the beginning of the log up to this checkpoint, and ends exactly there. A failure that waiting does not
+    /// cure ends it.
+    Replay { until: Checkpoint },
 }
 
 /// How a run ended without a failure.
@@ -72,6 +76,15 @@ pub(crate) enum End {
     Reached,
 }
 
+/// How long the log has returned no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// As is usual at its end.
+    Short,
+    /// For so long that a new reader is to be tried.
+    Long,
+}
+
 /// Why a run ended. A live run ends only with `Refused`.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
@@ -81,20 +94,19 @@ pub(crate) enum Failure {
     /// In a replay: an error that waiting does not cure.
     #[error(transparent)]
     Trouble(Trouble),
-    /// In a replay: the log has more records by its high watermark, and returns none.
-    #[error("no record came from offset {from} on, though the log ends at {high}")]
-    Stalled {
-        /// The replay's checkpoint.
-        from: Offset,
-        /// The partition's high watermark.
-        high: Offset,
-        /// How long no record came.
-        waited: Duration,
-    },
 }
 
-/// How long the log may return no record to a replay although it has more.
-const STALL: Duration = Duration::from_secs(60);
+/// How long the log may return no record to a replay although it has more, before that counts as an outage of the log.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// The log has more records by its high watermark, and returns none.
+#[derive(Debug, thiserror::Error)]
+#[error("no record came from offset {from} on within {waited_s} s, though the partition ends at {high}")]
+struct Silent {
+    from: Offset,
+    high: Offset,
+    waited_s: u64,
+}
 
 impl PartitionTask {
     /// Projects the partition: claims it, then reads, folds and commits, again and again.
@@ -106,7 +118,7 @@ impl PartitionTask {
     ///
     /// # Errors
     /// * [`Failure::Refused`]: the store does not let this writer write. A live run ends with no other failure.
-    /// * [`Failure::Trouble`] and [`Failure::Stalled`]: a replay cannot go on.
+    /// * [`Failure::Trouble`]: a replay cannot go on.
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
         let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
         let (mut from, mut source, mut idle_since) = (claim.resume_from, Source::default(), Instant::now());
@@ -116,7 +128,7 @@ impl PartitionTask {
                 return Ok(End::Reached);
             }
             let batch = match source.read(self, from, last).await {
-                Ok(batch) => batch,
+                Ok(batch) => self.up_to_the_end(batch),
                 Err(error) => {
                     from = self.after_failed_read(outages, &claim, from, error).await?;
                     continue;
@@ -124,15 +136,24 @@ impl PartitionTask {
             };
             if batch.records.is_empty() {
                 if batch.to == from {
-                    self.nothing_read(outages, &claim, from, &mut idle_since).await?;
+                    if self.nothing_read(outages, &claim, from, &mut idle_since).await? == Silence::Long {
+                        source = Source::default();
+                    }
                 } else {
                     let passed = passing(Changes::default(), from, batch.to, &[], &batch.missing);
                     from = self.skip(outages, &claim, from, batch.to, passed).await?;
+                    idle_since = Instant::now();
                     self.shared.progress.reached(self.partition, from);
                 }
                 continue;
             }
             outages.log_answers(&claim).await;
+            if let Some(rate) = &self.shared.rate {
+                tokio::select! {
+                    () = self.stop.cancelled() => continue,
+                    () = rate.pass(batch.records.len()) => {}
+                }
+            }
             let (began, is_full) = (Instant::now(), self.is_full(&batch.records));
             from = self.apply(outages, &claim, from, batch, &mut last).await?;
             idle_since = Instant::now();
@@ -146,7 +167,18 @@ impl PartitionTask {
 
     /// Whether a replay has come to its end.
     fn is_at_end(&self, from: Checkpoint) -> bool {
-        matches!(self.mode, Mode::Replay { until } if from.offset() >= until)
+        matches!(self.mode, Mode::Replay { until } if from >= until)
+    }
+
+    /// The batch without the part behind the end of a replay, so that its rows and its checkpoint end exactly there.
+    fn up_to_the_end(&self, mut batch: Batch) -> Batch {
+        let Mode::Replay { until } = self.mode else { return batch };
+        if batch.to <= until {
+            return batch;
+        }
+        batch.records.retain(|record| record.offset < until.offset());
+        batch.to = batch.records.last().map_or(until, |last| Checkpoint::after(last.offset));
+        batch
     }
 
     /// Claims the partition, however long the store is away; `None` if it is to stop.
@@ -194,10 +226,11 @@ impl PartitionTask {
         from: Checkpoint,
         error: LogError,
     ) -> Result<Checkpoint, Failure> {
-        if let (Mode::Replay { .. }, LogError::Trimmed { low, .. }) = (self.mode, &error) {
-            let removed = Missing::all(from.offset()..*low, MissingCause::Retention);
+        if let (Mode::Replay { until }, LogError::Trimmed { low, .. }) = (self.mode, &error) {
+            let to = Checkpoint::at(*low).min(until);
+            let removed = Missing::all(from.offset()..to.offset(), MissingCause::Retention);
             let changes = Changes { missing: vec![removed], ..Changes::default() };
-            let to = self.skip(outages, claim, from, Checkpoint::at(*low), changes).await?;
+            let to = self.skip(outages, claim, from, to, changes).await?;
             self.shared.progress.claimed(self.partition, to);
             return Ok(to);
         }
@@ -305,32 +338,37 @@ impl PartitionTask {
         }
     }
 
-    /// No record was read: the log has none, or it is away.
+    /// No record was read: the log has none, or it is away. A replay knows that the log has more: if none comes for long,
+    /// that is an outage, which ends with the next record.
     async fn nothing_read(
         &self,
         outages: &mut Outages<'_>,
         claim: &Claim,
         from: Checkpoint,
         idle_since: &mut Instant,
-    ) -> Result<(), Failure> {
-        let is_stalled = matches!(self.mode, Mode::Replay { .. }) && idle_since.elapsed() >= STALL;
+    ) -> Result<Silence, Failure> {
+        let is_long = matches!(self.mode, Mode::Replay { .. }) && idle_since.elapsed() >= SILENCE;
         // The library reports once that a broker is away, and then only returns nothing.
-        if (outages.is_log_out() || is_stalled) && !self.stop.is_cancelled() {
+        if (outages.is_log_out() || is_long) && !self.stop.is_cancelled() {
             match self.shared.log.extent(self.partition).await {
-                Ok(extent) if is_stalled => {
-                    let (from, high, waited) = (from.offset(), extent.high, idle_since.elapsed());
-                    return Err(Failure::Stalled { from, high, waited });
+                Ok(extent) if is_long => {
+                    let waited_s = idle_since.elapsed().as_secs();
+                    let silent = Silent { from: from.offset(), high: extent.high, waited_s };
+                    let error = LogError::Away { doing: "reading records", source: Arc::new(silent) };
+                    outages.wait(Some(claim), Doing::Reading(from), error).await?;
+                    return Ok(Silence::Long);
                 }
                 Ok(_) => outages.log_answers(claim).await,
                 Err(error) => {
                     *idle_since = Instant::now();
-                    return outages.wait(Some(claim), Doing::Reading(from), error).await;
+                    outages.wait(Some(claim), Doing::Reading(from), error).await?;
+                    return Ok(Silence::Short);
                 }
             }
         }
         self.shared.progress.behind(self.partition, None);
         outages.works(claim).await;
-        Ok(())
+        Ok(Silence::Short)
     }
 
     /// Whether a batch has reached its limit, so that there are probably more records.

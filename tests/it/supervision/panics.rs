@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashi_domain::fold::{Changes, FoldRules, fold};
 use dashi_domain::record::Record;
-use dashi_projector::{PartitionState, Progress, Projector, ProjectorMetrics, ProjectorSettings, replay};
+use dashi_projector::{
+    PartitionState, Progress, Projector, ProjectorMetrics, ProjectorSettings, ReplayOptions, replay,
+};
 use integration_tests::log::open_log;
 use integration_tests::{Database, Deployment, Server, TestDirectory, eventually, http};
 use prometheus_client::registry::Registry;
@@ -83,9 +85,9 @@ async fn a_record_whose_fold_panics_is_a_dead_letter(deployment: Deployment) {
     let again = format!("sqlite:{}", directory.path().join("again.db").display());
     let metrics = ProjectorMetrics::new(&mut Registry::default());
     let into = open_store(&again).await;
-    let report = replay(log.clone(), into, poisoned_settings(), metrics, CancellationToken::new(), |_| {})
-        .await
-        .unwrap();
+    let (options, stop) = (ReplayOptions::default(), CancellationToken::new());
+    let report =
+        replay(log.clone(), into, poisoned_settings(), options, metrics, stop, |_| {}).await.unwrap();
     assert_eq!((report.applied, report.dead, report.complete), (22, 3, true));
     assert_eq!(Database::open(&again).await.pairs(letters).await, live);
     log.close().await;

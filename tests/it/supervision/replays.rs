@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 
 use dashi_domain::fold::fold;
 use dashi_event_log::ReadLimit;
-use dashi_projector::{ProjectorMetrics, ProjectorSettings, ReplayError, replay};
+use dashi_projector::{ProjectorMetrics, ProjectorSettings, ReplayError, ReplayOptions, replay};
 use integration_tests::log::open_log;
 use integration_tests::{Database, Deployment, Ledger, PostgresServer, eventually};
 use prometheus_client::registry::Registry;
@@ -163,7 +163,15 @@ async fn a_replay_that_a_live_projector_overtakes_ends_and_changes_nothing() {
     let slow = ProjectorSettings { read_limit: ReadLimit { records_max: 1, ..slow.read_limit }, ..slow };
     let metrics = ProjectorMetrics::new(&mut Registry::default());
     let stop = CancellationToken::new();
-    let replaying = tokio::spawn(replay(log.clone(), store.clone(), slow, metrics, stop, |_| {}));
+    let replaying = tokio::spawn(replay(
+        log.clone(),
+        store.clone(),
+        slow,
+        ReplayOptions::default(),
+        metrics,
+        stop,
+        |_| {},
+    ));
     eventually(SOON, "it has begun", async || {
         let states = store.partitions().await.map_err(|error| error.to_string())?;
         Ok::<_, String>(states.iter().map(|state| state.outcomes.applied).sum::<u64>() > 10)
