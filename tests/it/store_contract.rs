@@ -29,6 +29,7 @@ use ownership::{
     a_replay_claims_only_what_no_live_projector_has_claimed, a_stale_epoch_is_fenced_and_changes_nothing,
     an_error_is_over_when_the_checkpoint_moves, errors_are_noted_for_their_owner_only,
     every_claim_has_a_higher_epoch, no_commit_of_an_older_epoch_comes_after_a_claim,
+    the_guard_is_the_one_that_is_checked_in_every_order,
 };
 use profiles::{
     a_deleted_trait_stays_deleted_until_it_is_written_anew, a_late_send_settles_where_it_belongs,
@@ -71,6 +72,7 @@ macro_rules! whole_contract {
             every_claim_has_a_higher_epoch,
             a_stale_epoch_is_fenced_and_changes_nothing,
             no_commit_of_an_older_epoch_comes_after_a_claim,
+            the_guard_is_the_one_that_is_checked_in_every_order,
             a_misplaced_batch_is_refused_and_told_where_to_go_on,
             a_repeated_commit_changes_nothing,
             a_dropped_commit_is_whole_or_not_at_all,

@@ -18,6 +18,7 @@ mod dates;
 pub mod decimal;
 pub mod flatten;
 pub mod fold;
+pub mod guard;
 pub mod heatmap;
 pub mod ids;
 mod javascript;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dashi_domain::fold::Changes;
+use dashi_domain::guard::WriterStep;
 use dashi_domain::missing::{MissingCause, fingerprint, within};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
@@ -194,11 +195,11 @@ async fn set_aside(
 }
 
 fn failed(error: CommitError) -> ApplyError {
-    match error {
-        CommitError::Fenced { partition, held, current } => {
+    match (error.outcome().next(), error) {
+        (WriterStep::GiveUp, CommitError::Fenced { partition, held, current }) => {
             ApplyError::Fenced(ClaimError::Fenced { partition, held, current })
         }
-        other => ApplyError::Interrupted(other),
+        (_, error) => ApplyError::Interrupted(error),
     }
 }
 

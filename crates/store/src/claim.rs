@@ -1,8 +1,11 @@
 //! Ownership of a partition.
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::guard::GuardRow;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Partition};
+
+use crate::ClaimError;
 
 /// The right to write the rows that a partition folds into, until someone claims it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +22,20 @@ pub struct Claim {
     pub fingerprint: Option<i64>,
     /// Whether the last error that was noted is not over, as far as the store knows.
     pub has_open_error: bool,
+}
+
+impl Claim {
+    /// The checkpoint from which this writer goes on, by the row that is stored.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`].
+    pub(crate) fn resume(&self, stored: GuardRow) -> Result<Checkpoint, ClaimError> {
+        stored.resume(self.epoch).map_err(|_| ClaimError::Fenced {
+            partition: self.partition,
+            held: self.epoch,
+            current: stored.epoch,
+        })
+    }
 }
 
 /// An error to be noted with a partition.

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use dashi_domain::guard::{CommitOutcome, GuardRefusal, GuardRow};
 use dashi_domain::position::{Checkpoint, Epoch, Partition};
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
+
+use crate::Claim;
 
 /// Why, in words.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -205,4 +208,34 @@ pub enum CommitError {
         #[source]
         source: Cause,
     },
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("another transaction moved the partition's row meanwhile")]
+struct RowMoved;
+
+impl CommitError {
+    /// Why the guard moved no checkpoint, by the row that is stored now.
+    pub(crate) fn by_guard(claim: &Claim, from: Checkpoint, to: Checkpoint, stored: GuardRow) -> Self {
+        let (partition, held) = (claim.partition, claim.epoch);
+        match stored.commit(held, from, to) {
+            Err(GuardRefusal::Fenced { current }) => Self::Fenced { partition, held, current },
+            Err(GuardRefusal::Misplaced { stored }) => Self::Misplaced { partition, start: from, stored },
+            Ok(_) => Self::NotWritten { partition, source: Arc::new(RowMoved) },
+        }
+    }
+
+    /// The outcome that the writer knows of a commit that ended like this.
+    pub const fn outcome(&self) -> CommitOutcome {
+        match self {
+            Self::Fenced { current, .. } => {
+                CommitOutcome::Refused(GuardRefusal::Fenced { current: *current })
+            }
+            Self::Misplaced { stored, .. } => {
+                CommitOutcome::Refused(GuardRefusal::Misplaced { stored: *stored })
+            }
+            Self::Duplicates(_) | Self::Refused { .. } | Self::NotWritten { .. } => CommitOutcome::NotWritten,
+            Self::Unknown { .. } => CommitOutcome::Unknown,
+        }
+    }
 }

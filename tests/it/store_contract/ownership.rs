@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use dashi_domain::fold::Changes;
-use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset};
+use dashi_domain::guard::{CommitOutcome, GuardRefusal, GuardRow};
+use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::rows::DeadLetter;
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote, StoreError};
 use integration_tests::{PostgresServer, eventually};
@@ -70,6 +71,41 @@ pub(super) async fn a_stale_epoch_is_fenced_and_changes_nothing(fixture: StoreFi
     assert_eq!(fixture.dump().await, before);
     assert_eq!(current.resume_from, at(10));
     store.commit(&current, at(10), at(20), &full).await.unwrap();
+}
+
+/// Every epoch, beginning and end around the stored row: the store answers and changes the row as `domain::guard` says, whose
+/// every interleaving is checked by `crates/domain/tests/guard.rs`.
+pub(super) async fn the_guard_is_the_one_that_is_checked_in_every_order(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let mut partitions = (0..).map(Partition::new);
+    for (held, from, to) in (1..=3).flat_map(|held| {
+        (4..=6).flat_map(move |from| (4..=6).map(move |to| (Epoch::new(held), at(from), at(to))))
+    }) {
+        let partition = partitions.next().unwrap();
+        let first = store.claim(&log(), partition, "x").await.unwrap();
+        store.commit(&first, at(0), at(5), &Changes::default()).await.unwrap();
+        let second = store.claim(&log(), partition, "x").await.unwrap();
+        let row = GuardRow { epoch: second.epoch, checkpoint: second.resume_from };
+        assert_eq!(row, GuardRow { epoch: Epoch::new(2), checkpoint: at(5) });
+        let expected = row.commit(held, from, to);
+        let forged = Claim { epoch: held, ..second };
+        let outcome = match store.commit(&forged, from, to, &Changes::default()).await {
+            Ok(_) => CommitOutcome::Moved,
+            Err(error) => error.outcome(),
+        };
+        assert_eq!(outcome, expected.map_or_else(CommitOutcome::Refused, |_| CommitOutcome::Moved));
+        let stored = expected.unwrap_or(row);
+        let state =
+            store.partitions().await.unwrap().into_iter().find(|state| state.partition == partition).unwrap();
+        assert_eq!((state.epoch, state.checkpoint), (stored.epoch, stored.checkpoint), "{held} {from} {to}");
+        match (store.resume(&forged).await, stored.resume(held)) {
+            (Ok(resumed), Ok(expected)) => assert_eq!(resumed, expected),
+            (Err(ClaimError::Fenced { current, .. }), Err(refusal)) => {
+                assert_eq!(refusal, GuardRefusal::Fenced { current });
+            }
+            other => panic!("{other:?}"),
+        }
+    }
 }
 
 /// The old owner commits as fast as it can while the new one claims: what the claim says must stay true.

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::guard::GuardRow;
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use sqlx::Row as _;
@@ -184,19 +185,19 @@ impl PostgresStore {
     }
 
     pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
+        let row = self.guard_row(claim).await.map_err(StoreError::away("reading a checkpoint"))?;
+        claim.resume(row)
+    }
+
+    async fn guard_row(&self, claim: &Claim) -> Result<GuardRow, sqlx::Error> {
         let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
-            "/* resume */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
+            "/* guard_row */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
         )
         .bind(claim.log.as_str())
         .bind(claim.partition.number() as i32)
         .fetch_one(&self.pool)
-        .await
-        .map_err(StoreError::away("reading a checkpoint"))?;
-        let current = Epoch::new(epoch as u64);
-        if current != claim.epoch {
-            return Err(ClaimError::Fenced { partition: claim.partition, held: claim.epoch, current });
-        }
-        Ok(checkpoint_of(checkpoint))
+        .await?;
+        Ok(GuardRow { epoch: Epoch::new(epoch as u64), checkpoint: checkpoint_of(checkpoint) })
     }
 
     pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::Outcomes;
+use dashi_domain::guard::GuardRow;
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use sqlx::sqlite::{
@@ -219,12 +220,8 @@ impl SqliteStore {
 
     pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
         let mut writer = self.0.writer.lock().await;
-        let (current, checkpoint) =
-            stored(&mut writer, claim).await.map_err(StoreError::away("reading a checkpoint"))?;
-        if current != claim.epoch {
-            return Err(ClaimError::Fenced { partition: claim.partition, held: claim.epoch, current });
-        }
-        Ok(checkpoint)
+        let row = guard_row(&mut writer, claim).await.map_err(StoreError::away("reading a checkpoint"))?;
+        claim.resume(row)
     }
 
     pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
@@ -349,17 +346,14 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .pragma("cache_size", "-64000")
 }
 
-async fn stored(
-    connection: &mut SqliteConnection,
-    claim: &Claim,
-) -> Result<(Epoch, Checkpoint), sqlx::Error> {
+async fn guard_row(connection: &mut SqliteConnection, claim: &Claim) -> Result<GuardRow, sqlx::Error> {
     let (epoch, checkpoint): (i64, i64) =
         sqlx::query_as("SELECT epoch, checkpoint FROM dashi_checkpoint WHERE log_id = ? AND partition = ?")
             .bind(claim.log.as_str())
             .bind(claim.partition.number())
             .fetch_one(connection)
             .await?;
-    Ok((Epoch::new(epoch as u64), checkpoint_of(checkpoint)))
+    Ok(GuardRow { epoch: Epoch::new(epoch as u64), checkpoint: checkpoint_of(checkpoint) })
 }
 
 /// A claim from the row that it wrote: epoch, checkpoint, the last record's fingerprint, and whether the last error is not over.

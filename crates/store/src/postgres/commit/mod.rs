@@ -8,7 +8,7 @@ mod sessions;
 use std::sync::Arc;
 
 use dashi_domain::fold::Changes;
-use dashi_domain::position::{Checkpoint, Epoch};
+use dashi_domain::position::Checkpoint;
 use dashi_domain::rows::ChunkRow;
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks
 use self::sessions::{fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data};
 use super::catalogue::Catalogue;
 use super::pool::{Session, is_known};
-use super::{PostgresStore, checkpoint_of, profile};
+use super::{PostgresStore, profile};
 use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed};
 
@@ -91,32 +91,12 @@ impl PostgresStore {
             },
             Written::NothingForTheGuard => {
                 session.roll_back().await;
-                Err(Ended::Otherwise(self.refusal(claim, from).await))
+                let row = self.guard_row(claim).await?;
+                Err(Ended::Otherwise(CommitError::by_guard(claim, from, to, row)))
             }
             Written::NothingForDuplicates { with_recordings } => {
                 session.roll_back().await;
                 Err(Ended::Otherwise(CommitError::Duplicates(self.applied(changes, with_recordings).await?)))
-            }
-        }
-    }
-
-    /// Why the guard did not hold.
-    async fn refusal(&self, claim: &Claim, from: Checkpoint) -> CommitError {
-        let stored: Result<(i64, i64), _> = sqlx::query_as(
-            "/* refusal */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
-        )
-        .bind(claim.log.as_str())
-        .bind(claim.partition.number() as i32)
-        .fetch_one(&self.pool)
-        .await;
-        let partition = claim.partition;
-        match stored {
-            Err(error) => CommitError::NotWritten { partition, source: DriverMessage::cause(&error) },
-            Ok((epoch, _)) if epoch as u64 != claim.epoch.number() => {
-                CommitError::Fenced { partition, held: claim.epoch, current: Epoch::new(epoch as u64) }
-            }
-            Ok((_, stored)) => {
-                CommitError::Misplaced { partition, start: from, stored: checkpoint_of(stored) }
             }
         }
     }

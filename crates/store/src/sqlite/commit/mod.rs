@@ -18,7 +18,7 @@ use self::events::{
 use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings};
 use self::sessions::{name_sessions, upsert_session_data, upsert_sessions};
-use super::{SqliteStore, stored, text};
+use super::{SqliteStore, guard_row, text};
 use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
@@ -56,14 +56,9 @@ async fn write(
     let failed = |error: sqlx::Error| failure(claim, error);
     let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
     if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
-        let (current, stored) = stored(&mut tx, claim).await.map_err(failed)?;
+        let row = guard_row(&mut tx, claim).await.map_err(failed)?;
         tx.rollback().await.map_err(failed)?;
-        let partition = claim.partition;
-        return Err(if current == claim.epoch {
-            CommitError::Misplaced { partition, start: from, stored }
-        } else {
-            CommitError::Fenced { partition, held: claim.epoch, current }
-        });
+        return Err(CommitError::by_guard(claim, from, to, row));
     }
     let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
     let (recordings, indexes) = insert_recordings(&mut tx, &changes.chunks).await.map_err(failed)?;
