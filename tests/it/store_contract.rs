@@ -42,7 +42,8 @@ use profiles::{
 use properties::{
     a_property_of_a_session_is_its_newest_value,
     a_property_that_umami_writes_at_the_same_time_is_no_conflict,
-    a_property_that_umami_wrote_is_updated_in_place, doubled_properties_of_a_session_are_updated_alike,
+    a_property_that_umami_wrote_is_updated_in_place, an_imported_property_replaces_an_older_one_only,
+    doubled_properties_of_a_session_are_updated_alike,
 };
 use rows::{
     equal_stores_compare_equal_and_others_are_told_apart, every_column_is_written_as_it_is,
@@ -81,6 +82,7 @@ macro_rules! whole_contract {
             a_session_keeps_what_it_has_and_gets_what_it_lacks,
             a_property_of_a_session_is_its_newest_value,
             a_property_that_umami_wrote_is_updated_in_place,
+            an_imported_property_replaces_an_older_one_only,
             heatmaps_are_written_in_the_columns_that_there_are,
             applied_events_are_named_and_nothing_is_written,
             an_event_and_an_identify_with_one_id_are_one_event,

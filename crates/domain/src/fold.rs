@@ -5,6 +5,7 @@ mod version;
 pub use version::{PROJECTION_CHANGES, PROJECTION_VERSION};
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use jiff::tz::TimeZone;
@@ -16,6 +17,7 @@ use crate::decimal::Decimal;
 use crate::flatten::{self, DataType, Leaf};
 use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
+use crate::imported::Imported;
 use crate::location::Location;
 use crate::log_record::LogRecord;
 use crate::missing::Missing;
@@ -64,7 +66,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         changes: Changes::default(),
         seen: HashSet::with_capacity(records.len()),
         sessions: HashMap::new(),
-        session_data: HashMap::new(),
+        properties: Properties::default(),
         links: BTreeMap::new(),
     };
     for record in records {
@@ -85,6 +87,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                     LogRecord::Event(event) => folding.apply(&event),
                     LogRecord::Chunk(chunk) => folding.recording(chunk),
                     LogRecord::Heatmap(post) => folding.heatmap(&post),
+                    LogRecord::Imported(imported) => folding.imported(imported),
                 }
                 folding.changes.outcomes.applied += 1;
             }
@@ -101,6 +104,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
             first_ms,
         })
         .collect();
+    (folding.changes.session_data, folding.changes.imported_session_data) = folding.properties.split();
     folding.changes.names_sessions = rules.names_sessions;
     folding.changes.sort();
     folding.changes
@@ -122,6 +126,9 @@ pub struct Changes {
     pub identifies: Vec<IdentifyRow>,
     /// At most one per session and key: the last written.
     pub session_data: Vec<SessionDataRow>,
+    /// Imported properties, of other sessions and keys than those of `session_data`, at most one of each: written where
+    /// there is no row of that session and key, or an older one. A row keeps its id.
+    pub imported_session_data: Vec<SessionDataRow>,
     /// Values that identifies with a distinct id send of people, in the order of the log; for [`profile::merge`].
     pub sends: Vec<TraitSend>,
     /// At most one per website, session, person and kind, in this order.
@@ -135,6 +142,8 @@ pub struct Changes {
     /// One per identify of a website with a distinct id, in log order: the first makes the link, the last names the
     /// session.
     pub session_links: Vec<SessionLinkRow>,
+    /// Imported links, in log order. They name no session: the session's own row has its name.
+    pub imported_session_links: Vec<SessionLinkRow>,
     /// Whether the session's distinct id is replaced by that of its last link.
     pub names_sessions: bool,
     /// Records that are no events.
@@ -173,7 +182,11 @@ impl Outcomes {
 impl Changes {
     /// Rows that come of data, of which one record may make thousands.
     pub fn data_rows(&self) -> usize {
-        self.event_data.len() + self.session_data.len() + self.sends.len() + self.heatmap.len()
+        self.event_data.len()
+            + self.session_data.len()
+            + self.imported_session_data.len()
+            + self.sends.len()
+            + self.heatmap.len()
     }
 
     /// The changes of a single record that cannot be applied.
@@ -195,6 +208,53 @@ impl Changes {
         self.identifies.sort_unstable_by_key(|row| row.event_id);
         self.applied.sort_unstable_by_key(|row| row.record_id);
         self.session_data.sort_unstable_by_key(|row| row.session_data_id);
+        self.imported_session_data.sort_unstable_by_key(|row| row.session_data_id);
+    }
+}
+
+/// The properties of sessions that a run of records writes: one row of each session and key.
+#[derive(Default)]
+struct Properties {
+    /// The row, and whether it is written whatever the store has.
+    rows: Vec<(SessionDataRow, bool)>,
+    /// Places in `rows`, by [`session_data_id`].
+    places: HashMap<Uuid, usize>,
+}
+
+impl Properties {
+    /// An identify replaces every value before it.
+    fn sent(&mut self, row: SessionDataRow) {
+        self.put(row, true, |_| true);
+    }
+
+    /// An imported value replaces an older one.
+    fn imported(&mut self, row: SessionDataRow) {
+        let created_at_ms = row.created_at_ms;
+        self.put(row, false, |before| before.created_at_ms < created_at_ms);
+    }
+
+    /// The id of a session and key is that of its first row, as it is in the store.
+    fn put(&mut self, row: SessionDataRow, always: bool, replaces: impl FnOnce(&SessionDataRow) -> bool) {
+        match self.places.entry(session_data_id(row.session_id, &row.data_key)) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(self.rows.len());
+                self.rows.push((row, always));
+            }
+            Entry::Occupied(place) => {
+                let (before, is_always) = &mut self.rows[*place.get()];
+                if replaces(before) {
+                    *before = SessionDataRow { session_data_id: before.session_data_id, ..row };
+                }
+                *is_always |= always;
+            }
+        }
+    }
+
+    /// Those that are written whatever the store has, and those that replace only older ones.
+    fn split(self) -> (Vec<SessionDataRow>, Vec<SessionDataRow>) {
+        let (sent, imported): (Vec<_>, Vec<_>) = self.rows.into_iter().partition(|(_, always)| *always);
+        let rows = |rows: Vec<(SessionDataRow, bool)>| rows.into_iter().map(|(row, _)| row).collect();
+        (rows(sent), rows(imported))
     }
 }
 
@@ -204,8 +264,7 @@ struct Folding<'r> {
     seen: HashSet<Uuid>,
     /// Places in `changes.sessions`.
     sessions: HashMap<Uuid, usize>,
-    /// Places in `changes.session_data`, by row id.
-    session_data: HashMap<Uuid, usize>,
+    properties: Properties,
     /// The earliest arrival of each link, by all that it consists of.
     links: BTreeMap<(Uuid, Uuid, String, ProfileLinkKind), i64>,
 }
@@ -239,18 +298,29 @@ impl Folding<'_> {
 
     /// A session row comes from the first event of any type (I3).
     fn session(&mut self, event: &Event<'_>) {
-        let payload = &event.submission.payload;
+        let website_id = event.submission.payload.source.id;
         let attributes = self.attributes(event);
-        match self.sessions.get(&event.session_id) {
+        self.session_row(event.session_id, website_id, attributes, event.created_at_ms());
+    }
+
+    fn session_row(
+        &mut self,
+        session_id: Uuid,
+        website_id: Uuid,
+        attributes: SessionAttributes,
+        created_at_ms: i64,
+    ) {
+        match self.sessions.get(&session_id) {
             Some(&place) => self.changes.sessions[place].add(attributes),
             None => {
-                self.sessions.insert(event.session_id, self.changes.sessions.len());
+                self.sessions.insert(session_id, self.changes.sessions.len());
+                let reported = Vec::new();
                 self.changes.sessions.push(SessionRow {
-                    session_id: event.session_id,
-                    website_id: payload.source.id,
+                    session_id,
+                    website_id,
                     attributes,
-                    reported: Vec::new(),
-                    created_at_ms: event.created_at_ms(),
+                    reported,
+                    created_at_ms,
                 });
             }
         }
@@ -264,10 +334,14 @@ impl Folding<'_> {
             [(Some(event.session_id), ProfileLinkKind::Own), (anonymous, ProfileLinkKind::Anonymous)];
         for (session_id, kind) in sessions {
             let Some(session_id) = session_id else { continue };
-            let link = (event.submission.payload.source.id, session_id, person.clone(), kind);
-            let first_ms = self.links.entry(link).or_insert(event.received_at_ms);
-            *first_ms = event.received_at_ms.min(*first_ms);
+            let website_id = event.submission.payload.source.id;
+            self.link_person((website_id, session_id, person.clone(), kind), event.received_at_ms);
         }
+    }
+
+    fn link_person(&mut self, link: (Uuid, Uuid, String, ProfileLinkKind), at_ms: i64) {
+        let first_ms = self.links.entry(link).or_insert(at_ms);
+        *first_ms = at_ms.min(*first_ms);
     }
 
     fn attributes(&self, event: &Event<'_>) -> SessionAttributes {
@@ -479,14 +553,63 @@ impl Folding<'_> {
                 distinct_id: distinct_id.clone(),
                 created_at_ms,
             };
-            match self.session_data.get(&row.session_data_id) {
-                Some(&place) => self.changes.session_data[place] = row,
-                None => {
-                    self.session_data.insert(row.session_data_id, self.changes.session_data.len());
-                    self.changes.session_data.push(row);
-                }
-            }
+            self.properties.sent(row);
         }
+    }
+
+    /// The rows of another store, as they were there. An event without its session makes one of which nothing is known
+    /// but the event's time.
+    fn imported(&mut self, imported: Imported) {
+        let Imported { record_id, at_ms, session_id, visit_id: _, website_id, source: _, session, .. } =
+            imported;
+        let (attributes, created_at_ms) = match session {
+            Some(session) => (session.attributes, session.created_at_ms),
+            None => (SessionAttributes::default(), at_ms),
+        };
+        let named = attributes.distinct_id.iter().map(|id| (id, created_at_ms));
+        let linked = imported.session_links.iter().map(|link| (&link.distinct_id, link.created_at_ms));
+        let properties = &imported.session_data;
+        let identified =
+            properties.iter().filter_map(|row| Some((row.distinct_id.as_ref()?, row.created_at_ms)));
+        for (id, at_ms) in named.chain(linked).chain(identified).filter(|(id, _)| !id.is_empty()) {
+            self.link_person((website_id, session_id, profile::distinct_id(id), ProfileLinkKind::Own), at_ms);
+        }
+        self.session_row(session_id, website_id, attributes, created_at_ms);
+        match imported.event {
+            Some(event) => self.changes.events.push(event),
+            None => self.changes.applied.push(AppliedRow {
+                record_id,
+                record_type: "imported".to_owned(),
+                website_id,
+                session_id,
+                received_at_ms: at_ms,
+            }),
+        }
+        self.changes.event_data.extend(imported.event_data);
+        self.changes.revenue.extend(imported.revenue);
+        self.changes.imported_session_links.extend(imported.session_links);
+        for row in imported.session_data {
+            self.send_imported(&row);
+            self.properties.imported(row);
+        }
+    }
+
+    /// An imported property is what an identify sent of the person that it named, at the time of the row. Newer values,
+    /// which live events sent, win over it whenever it comes.
+    fn send_imported(&mut self, row: &SessionDataRow) {
+        let Some(distinct_id) = row.distinct_id.as_deref().filter(|id| !id.is_empty()) else { return };
+        let value = &row.value;
+        let is_null = value.data_type == DataType::Array && value.string_value.as_deref() == Some("null");
+        self.changes.sends.push(TraitSend {
+            website_id: row.website_id,
+            session_id: row.session_id,
+            device: row.session_id,
+            distinct_id: profile::distinct_id(distinct_id),
+            key: row.data_key.clone(),
+            value: (!(is_null && self.rules.null_deletes)).then(|| value.clone()),
+            stamp: Stamp { received_at_ms: row.created_at_ms, event_id: row.session_data_id },
+            base: None,
+        });
     }
 
     /// The last leaf of a key counts, as it does for the session's own properties.

@@ -5,7 +5,7 @@
 //!
 //! * requests: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * records in the log: [`record`], [`log_record`], [`position`], [`partitioner`]; records that are lost: [`missing`]
+//! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost: [`missing`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * versions of the rules: [`umami`]
@@ -21,6 +21,7 @@ pub mod fold;
 pub mod guard;
 pub mod heatmap;
 pub mod ids;
+pub mod imported;
 mod javascript;
 pub mod json;
 pub mod location;

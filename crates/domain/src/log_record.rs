@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use crate::chunk::Chunk;
 use crate::heatmap::HeatmapPost;
+use crate::imported::Imported;
 use crate::json::Value;
 use crate::record::{DecodeError, Envelope, Event};
 
@@ -17,6 +18,8 @@ pub enum LogRecord<'a> {
     Chunk(Chunk),
     /// Clicks and scrolls of a page.
     Heatmap(HeatmapPost<'a>),
+    /// Rows of another store.
+    Imported(Imported),
 }
 
 impl<'a> LogRecord<'a> {
@@ -30,16 +33,18 @@ impl<'a> LogRecord<'a> {
         match fields.0.get("type").and_then(Value::as_str).filter(|_| !kept) {
             Some("record") => Chunk::decode(envelope, fields.0.remove("payload")).map(Self::Chunk),
             Some("heatmap") => HeatmapPost::decode(envelope, fields.0.remove("payload")).map(Self::Heatmap),
+            Some("imported") => Imported::decode(envelope, fields).map(Self::Imported),
             _ => Event::from_fields(envelope, fields).map(Self::Event),
         }
     }
 
-    /// The identity of the event, chunk or post.
+    /// The identity of the event, chunk, post or imported rows.
     pub fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.event_id,
             Self::Chunk(chunk) => chunk.chunk_id,
             Self::Heatmap(post) => post.post_id,
+            Self::Imported(imported) => imported.record_id,
         }
     }
 
@@ -49,6 +54,7 @@ impl<'a> LogRecord<'a> {
             Self::Event(event) => event.submission.payload.source.id,
             Self::Chunk(chunk) => chunk.website_id,
             Self::Heatmap(post) => post.submission.website_id,
+            Self::Imported(imported) => imported.website_id,
         }
     }
 }

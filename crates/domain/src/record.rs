@@ -14,7 +14,8 @@
 //! be derived (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
 //! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::chunk::Chunk`]. One of
-//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One with `"kept":true` is of a
+//! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One of
+//! the type `imported` holds rows of another store; see [`crate::imported::Imported`]. One with `"kept":true` is of a
 //! type that its writer did not know; its payload is the client's, all of it but the address, the agent and
 //! `messageId`. A reader that knows the type reads it as one of its own.
 

@@ -26,6 +26,15 @@ pub enum EventType {
     Performance = 5,
 }
 
+impl EventType {
+    /// The type with this number.
+    pub fn from_code(code: i32) -> Option<Self> {
+        [Self::PageView, Self::Custom, Self::Link, Self::Pixel, Self::Performance]
+            .into_iter()
+            .find(|event_type| *event_type as i32 == code)
+    }
+}
+
 /// A row of `website_event`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventRow {

@@ -96,6 +96,15 @@ pub enum StoreError {
         /// The missing tables and columns, in words.
         missing: String,
     },
+    /// The database from which history is to be read has no tables of Umami 2.18 or newer.
+    #[error(
+        "the database has no tables of Umami 2.18 or newer: {missing} missing; check the database and the parameter \
+         `schema` of its URL, and start a newer Umami once on tables that are older"
+    )]
+    NoHistory {
+        /// The missing tables and columns, in words.
+        missing: String,
+    },
     /// There is a website with this id.
     #[error("there is a website with the id {id} already")]
     WebsiteExists {

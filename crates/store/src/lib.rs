@@ -9,6 +9,7 @@ mod claim;
 mod compare;
 mod error;
 mod heal;
+mod history;
 mod missing;
 mod postgres;
 mod profile;
@@ -26,7 +27,9 @@ pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, TableComparison, compare};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use heal::{OrphanedSession, Orphaning, Sibling, WebsiteState};
+pub use history::{HistoryRows, HistorySource, HistorySourceKind, LeftOut, Place};
 pub use postgres::heal::{HealError, HealReport, HealScope, KeepUndo, OnProgress, Orphans, Repair};
+pub use postgres::history::UmamiHistory;
 pub use postgres::{AddressError, PostgresSettings, PostgresStore};
 pub use profile::{
     Committed, JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits,

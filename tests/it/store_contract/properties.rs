@@ -6,7 +6,7 @@ use dashi_domain::fold::Changes;
 use dashi_domain::rows::{DataValue, SessionDataRow};
 use integration_tests::eventually;
 
-use super::fixture::{P0, Raw, SOON, StoreFixture, WEBSITE, at, claim, commit, id, property};
+use super::fixture::{NOON_MS, P0, Raw, SOON, StoreFixture, WEBSITE, at, claim, commit, id, property};
 use super::rows::{Cells, assert_rows, value_cells};
 
 pub(super) fn property_cells(row: &SessionDataRow) -> Cells {
@@ -43,6 +43,23 @@ pub(super) async fn a_property_of_a_session_is_its_newest_value(fixture: StoreFi
     // Back to a text: the number goes.
     commit(&store, &with(vec![property(1, 7, "a", "3")])).await;
     let cells: Vec<_> = [property(1, 7, "a", "3")].iter().chain(&expected[1..]).map(property_cells).collect();
+    assert_rows(&mut fixture.raw().await, "session_data", &cells).await;
+}
+
+pub(super) async fn an_imported_property_replaces_an_older_one_only(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let of = |n, key, value, after_ms| SessionDataRow {
+        created_at_ms: NOON_MS + after_ms,
+        ..property(n, 7, key, value)
+    };
+    let imported = |rows| Changes { imported_session_data: rows, ..Changes::default() };
+    let live = vec![of(1, "a", "live", 100), of(2, "b", "live", 100)];
+    commit(&store, &Changes { session_data: live, ..Changes::default() }).await;
+    let history = vec![of(11, "a", "older", 50), of(12, "b", "newer", 150), of(13, "c", "new", 10)];
+    commit(&store, &imported(history)).await;
+    commit(&store, &imported(vec![of(23, "c", "as old", 10)])).await;
+    let expected = [of(1, "a", "live", 100), of(2, "b", "newer", 150), of(13, "c", "new", 10)];
+    let cells: Vec<_> = expected.iter().map(property_cells).collect();
     assert_rows(&mut fixture.raw().await, "session_data", &cells).await;
 }
 

@@ -119,6 +119,8 @@ pub(super) fn full_changes() -> Changes {
             .collect(),
         session_links: Vec::new(),
         names_sessions: false,
+        imported_session_data: Vec::new(),
+        imported_session_links: Vec::new(),
         session_data: (0..values.len())
             .map(|fixture| SessionDataRow {
                 session_data_id: id(200 + fixture as u128),

@@ -12,6 +12,7 @@ mod catalogue;
 mod commit;
 mod encoding;
 pub(crate) mod heal;
+pub(crate) mod history;
 mod insert;
 mod pool;
 mod profile;

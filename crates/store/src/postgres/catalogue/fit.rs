@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::ids::session_data_id;
-use dashi_domain::rows::{EventType, IdentifyRow};
+use dashi_domain::rows::{EventType, IdentifyRow, SessionDataRow};
 
 use super::Catalogue;
 use crate::table::RowTable;
@@ -60,18 +60,22 @@ impl Catalogue {
 /// batch, and another one in a replay.
 pub(in crate::postgres) fn keep_newest_properties(changes: &mut Changes) {
     let mut newest: HashMap<_, (i64, _)> = HashMap::new();
-    for row in &changes.session_data {
+    for row in changes.session_data.iter().chain(&changes.imported_session_data) {
         let this = (row.created_at_ms, row.session_data_id);
         let stays = newest.entry((row.session_id, row.data_key.clone())).or_insert(this);
         *stays = (*stays).max(this);
     }
+    let stays = |row: &SessionDataRow| {
+        let newest = newest.get(&(row.session_id, row.data_key.clone()));
+        newest.is_some_and(|(_, id)| *id == row.session_data_id)
+    };
     changes.session_data.retain_mut(|row| {
-        let stays = newest
-            .get(&(row.session_id, row.data_key.clone()))
-            .is_some_and(|(_, id)| *id == row.session_data_id);
+        let stays = stays(row);
         row.session_data_id = session_data_id(row.session_id, &row.data_key);
         stays
     });
+    // An imported row keeps the id that it was imported with.
+    changes.imported_session_data.retain(stays);
 }
 
 /// Calls `f` with every text of the rows that has a width, and the table and the column it goes into.
@@ -103,7 +107,9 @@ pub(in crate::postgres) fn each_text(
     of_rows(&tables::WEBSITE_EVENT, &mut changes.events, &f);
     of_rows(&tables::EVENT_DATA, &mut changes.event_data, &f);
     of_rows(&tables::SESSION_DATA, &mut changes.session_data, &f);
+    of_rows(&tables::SESSION_DATA, &mut changes.imported_session_data, &f);
     of_rows(&tables::SESSION_LINK, &mut changes.session_links, &f);
+    of_rows(&tables::SESSION_LINK, &mut changes.imported_session_links, &f);
     of_rows(&tables::HEATMAP_EVENT, &mut changes.heatmap, &f);
     of_rows(&tables::REVENUE, &mut changes.revenue, &f);
     of_rows(&tables::IDENTIFY, &mut changes.identifies, &f);

@@ -15,7 +15,9 @@ use uuid::Uuid;
 use self::events::{insert_applied, insert_event_data, insert_events, insert_identifies, insert_revenue};
 use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks};
-use self::sessions::{fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data};
+use self::sessions::{
+    Replaced, fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data,
+};
 use super::catalogue::Catalogue;
 use super::pool::{Session, is_known};
 use super::{PostgresStore, profile};
@@ -180,6 +182,7 @@ async fn write(
     fill_sessions(connection, &there).await?;
     if catalogue.has_session_link() {
         link_sessions(connection, &changes.session_links).await?;
+        link_sessions(connection, &changes.imported_session_links).await?;
     }
     if catalogue.has_session_link() || changes.names_sessions {
         name_sessions(connection, &changes.session_links).await?;
@@ -188,7 +191,10 @@ async fn write(
         insert_event_data(connection, rows, catalogue).await?;
     }
     for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
-        upsert_session_data(connection, rows, catalogue).await?;
+        upsert_session_data(connection, rows, catalogue, Replaced::All).await?;
+    }
+    for rows in changes.imported_session_data.chunks(LEAVES_PER_STATEMENT) {
+        upsert_session_data(connection, rows, catalogue, Replaced::Older).await?;
     }
     insert_revenue(connection, &changes.revenue, catalogue).await?;
     if catalogue.has_heatmaps() {

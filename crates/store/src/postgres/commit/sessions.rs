@@ -151,6 +151,15 @@ async fn run_with_links(
     Ok(())
 }
 
+/// The rows of `session_data` that a new value of their session and key replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// All of them.
+    All,
+    /// Those of an earlier time.
+    Older,
+}
+
 /// A row of that session and key keeps its id, which may be one that Umami gave it.
 ///
 /// Up to 3.2 Umami has no unique key on (session, key), so the row is updated, and inserted where there is none. The
@@ -159,11 +168,16 @@ pub(super) async fn upsert_session_data(
     connection: &mut Session,
     rows: &[SessionDataRow],
     catalogue: &Catalogue,
+    replaced: Replaced,
 ) -> Result<(), sqlx::Error> {
     let table = &tables::SESSION_DATA;
     if catalogue.has_unique_properties() {
-        let replaced = table.table.replacing(&["session_id", "data_key"]);
-        let rest = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
+        let assigned = table.table.replacing(&["session_id", "data_key"]);
+        let only = match replaced {
+            Replaced::All => "",
+            Replaced::Older => "WHERE session_data.created_at < excluded.created_at",
+        };
+        let rest = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {assigned} {only}");
         insert(connection, table, Some(catalogue), "upsert_session_data", rows, &rest).await?;
         return Ok(());
     }
@@ -198,11 +212,16 @@ pub(super) async fn upsert_session_data(
         let sql = format!(
             "/* update_session_data */
              UPDATE session_data AS s SET {}
-             FROM ROWS FROM ({}, unnest(${}::uuid[])) AS t ({}, stored_id) WHERE s.session_data_id = t.stored_id",
+             FROM ROWS FROM ({}, unnest(${}::uuid[])) AS t ({}, stored_id)
+             WHERE s.session_data_id = t.stored_id {}",
             assignments(table, &["session_id", "data_key"]),
             unnest(table),
             table.fields.len() + 1,
-            names(table)
+            names(table),
+            match replaced {
+                Replaced::All => "",
+                Replaced::Older => "AND s.created_at < dashi.at_ms(t.created_at)",
+            }
         );
         bind(table, sql, &rows, &ChunkIndexes::new()).bind(&ids).execute(&mut *connection).await?;
     }

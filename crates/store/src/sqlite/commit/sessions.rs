@@ -88,7 +88,7 @@ pub(super) async fn name_sessions(
     Ok(())
 }
 
-/// A row of that session and key keeps its id.
+/// A row of that session and key keeps its id. An imported property replaces older ones only.
 pub(super) async fn upsert_session_data(
     connection: &mut SqliteConnection,
     changes: &Changes,
@@ -97,5 +97,7 @@ pub(super) async fn upsert_session_data(
     let replaced = table.table.replacing(&["session_id", "data_key"]);
     let on_conflict = format!("ON CONFLICT (session_id, data_key) DO UPDATE SET {replaced}");
     insert(connection, table, &changes.session_data, &on_conflict).await?;
+    let older = format!("{on_conflict} WHERE session_data.created_at < excluded.created_at");
+    insert(connection, table, &changes.imported_session_data, &older).await?;
     Ok(())
 }
