@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use dashi_domain::agent::Agent;
 use dashi_domain::client_address::{BlockedAddresses, strip_port};
-use dashi_domain::ids::{IdentifiedSessions, Visitor, message_name, named_event_id, request_name};
+use dashi_domain::ids::{
+    IdRules, IdentifiedSessions, Visit, Visitor, message_name, named_event_id, request_name,
+};
 use dashi_domain::location::Location;
 use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SourceKind, Submission};
@@ -43,6 +45,31 @@ pub fn decide(
     index: Option<usize>,
     now_ms: i64,
 ) -> Decision {
+    let event_id = event_id(client, &submission, index);
+    let (kind, source, back_dated) = {
+        let payload = &submission.payload;
+        (payload.source.kind, payload.source.id, payload.timestamp.is_some())
+    };
+    decide_with(rules, blocked, client, submission, event_id, now_ms, |ids, session_id, created_at_ms| {
+        let about_us = claims.filter(|claims| kind == SourceKind::Website && names_or_silent(claims, source));
+        let token = about_us
+            .filter(|claims| goes_on(claims, session_id, ids.identified))
+            .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
+        ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), back_dated, token)
+    })
+}
+
+/// The same with the event's id, and with a rule for the visit: from the rules of ids, the session, and the event's time
+/// in milliseconds since 1970.
+pub fn decide_with(
+    rules: &Rules,
+    blocked: Option<&BlockedAddresses>,
+    client: &Client,
+    submission: Submission<'_>,
+    event_id: Uuid,
+    now_ms: i64,
+    visit: impl FnOnce(&IdRules, Uuid, i64) -> Visit,
+) -> Decision {
     if submission.has_too_many_properties() {
         return Decision::Refuse(Rejection::TooLarge);
     }
@@ -65,13 +92,7 @@ pub fn decide(
     let identified = payload.id.as_deref().is_some_and(|id| !id.is_empty());
     let device = (identified && source.kind == SourceKind::Website)
         .then(|| ids.session_id(&Visitor { distinct_id: None, ..visitor }, created_at_ms));
-    let about_us =
-        claims.filter(|claims| source.kind == SourceKind::Website && names_or_silent(claims, source.id));
-    let token = about_us
-        .filter(|claims| goes_on(claims, session_id, ids.identified))
-        .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
-    let visit =
-        ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), payload.timestamp.is_some(), token);
+    let visit = visit(ids, session_id, created_at_ms);
     let website = (source.kind == SourceKind::Website).then_some(&*source.text);
     let accepted = Accepted {
         cache: rules.tokens.issue(website, session_id, visit.id, visit.started_at_s, ids.identified),
@@ -79,7 +100,7 @@ pub fn decide(
         visit_id: visit.id,
     };
     let event = Event {
-        event_id: event_id(client, &submission, index),
+        event_id,
         received_at_ms: now_ms,
         session_id,
         visit_id: visit.id,

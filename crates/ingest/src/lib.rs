@@ -6,6 +6,7 @@
 //!   `recorder` and `visit` decide and answer posts and visits, `script` serves the tracker
 //! * `frame`: a request's slot, time and outcome, also when its client hangs up
 //! * `decide`: one submission and its circumstances in, a decision out; no I/O
+//! * [`Past`]: decides about requests of the past, which an import reads from files
 //! * `rules`, `limits`: the settings that hold for every request
 
 mod answer;
@@ -23,6 +24,7 @@ mod limits;
 mod metrics;
 mod now;
 mod origin;
+mod past;
 mod recorder;
 mod routes;
 mod rules;
@@ -44,6 +46,7 @@ mod whole;
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
 pub use metrics::IngestMetrics;
+pub use past::{Past, PastDecision, PastRequest, PastRules};
 pub use routes::{PATHS, SCRIPT_PATH, SEND_PATH};
 pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
