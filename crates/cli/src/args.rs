@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use dashi_config::FlagValue;
 
+use crate::import::ImportCommand;
+
 /// An event-sourced collector for web analytics that speaks Umami's protocol.
 ///
 /// It answers a tracker once the event is durable in its event log, and folds that log into Umami's tables. `dashi serve`
@@ -16,7 +18,7 @@ use dashi_config::FlagValue;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal, trace), \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal, trace, import), \
     4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
     settings and their origins."
@@ -89,6 +91,9 @@ pub enum Command {
     Trace(TraceArgs),
     /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)
     Heal(HealArgs),
+    /// Bring history in: of an Umami database, of files, of another Dashi (exit code 3 if something cannot be taken)
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Measure a running collector with generated events
     Bench(BenchArgs),
     /// Ask a running Dashi whether it is ready (exit code 1 if not)

@@ -10,6 +10,7 @@ mod config;
 mod exit;
 mod heal;
 mod health;
+mod import;
 mod interrupt;
 mod logging;
 mod open;
@@ -70,6 +71,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Compare(args) => compare::run(&loaded, &args).await,
             Command::Trace(args) => trace::run(&loaded, &args).await,
             Command::Heal(args) => heal::run(&loaded, &args).await,
+            Command::Import(command) => import::run(&loaded, &command).await,
             Command::Bench(args) => bench::run(&loaded, args).await,
             Command::Config(command) => config::run(&loaded, command).await,
             Command::Health(args) => health::run(&args).await,
