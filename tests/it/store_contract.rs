@@ -2,6 +2,8 @@
 
 mod catalogue;
 mod fixture;
+mod generations;
+mod generations_postgres;
 mod outcomes;
 mod ownership;
 mod profiles;
@@ -16,6 +18,12 @@ use catalogue::{
     tables_that_changed_are_written_as_they_are_now,
 };
 use fixture::StoreFixture;
+use generations::{
+    a_generation_is_made_filled_and_finished_beside_the_live_one, a_generation_that_is_behind_is_not_swapped,
+    a_swap_fences_every_writer_once_and_can_be_reverted,
+    a_swap_that_stops_at_any_step_is_done_wholly_later_or_was_done,
+    foreign_rows_are_refused_kept_or_lost_as_it_is_said,
+};
 use outcomes::{
     a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,
     an_event_and_an_identify_with_one_id_are_one_event, applied_events_are_named_and_nothing_is_written,
@@ -97,6 +105,11 @@ macro_rules! whole_contract {
             an_error_is_over_when_the_checkpoint_moves,
             a_replay_claims_only_what_no_live_projector_has_claimed,
             websites_come_and_go,
+            a_generation_is_made_filled_and_finished_beside_the_live_one,
+            a_swap_fences_every_writer_once_and_can_be_reverted,
+            a_generation_that_is_behind_is_not_swapped,
+            foreign_rows_are_refused_kept_or_lost_as_it_is_said,
+            a_swap_that_stops_at_any_step_is_done_wholly_later_or_was_done,
             equal_stores_compare_equal_and_others_are_told_apart,
             writers_of_one_person_neither_block_each_other_nor_lose_anything,
             a_repeated_send_touches_no_row,

@@ -1,13 +1,15 @@
 //! Comparison of the rows of two stores.
 
+use std::collections::BTreeMap;
+
+use futures::TryStreamExt as _;
 use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::table::{ColumnType, Table};
 use crate::tables;
-use crate::{Store, StoreError};
+use crate::{Snapshot, Store, StoreError};
 
 /// Differing rows that are reported per table, at most.
 const DIFFERENCES_MAX: usize = 5;
@@ -32,8 +34,27 @@ pub struct TableComparison {
     pub rows: [u64; 2],
     /// SHA-256 over the rows in the order of their keys.
     pub checksums: [String; 2],
+    /// Rows that only the first, and only the second store has.
+    pub only: [u64; 2],
+    /// Rows that both have and that differ.
+    pub changed: u64,
+    /// The same by the day on which rows were created; empty for tables without that time.
+    pub days: Vec<DayComparison>,
     /// The first rows that differ, in the order of their keys.
     pub differences: Vec<Difference>,
+}
+
+/// The result of a comparison in the rows of one day of a table.
+#[derive(Debug, Clone, Serialize)]
+pub struct DayComparison {
+    /// The day in UTC, as `2026-05-01`.
+    pub day: String,
+    /// Whether all rows are equal.
+    pub equal: bool,
+    /// Rows in the first and the second store.
+    pub rows: [u64; 2],
+    /// SHA-256 over the rows in the order of their keys.
+    pub checksums: [String; 2],
 }
 
 /// A row that is not the same in both stores: the columns that differ, or a whole row that one of them lacks.
@@ -47,13 +68,32 @@ pub struct Difference {
     pub second: Vec<String>,
 }
 
-/// Compares two stores row by row, each read once, in the order of the keys. Memory does not grow with the rows.
+/// Compares two stores row by row, each as it is at one moment, see [`compare_snapshots`].
 ///
 /// # Errors
 /// One of them does not answer.
 pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreError> {
-    let mut compared = Vec::with_capacity(tables::ALL.len());
-    for table in tables::ALL {
+    let (mut first, mut second) = (first.snapshot().await?, second.snapshot().await?);
+    let compared = compare_snapshots(&mut first, &mut second).await;
+    first.close().await;
+    second.close().await;
+    compared
+}
+
+/// Compares two snapshots row by row, each read once, in the order of the keys. Memory does not grow with the rows, only
+/// with the days.
+///
+/// # Errors
+/// One of the stores does not answer.
+pub async fn compare_snapshots(
+    first: &mut Snapshot,
+    second: &mut Snapshot,
+) -> Result<Comparison, StoreError> {
+    let mut compared = Vec::with_capacity(tables::ALL.len() + 1);
+    // A table that only some databases have, and no file.
+    let link = &tables::SESSION_LINK.table;
+    let links = (first.has(link) && second.has(link)).then_some(link);
+    for table in tables::ALL.iter().copied().chain(links) {
         compared.push(compare_table(first, second, table).await?);
     }
     Ok(Comparison { equal: compared.iter().all(|table| table.equal), tables: compared })
@@ -65,25 +105,14 @@ pub(crate) type Row = Vec<String>;
 /// The text that stands for null: U+0000 cannot be in a text column.
 pub(crate) const NULL: &str = "\0";
 
-pub(crate) fn stream<'s>(
-    store: &'s Store,
-    table: &'static Table,
-    limit: Option<u32>,
-) -> BoxStream<'s, Result<Row, StoreError>> {
-    match store {
-        Store::Postgres(store) => store.rows(table, limit).boxed(),
-        Store::Sqlite(store) => store.rows(table, limit).boxed(),
-    }
-}
-
 async fn compare_table(
-    first: &Store,
-    second: &Store,
+    first: &mut Snapshot,
+    second: &mut Snapshot,
     table: &'static Table,
 ) -> Result<TableComparison, StoreError> {
     let mut sides = [Side::new(first, table), Side::new(second, table)];
     let mut differences = Vec::new();
-    let mut equal = true;
+    let (mut only, mut changed) = ([0, 0], 0);
     for side in &mut sides {
         side.advance().await?;
     }
@@ -100,21 +129,57 @@ async fn compare_table(
             std::cmp::Ordering::Greater => (None, b.advance().await?),
             std::cmp::Ordering::Equal => (a.advance().await?, b.advance().await?),
         };
-        if left != right {
-            equal = false;
-            if differences.len() < DIFFERENCES_MAX {
-                differences.push(difference(table, left.as_ref(), right.as_ref()));
-            }
+        if left == right {
+            continue;
+        }
+        match order {
+            std::cmp::Ordering::Less => only[0] += 1,
+            std::cmp::Ordering::Greater => only[1] += 1,
+            std::cmp::Ordering::Equal => changed += 1,
+        }
+        if differences.len() < DIFFERENCES_MAX {
+            differences.push(difference(table, left.as_ref(), right.as_ref()));
         }
     }
-    let [a, b] = sides;
+    let [a, b] = sides.map(Side::finish);
+    let days = days(a.days, b.days);
     Ok(TableComparison {
         table: table.name,
-        equal,
-        rows: [a.rows, b.rows],
-        checksums: [a.checksum(), b.checksum()],
+        equal: only == [0, 0] && changed == 0,
+        rows: [a.all.rows, b.all.rows],
+        checksums: [a.all.checksum(), b.all.checksum()],
+        only,
+        changed,
+        days,
         differences,
     })
+}
+
+/// Both sides' days in their order.
+fn days(mut first: BTreeMap<i64, Sum>, mut second: BTreeMap<i64, Sum>) -> Vec<DayComparison> {
+    let mut all: Vec<i64> = first.keys().chain(second.keys()).copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    let compared = all.into_iter().map(|day| {
+        let sums = [first.remove(&day).unwrap_or_default(), second.remove(&day).unwrap_or_default()];
+        let rows = [sums[0].rows, sums[1].rows];
+        let checksums = sums.map(Sum::checksum);
+        DayComparison { day: date(day), equal: checksums[0] == checksums[1], rows, checksums }
+    });
+    compared.collect()
+}
+
+/// The date of a day, counted from 1970-01-01, in the Gregorian calendar. After Howard Hinnant, "chrono-Compatible
+/// Low-Level Date Algorithms": years begin with March, so that the leap day is their last one.
+fn date(day: i64) -> String {
+    let day = day + 719_468;
+    let (era, day_of_era) = (day.div_euclid(146_097), day.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day_of_month = day_of_year - (153 * month + 2) / 5 + 1;
+    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    format!("{:04}-{month:02}-{day_of_month:02}", year_of_era + era * 400 + next)
 }
 
 /// Numbers order as numbers, all else as text: the order in which the backends give the rows.
@@ -127,33 +192,67 @@ fn key_order(table: &Table, a: &Row, b: &Row) -> std::cmp::Ordering {
     .fold(std::cmp::Ordering::Equal, std::cmp::Ordering::then)
 }
 
+/// How many rows, and the hash over them.
+#[derive(Default)]
+struct Sum {
+    rows: u64,
+    hash: Sha256,
+}
+
+impl Sum {
+    fn add(&mut self, row: &Row) {
+        self.rows += 1;
+        for column in row {
+            self.hash.update((column.len() as u64).to_le_bytes());
+            self.hash.update(column.as_bytes());
+        }
+    }
+
+    fn checksum(self) -> String {
+        self.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The sums of one table.
+#[derive(Default)]
+struct Sums {
+    all: Sum,
+    /// By the days since 1970.
+    days: BTreeMap<i64, Sum>,
+}
+
 struct Side<'s> {
     stream: BoxStream<'s, Result<Row, StoreError>>,
     current: Option<Row>,
-    rows: u64,
-    sum: Sha256,
+    sums: Sums,
+    /// The column with the time of the row, in milliseconds since 1970.
+    created_at: Option<usize>,
 }
 
+/// A day in milliseconds.
+const DAY_MS: i64 = 86_400_000;
+
 impl<'s> Side<'s> {
-    fn new(store: &'s Store, table: &'static Table) -> Self {
-        Self { stream: stream(store, table, None), current: None, rows: 0, sum: Sha256::new() }
+    fn new(snapshot: &'s mut Snapshot, table: &'static Table) -> Self {
+        let created_at = table.columns.iter().position(|column| column.name == "created_at");
+        Self { stream: snapshot.rows(table), current: None, sums: Sums::default(), created_at }
     }
 
     /// Moves to the next row and returns the one it stood on.
     async fn advance(&mut self) -> Result<Option<Row>, StoreError> {
         let next = self.stream.try_next().await?;
         if let Some(row) = &next {
-            self.rows += 1;
-            for column in row {
-                self.sum.update((column.len() as u64).to_le_bytes());
-                self.sum.update(column.as_bytes());
+            self.sums.all.add(row);
+            let at_ms = self.created_at.and_then(|column| row[column].parse::<i64>().ok());
+            if let Some(at_ms) = at_ms {
+                self.sums.days.entry(at_ms.div_euclid(DAY_MS)).or_default().add(row);
             }
         }
         Ok(std::mem::replace(&mut self.current, next))
     }
 
-    fn checksum(self) -> String {
-        self.sum.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    fn finish(self) -> Sums {
+        self.sums
     }
 }
 
@@ -174,4 +273,26 @@ fn difference(table: &Table, first: Option<&Row>, second: Option<&Row>) -> Diffe
         })
     };
     Difference { key, first: columns(first, second), second: columns(second, first) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn days_have_their_dates() {
+        for (day, text) in [
+            (0, "1970-01-01"),
+            (-1, "1969-12-31"),
+            (58, "1970-02-28"),
+            (59, "1970-03-01"),
+            (11_016, "2000-02-29"),
+            (19_782, "2024-02-29"),
+            (20_575, "2026-05-02"),
+            (47_540, "2100-02-28"),
+            (47_541, "2100-03-01"),
+        ] {
+            assert_eq!(date(day), text);
+        }
+    }
 }

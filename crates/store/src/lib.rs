@@ -8,6 +8,7 @@ mod chunk_index;
 mod claim;
 mod compare;
 mod error;
+mod generation;
 mod heal;
 mod history;
 mod missing;
@@ -15,6 +16,7 @@ mod postgres;
 mod profile;
 mod recorder;
 mod redact;
+mod snapshot;
 mod source;
 mod sqlite;
 mod store;
@@ -24,8 +26,12 @@ mod trace;
 mod umami;
 
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
-pub use compare::{Comparison, TableComparison, compare};
+pub use compare::{Comparison, DayComparison, Difference, TableComparison, compare, compare_snapshots};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
+pub use generation::{
+    FOREIGN_KEYS_MAX, Foreign, ForeignRows, Generation, GenerationError, GenerationState, IndexProgress,
+    SwapError, Swapped, VERSION_UNKNOWN,
+};
 pub use heal::{OrphanedSession, Orphaning, Sibling, WebsiteState};
 pub use history::{HistoryRows, HistorySource, HistorySourceKind, LeftOut, Place};
 pub use postgres::heal::{HealError, HealReport, HealScope, KeepUndo, OnProgress, Orphans, Repair};
@@ -36,6 +42,7 @@ pub use profile::{
 };
 pub use recorder::{Heatmaps, Recorder, RecorderRules};
 pub use redact::{REDACTED, redact_url};
+pub use snapshot::Snapshot;
 pub use source::{LinkCampaign, NewWebsite, Pixel, TrackedLink, Website};
 pub use sqlite::{SqliteSettings, SqliteStore};
 pub use store::Store;

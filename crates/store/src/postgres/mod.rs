@@ -11,6 +11,7 @@ mod address;
 mod catalogue;
 mod commit;
 mod encoding;
+mod generation;
 pub(crate) mod heal;
 pub(crate) mod history;
 mod insert;
@@ -35,8 +36,12 @@ use sqlx::postgres::PgRow;
 use self::address::Address;
 pub use self::address::AddressError;
 use self::pool::Pool;
+pub(crate) use self::rows::PostgresSnapshot;
 use crate::redact_url;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreError};
+
+/// How long a statement over whole tables may take: building an index, a step of a swap, reading rows to compare.
+const LONG: Duration = Duration::from_secs(24 * 3600);
 
 /// Settings of a store on PostgreSQL.
 #[derive(Clone)]
@@ -241,21 +246,7 @@ impl PostgresStore {
     }
 
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
-        let rows = sqlx::query(
-            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
-                    missing, markers, rewound, fingerprint, live, last_error, last_error_kind,
-                    (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
-                    (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
-                    (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
-             FROM dashi.checkpoint ORDER BY log_id, partition",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::away("listing its partitions"))?;
-        rows.iter()
-            .map(partition_state)
-            .collect::<Result<_, _>>()
-            .map_err(StoreError::away("reading a partition"))
+        partition_states(&self.pool).await.map_err(StoreError::away("listing its partitions"))
     }
 
     pub(crate) async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
@@ -288,6 +279,22 @@ fn missing_range(row: &PgRow) -> Result<MissingRange, sqlx::Error> {
         },
         noted_at_ms: row.try_get("noted_at_ms")?,
     })
+}
+
+async fn partition_states(
+    executor: impl sqlx::Executor<'_, Database = sqlx::Postgres>,
+) -> Result<Vec<PartitionState>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
+                missing, markers, rewound, fingerprint, live, last_error, last_error_kind,
+                (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
+                (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
+                (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
+         FROM dashi.checkpoint ORDER BY log_id, partition",
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(partition_state).collect()
 }
 
 fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {

@@ -1,57 +1,91 @@
 //! Rows in the text form in which stores are compared.
 
+use std::sync::Arc;
+
 use futures::stream::{self, Stream, TryStreamExt as _};
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::PostgresStore;
 use super::catalogue::Catalogue;
 use super::insert::name_of;
-use crate::StoreError;
+use super::pool::Session;
+use super::{LONG, PostgresStore, partition_states};
 use crate::compare::{NULL, Row};
 use crate::table::{ColumnType, Table};
+use crate::{Snapshot, StoreError};
+
+const DOING: &str = "reading rows to compare";
+
+/// A transaction that reads one moment.
+pub(crate) struct PostgresSnapshot {
+    session: Session,
+    catalogue: Arc<Catalogue>,
+}
 
 impl PostgresStore {
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let catalogue = self.read_catalogue().await?;
+        let mut session = self.pool.begin().await.map_err(StoreError::away(DOING))?;
+        let begun = async {
+            session.run_raw("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY".to_owned()).await?;
+            // The other store may hold the comparison up.
+            session.allow(LONG).await?;
+            partition_states(&mut session).await
+        };
+        let partitions = begun.await.map_err(StoreError::away(DOING))?;
+        Ok(Snapshot::postgres(partitions, PostgresSnapshot { session, catalogue }))
+    }
+
+    /// The first rows of a table; none of a table that this version of Umami does not have.
+    pub(crate) async fn first_rows(&self, table: &'static Table, limit: u32) -> Result<Vec<Row>, StoreError> {
+        let Some(select) = select(table, &*self.catalogue().await?) else { return Ok(Vec::new()) };
+        let rows = sqlx::query(AssertSqlSafe(format!("{select} LIMIT {limit}"))).fetch_all(&self.pool).await;
+        rows.map_err(StoreError::away(DOING))?.into_iter().map(text_row).collect()
+    }
+}
+
+impl PostgresSnapshot {
+    pub(crate) fn has(&self, table: &Table) -> bool {
+        is_there(table, &self.catalogue)
+    }
+
+    pub(crate) async fn close(self) {
+        self.session.roll_back().await;
+    }
+
     /// None of a table that this version of Umami does not have.
     pub(crate) fn rows(
-        &self,
+        &mut self,
         table: &'static Table,
-        limit: Option<u32>,
     ) -> impl Stream<Item = Result<Row, StoreError>> + Send + '_ {
+        let session = &mut self.session;
+        let select = select(table, &self.catalogue);
         let begun = async move {
-            let catalogue = self.catalogue().await?;
-            let Some(select) = select(table, limit, &catalogue) else { return Ok(None) };
-            let mut session = self.pool.begin().await.map_err(StoreError::away(DOING))?;
-            // The other store may hold the comparison up.
-            let declare = format!(
-                "SET LOCAL idle_in_transaction_session_timeout = 0; DECLARE compared NO SCROLL CURSOR FOR {select}"
-            );
-            let declared = sqlx::raw_sql(AssertSqlSafe(declare)).execute(&mut session).await;
-            declared.map_err(StoreError::away(DOING))?;
+            let Some(select) = select else { return Ok(None) };
+            let declare = format!("DECLARE compared NO SCROLL CURSOR FOR {select}");
+            session.run_raw(declare).await.map_err(StoreError::away(DOING))?;
             Ok::<_, StoreError>(Some(session))
         };
         // A piece at a time: a table may be larger than memory.
         let pieces =
             stream::once(begun).try_filter_map(|begun| std::future::ready(Ok(begun))).map_ok(|session| {
-                stream::try_unfold(Some(session), |session| async move {
-                    let Some(mut session) = session else { return Ok(None) };
+                stream::try_unfold(session, |session| async move {
                     // Not prepared: a cursor of the same name gives other columns the next time.
                     let fetched =
-                        sqlx::raw_sql("FETCH FORWARD 1000 FROM compared").fetch_all(&mut session).await;
+                        sqlx::raw_sql("FETCH FORWARD 1000 FROM compared").fetch_all(&mut *session).await;
                     let rows = fetched.map_err(StoreError::away(DOING))?;
                     if rows.is_empty() {
-                        session.roll_back().await;
+                        let close = session.run_raw("CLOSE compared".to_owned()).await;
+                        close.map_err(StoreError::away(DOING))?;
                         return Ok(None);
                     }
                     let rows: Vec<_> = rows.into_iter().map(text_row).collect();
-                    Ok::<_, StoreError>(Some((stream::iter(rows), Some(session))))
+                    Ok::<_, StoreError>(Some((stream::iter(rows), session)))
                 })
             });
         pieces.try_flatten().try_flatten()
     }
 }
-
-const DOING: &str = "reading rows to compare";
 
 fn text_row(row: PgRow) -> Result<Row, StoreError> {
     let columns = (0..row.len())
@@ -60,12 +94,8 @@ fn text_row(row: PgRow) -> Result<Row, StoreError> {
 }
 
 /// Every column as text, null where this version of Umami has none; rows in the order of their key, byte by byte.
-fn select(table: &Table, limit: Option<u32>, catalogue: &Catalogue) -> Option<String> {
-    let is_there = match table.name {
-        "heatmap_event" => catalogue.has_heatmaps(),
-        name => table.is_own() || catalogue.has_table(name),
-    };
-    if !is_there {
+fn select(table: &Table, catalogue: &Catalogue) -> Option<String> {
+    if !is_there(table, catalogue) {
         return None;
     }
     let columns: Vec<String> = table
@@ -88,6 +118,12 @@ fn select(table: &Table, limit: Option<u32>, catalogue: &Catalogue) -> Option<St
             _ => column.name.to_owned(),
         })
         .collect();
-    let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
-    Some(format!("SELECT {} FROM {} ORDER BY {}{limit}", columns.join(", "), name_of(table), keys.join(", ")))
+    Some(format!("SELECT {} FROM {} ORDER BY {}", columns.join(", "), name_of(table), keys.join(", ")))
+}
+
+fn is_there(table: &Table, catalogue: &Catalogue) -> bool {
+    match table.name {
+        "heatmap_event" => catalogue.has_heatmaps(),
+        name => table.is_own() || catalogue.has_table(name),
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::PostgresStore;
 use super::catalogue::Catalogue;
+use super::generation::note_live;
 use super::pool::Session;
 use crate::StoreError;
 
@@ -13,6 +14,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_3.sql"),
     include_str!("dashi_4.sql"),
     include_str!("dashi_5.sql"),
+    include_str!("dashi_6.sql"),
 ];
 
 /// Umami's tables as its release 3.1 has them.
@@ -68,6 +70,7 @@ async fn make(connection: &mut Session) -> Result<(), MakeError> {
         sqlx::raw_sql(UMAMI).execute(&mut *connection).await?;
         tracing::info!("made the tables of Umami 3.1, for there were none");
     }
+    note_live(connection).await?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! take turns instead of polling for the file's lock.
 
 mod commit;
+mod generation;
 mod insert;
 mod profile;
 mod rows;
@@ -12,6 +13,7 @@ mod trace;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::Outcomes;
@@ -26,6 +28,8 @@ use sqlx::{Connection as _, Row as _};
 use tokio::sync::{Mutex, broadcast};
 use uuid::Uuid;
 
+use self::generation::note_live;
+pub(crate) use self::rows::SqliteSnapshot;
 use crate::profile::CHANGES_MAX;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, ProfileChange, StoreError};
 
@@ -44,6 +48,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_4.sql"),
     include_str!("dashi_5.sql"),
     include_str!("dashi_6.sql"),
+    include_str!("dashi_7.sql"),
 ];
 
 /// The mark of this program's files (`PRAGMA application_id`): "Dash" in ASCII. Files from before this mark have 0.
@@ -65,6 +70,8 @@ struct Shared {
     options: SqliteConnectOptions,
     readers: SqlitePool,
     changes: broadcast::Sender<ProfileChange>,
+    /// The number of the live generation at the last claim; 0 before the first.
+    live_generation: AtomicU32,
 }
 
 impl SqliteStore {
@@ -81,16 +88,24 @@ impl SqliteStore {
             std::fs::create_dir_all(directory).map_err(|error| failed(Arc::new(error)))?;
         }
         refuse_other_programs_file(&settings.path)?;
-        let options = connect_options(&settings.path);
-        let writer = connect(&options).await.map_err(|error| failed(Arc::new(error)))?;
+        Self::connect(&settings.path, connect_options(&settings.path)).await
+    }
+
+    async fn connect(path: &Path, options: SqliteConnectOptions) -> Result<Self, StoreError> {
+        let failed = |error: sqlx::Error| StoreError::Open {
+            url: format!("sqlite:{}", path.display()),
+            source: Arc::new(error),
+        };
+        let writer = connect(&options).await.map_err(failed)?;
         let readers =
             SqlitePoolOptions::new().max_connections(4).connect_lazy_with(options.clone().read_only(true));
         Ok(Self(Arc::new(Shared {
             writer: Mutex::new(writer),
-            path: settings.path.clone(),
+            path: path.to_owned(),
             options,
             readers,
             changes: broadcast::Sender::new(CHANGES_MAX),
+            live_generation: AtomicU32::new(0),
         })))
     }
 
@@ -142,6 +157,7 @@ impl SqliteStore {
         .execute(&mut *tx)
         .await
         .map_err(StoreError::away(doing))?;
+        note_live(&mut tx, &self.0.path).await.map_err(StoreError::away(doing))?;
         tx.commit().await.map_err(StoreError::away(doing))
     }
 
@@ -169,6 +185,17 @@ impl SqliteStore {
         owner: &str,
     ) -> Result<Claim, ClaimError> {
         let mut writer = self.0.writer.lock().await;
+        // After a swap by another process every value may be another one.
+        let live: Option<u32> =
+            sqlx::query_scalar("SELECT number FROM dashi_generation WHERE state = 'live'")
+                .fetch_optional(&mut *writer)
+                .await
+                .map_err(StoreError::away("claiming a partition"))?;
+        let live = live.unwrap_or_default();
+        let before = self.0.live_generation.swap(live, Ordering::AcqRel);
+        if before != 0 && before != live {
+            let _ = self.0.changes.send(ProfileChange::Resync);
+        }
         sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, live, updated_at)
              VALUES (?, ?, 0, 1, ?, 1, {NOW_MS})
@@ -261,17 +288,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
-        let doing = "listing its partitions";
-        let rows = sqlx::query(
-            "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
-                    missing, markers, rewound, fingerprint, updated_at,
-                    live, last_error, last_error_kind, last_error_at, last_error_over_at
-             FROM dashi_checkpoint ORDER BY log_id, partition",
-        )
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(StoreError::away(doing))?;
-        rows.iter().map(partition_state).collect::<Result<_, _>>().map_err(StoreError::away(doing))
+        partition_states(&self.0.readers).await.map_err(StoreError::away("listing its partitions"))
     }
 
     pub(crate) async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
@@ -383,6 +400,20 @@ fn missing_range(row: &SqliteRow) -> Result<MissingRange, sqlx::Error> {
         },
         noted_at_ms: row.try_get("noted_at")?,
     })
+}
+
+async fn partition_states(
+    executor: impl sqlx::Executor<'_, Database = sqlx::Sqlite>,
+) -> Result<Vec<PartitionState>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
+                missing, markers, rewound, fingerprint, updated_at,
+                live, last_error, last_error_kind, last_error_at, last_error_over_at
+         FROM dashi_checkpoint ORDER BY log_id, partition",
+    )
+    .fetch_all(executor)
+    .await?;
+    rows.iter().map(partition_state).collect()
 }
 
 fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {

@@ -2,29 +2,72 @@
 
 use dashi_domain::decimal::Decimal;
 use futures::stream::{Stream, StreamExt as _};
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{AssertSqlSafe, Connection as _, Row as _};
 
-use super::SqliteStore;
 use super::insert::name_of;
-use crate::StoreError;
+use super::{SqliteStore, connect, partition_states};
 use crate::compare::{NULL, Row};
 use crate::table::{ColumnType, Table};
+use crate::{Snapshot, StoreError};
+
+const DOING: &str = "reading rows to compare";
+
+/// A transaction that reads one moment, on a connection of its own.
+pub(crate) struct SqliteSnapshot {
+    connection: SqliteConnection,
+    tables: Vec<String>,
+}
 
 impl SqliteStore {
+    pub(crate) async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let options = self.0.options.clone().read_only(true);
+        let mut connection = connect(&options).await.map_err(StoreError::away(DOING))?;
+        let begun = async {
+            sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
+            let partitions = partition_states(&mut connection).await?;
+            let tables = sqlx::query_scalar("SELECT name FROM sqlite_schema WHERE type = 'table'")
+                .fetch_all(&mut connection)
+                .await?;
+            Ok((partitions, tables))
+        };
+        let (partitions, tables) = begun.await.map_err(StoreError::away(DOING))?;
+        Ok(Snapshot::sqlite(partitions, SqliteSnapshot { connection, tables }))
+    }
+
+    /// The first rows of a table.
+    pub(crate) async fn first_rows(&self, table: &'static Table, limit: u32) -> Result<Vec<Row>, StoreError> {
+        let sql = format!("{} LIMIT {limit}", select(table));
+        let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&self.0.readers).await;
+        let rows = rows.map_err(StoreError::away(DOING))?;
+        rows.iter().map(|row| text_row(row, table)).collect()
+    }
+}
+
+impl SqliteSnapshot {
+    pub(crate) fn has(&self, table: &Table) -> bool {
+        self.tables.contains(&name_of(table))
+    }
+
+    pub(crate) async fn close(self) {
+        let _ = self.connection.close().await;
+    }
+
     pub(crate) fn rows(
-        &self,
+        &mut self,
         table: &'static Table,
-        limit: Option<u32>,
     ) -> impl Stream<Item = Result<Row, StoreError>> + Send + '_ {
-        sqlx::query(AssertSqlSafe(select(table, limit))).fetch(&self.0.readers).map(|row| {
-            row.and_then(|row| {
-                let columns = table.columns.iter().enumerate();
-                columns.map(|(place, column)| cell(&row, place, column.column_type)).collect()
-            })
-            .map_err(StoreError::away("reading rows to compare"))
+        sqlx::query(AssertSqlSafe(select(table))).fetch(&mut self.connection).map(|row| {
+            let row = row.map_err(StoreError::away(DOING))?;
+            text_row(&row, table)
         })
     }
+}
+
+fn text_row(row: &SqliteRow, table: &Table) -> Result<Row, StoreError> {
+    let columns = table.columns.iter().enumerate();
+    let cells = columns.map(|(place, column)| cell(row, place, column.column_type));
+    cells.collect::<Result<_, _>>().map_err(StoreError::away(DOING))
 }
 
 fn cell(row: &SqliteRow, place: usize, column_type: ColumnType) -> Result<String, sqlx::Error> {
@@ -45,7 +88,7 @@ fn decimal(number: f64, digits: u8) -> String {
 }
 
 /// Every column as text, decimals as the numbers they are; rows in the order of their key, byte by byte.
-fn select(table: &Table, limit: Option<u32>) -> String {
+fn select(table: &Table) -> String {
     let columns: Vec<String> = table
         .columns
         .iter()
@@ -57,6 +100,5 @@ fn select(table: &Table, limit: Option<u32>) -> String {
         })
         .collect();
     let keys: Vec<&str> = table.columns[..table.key].iter().map(|column| column.name).collect();
-    let limit = limit.map_or_else(String::new, |limit| format!(" LIMIT {limit}"));
-    format!("SELECT {} FROM {} ORDER BY {}{limit}", columns.join(", "), name_of(table), keys.join(", "))
+    format!("SELECT {} FROM {} ORDER BY {}", columns.join(", "), name_of(table), keys.join(", "))
 }

@@ -21,6 +21,7 @@ macro_rules! either {
     };
 }
 
+mod generations;
 mod people;
 mod projection;
 mod sources;

@@ -2,13 +2,12 @@
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
-use futures::TryStreamExt as _;
 use uuid::Uuid;
 
 use super::Store;
 use crate::{
     AppliedEvent, Claim, ClaimError, CommitError, Committed, ErrorNote, MissingRange, PartitionState,
-    SetAside, StoreError, compare, table, tables,
+    SetAside, Snapshot, StoreError, tables,
 };
 
 impl Store {
@@ -133,16 +132,19 @@ impl Store {
     /// The store does not answer.
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
         for table in tables::ALL {
-            if !self.rows(table, 1).await?.is_empty() {
+            if !either!(self, store => store.first_rows(table, 1).await)?.is_empty() {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// The first rows of a table in the order of its key, in the text form in which rows are compared.
-    async fn rows(&self, table: &'static table::Table, limit: u32) -> Result<Vec<Vec<String>>, StoreError> {
-        compare::stream(self, table, Some(limit)).try_collect().await
+    /// The store as it is now, to be read while commits go on.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        either!(self, store => store.snapshot().await)
     }
 
     /// The rows of an event, identify, chunk or post that was applied, found by primary keys.

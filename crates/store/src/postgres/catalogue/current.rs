@@ -82,7 +82,7 @@ impl PostgresStore {
         read
     }
 
-    fn known_catalogue(&self) -> std::sync::MutexGuard<'_, Read> {
+    pub(in crate::postgres) fn known_catalogue(&self) -> std::sync::MutexGuard<'_, Read> {
         self.catalogue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

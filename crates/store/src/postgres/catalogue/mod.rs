@@ -17,7 +17,7 @@ use dashi_domain::umami::Release;
 
 pub(super) use self::current::{AGE_MAX, Read};
 pub(super) use self::fit::{each_text, keep_newest_properties};
-use super::pool::Session;
+use super::pool::{Session, quoted};
 use crate::table::{Owner, Table};
 use crate::tables;
 use crate::{StoreError, UmamiTables, Unwritten};
@@ -95,17 +95,27 @@ impl Catalogue {
             .chain(VERSION_TABLES.iter().copied())
             .chain(UNWRITTEN.iter().map(|(table, _)| *table))
             .collect();
+        // A table that a generation lacks is the live one's by the search path, and not the generation's to write.
+        let own = connection.generation_schema().map(|schema| {
+            let is_written = |name: &str| tables::of_umami().any(|table| table.name == name);
+            let place = |name: &str| {
+                if is_written(name) { format!("{}.{name}", quoted(schema)) } else { name.to_owned() }
+            };
+            names.iter().map(|name| place(name)).collect::<Vec<_>>()
+        });
+        let places = own.unwrap_or_else(|| names.iter().map(|name| (*name).to_owned()).collect());
         let columns: Vec<(String, String, Option<i32>, bool)> = sqlx::query_as(
             "/* catalogue */
              SELECT t.name, a.attname::text,
                  CASE WHEN a.atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND a.atttypmod > 4
                       THEN a.atttypmod - 4 END,
                  a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
-             FROM unnest($1::text[]) AS t (name)
-             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(t.name)
+             FROM unnest($1::text[], $2::text[]) AS t (name, place)
+             JOIN pg_catalog.pg_attribute AS a ON a.attrelid = to_regclass(t.place)
              WHERE a.attnum > 0 AND NOT a.attisdropped",
         )
         .bind(names)
+        .bind(places)
         .fetch_all(&mut *connection)
         .await?;
         let (unique_properties, encoding) = sqlx::query_as(

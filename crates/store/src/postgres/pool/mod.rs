@@ -77,7 +77,11 @@ struct Shared {
     connect_timeout: Duration,
     acquire_timeout: Duration,
     statement_timeout: Duration,
+    /// As in SQL, where it is not the database's own.
     search_path: Option<String>,
+    /// The schema that stands for `dashi` in statements: that of a generation that is not live.
+    schema: Option<Arc<str>>,
+    connections_max: u32,
     seats: Arc<Semaphore>,
     /// Connections of an older generation are not used again.
     generation: AtomicU64,
@@ -122,7 +126,9 @@ impl Pool {
             connect_timeout: address.connect_timeout.min(statement_timeout + GRACE),
             acquire_timeout: address.acquire_timeout.min(statement_timeout + GRACE),
             statement_timeout,
-            search_path: address.schema.clone(),
+            search_path: address.schema.as_deref().map(quoted),
+            schema: None,
+            connections_max,
             seats: Arc::new(Semaphore::new(connections_max as usize)),
             generation: AtomicU64::new(0),
             idle: Mutex::default(),
@@ -136,6 +142,39 @@ impl Pool {
             pool.0.log_shared("the store's address sets it");
         }
         pool
+    }
+
+    /// Connections of their own to the same database.
+    pub fn another(&self) -> Self {
+        self.like(self.0.schema.clone(), self.0.search_path.clone())
+    }
+
+    /// The same, in which the tables of a schema come before those of `search_path`, and stand for those of the schema
+    /// `dashi`.
+    pub fn within(&self, schema: &str, search_path: &str) -> Self {
+        self.like(Some(schema.into()), Some(format!("{}, {search_path}", quoted(schema))))
+    }
+
+    fn like(&self, schema: Option<Arc<str>>, search_path: Option<String>) -> Self {
+        let shared = &self.0;
+        Self(Arc::new(Shared {
+            hosts: shared.hosts.clone(),
+            host: AtomicUsize::new(shared.host.load(Ordering::Relaxed)),
+            connect_timeout: shared.connect_timeout,
+            acquire_timeout: shared.acquire_timeout,
+            statement_timeout: shared.statement_timeout,
+            search_path,
+            schema,
+            connections_max: shared.connections_max,
+            seats: Arc::new(Semaphore::new(shared.connections_max as usize)),
+            generation: AtomicU64::new(0),
+            idle: Mutex::default(),
+            sharing: Mutex::new(*lock(&shared.sharing)),
+            asking: tokio::sync::Mutex::default(),
+            lost: Mutex::default(),
+            closed: AtomicBool::new(false),
+            closing: tokio::sync::Notify::new(),
+        }))
     }
 
     /// A connection of one's own, with a bound for each step on the way to it. One that was used at most `proven` ago is
@@ -228,6 +267,7 @@ impl Pool {
             in_transaction: false,
             busy: false,
             broken: false,
+            patience: None,
             _seat: seat,
         }
     }
@@ -364,8 +404,12 @@ impl Shared {
             "{set} statement_timeout = {}; {set} idle_in_transaction_session_timeout = '{IDLE_IN_TRANSACTION}';",
             self.statement_timeout.as_millis()
         );
-        if let Some(schema) = &self.search_path {
-            settings.push_str(&format!("{set} search_path = \"{}\";", schema.replace('"', "\"\"")));
+        if let Some(search_path) = &self.search_path {
+            settings.push_str(&format!("{set} search_path = {search_path};"));
+        }
+        if self.schema.is_some() {
+            // A generation is made again from the log; the commit that makes it live waits for all before it.
+            settings.push_str(&format!("{set} synchronous_commit = off;"));
         }
         settings
     }
@@ -428,6 +472,11 @@ impl Shared {
             self.log_shared("a prepared statement was not there any more");
         }
     }
+}
+
+/// A name in SQL.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 fn silent(limit: Duration) -> sqlx::Error {

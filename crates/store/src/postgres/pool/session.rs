@@ -1,12 +1,13 @@
 //! One connection while it is in use, and the meaning of its errors.
 
 use std::fmt;
+use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Live, Pool, Sharing};
+use super::{GRACE, Live, Pool, Sharing};
 
 /// One connection, for as long as this is held. Given back when it is dropped, unless it is in a transaction, in the
 /// middle of a statement, or no longer any good: then it is closed, without a word that could wait for an answer.
@@ -17,6 +18,8 @@ pub(in crate::postgres) struct Session {
     pub(super) in_transaction: bool,
     pub(super) busy: bool,
     pub(super) broken: bool,
+    /// How long a statement is waited for, where it is not the limit that all statements have.
+    pub(super) patience: Option<Duration>,
     pub(super) _seat: OwnedSemaphorePermit,
 }
 
@@ -37,6 +40,22 @@ impl Session {
         self.run_raw(begin).await
     }
 
+    /// Within a transaction: its statements, and the pauses between them, may take so long. A server that is gone is
+    /// noticed earlier, by the socket's own limits.
+    pub async fn allow(&mut self, limit: Duration) -> Result<(), sqlx::Error> {
+        self.patience = Some(limit + GRACE);
+        let limit_ms = limit.as_millis();
+        self.run_raw(format!(
+            "SET LOCAL statement_timeout = {limit_ms}; SET LOCAL idle_in_transaction_session_timeout = {limit_ms}"
+        ))
+        .await
+    }
+
+    /// The schema of the generation that it is for, if that is not the live one.
+    pub fn generation_schema(&self) -> Option<&str> {
+        self.pool.0.schema.as_deref()
+    }
+
     /// Commits. Whether the transaction took place is known only if the server confirmed it: see [`is_known`].
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         self.run_raw("COMMIT".to_owned()).await?;
@@ -51,7 +70,8 @@ impl Session {
         }
     }
 
-    async fn run_raw(&mut self, statement: String) -> Result<(), sqlx::Error> {
+    /// Runs statements that have no parameters, and drops their rows.
+    pub async fn run_raw(&mut self, statement: String) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
     }
 

@@ -16,7 +16,7 @@ use crate::postgres::pool::{Pool, Session};
 use crate::profile::CHANGES_MAX;
 
 /// The channel of NOTIFY.
-const CHANNEL: &str = "dashi_profile";
+pub(crate) const CHANNEL: &str = "dashi_profile";
 
 /// Least time between two attempts to listen; as long as nobody listens, readers read again that often.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
@@ -24,8 +24,11 @@ const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 /// How often a listening connection is checked: it may receive nothing for days.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Notifies everybody who listens, once the transaction is committed.
+/// Notifies everybody who listens, once the transaction is committed. Nobody reads a generation that is not live.
 pub(crate) async fn notify(connection: &mut Session, changed: &[ProfileChange]) -> Result<(), sqlx::Error> {
+    if connection.generation_schema().is_some() {
+        return Ok(());
+    }
     let notified: Vec<String> = changed.iter().filter_map(text).collect();
     if notified.is_empty() {
         return Ok(());

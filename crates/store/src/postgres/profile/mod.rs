@@ -11,7 +11,7 @@ use dashi_domain::rows::DataValue;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 
-pub(super) use change_feed::{ChangeFeed, notify};
+pub(super) use change_feed::{CHANNEL, ChangeFeed, notify};
 
 const TRAIT_COLUMNS: &str = "r.website_id, r.distinct_id, r.key, r.data_type, r.string_value,
     r.number_value::text, r.date_value, r.last_at, r.last_event_id, r.changed_at, r.changed_event_id,
