@@ -11,6 +11,7 @@ mod contract;
 mod copies;
 mod crash;
 mod dashboard;
+mod export;
 mod geography;
 mod harness;
 mod heal;

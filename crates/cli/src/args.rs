@@ -94,6 +94,10 @@ pub enum Command {
     /// Bring history in: of an Umami database, of files, of another Dashi (exit code 3 if something cannot be taken)
     #[command(subcommand)]
     Import(ImportCommand),
+    /// Write the log to NDJSON or Parquet files
+    Export(ExportArgs),
+    /// Keep closed ranges of the log in files, for replays beyond its retention
+    Archive(ArchiveArgs),
     /// Measure a running collector with generated events
     Bench(BenchArgs),
     /// Ask a running Dashi whether it is ready (exit code 1 if not)
@@ -339,6 +343,122 @@ pub struct CompareArgs {
     /// The second store
     #[arg(value_name = "STORE")]
     pub second: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "It reads the log and changes nothing; Dashi may run meanwhile. A file is whole when it has its name.\n\n\
+    dashi export --to /srv/export/ --format parquet     a file for each partition, for DuckDB, pandas and ClickHouse\n\
+    dashi export --to may.ndjson.zst --since 2026-05-01 --until 2026-06-01\n\
+    dashi export --website 94db1cb1-74f4-4a40-ad6c-962362670409 | gzip > one.ndjson.gz"
+)]
+pub struct ExportArgs {
+    /// A directory (it exists, or ends with /), which gets a file for each partition, or a file [default: standard output]
+    #[arg(long, value_name = "DIR|FILE")]
+    pub to: Option<PathBuf>,
+
+    /// Form of the files [default: that of the file's name, or ndjson]
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+
+    /// Compression [default: that of the file's name; in a directory and for Parquet zstd]
+    #[arg(long, value_enum)]
+    pub compress: Option<ExportCompression>,
+
+    /// Records of this website, link or pixel only; may be repeated
+    #[arg(long, value_name = "UUID")]
+    pub website: Vec<Uuid>,
+
+    /// Records appended at this moment or later: a time, a date, or a duration before now such as 7d
+    #[arg(long, value_name = "T")]
+    pub since: Option<String>,
+
+    /// Records appended before this moment
+    #[arg(long, value_name = "T")]
+    pub until: Option<String>,
+
+    /// Print JSON; the result is on standard error if the records are on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// A line of JSON for each record; `dashi import dashi` reads it
+    Ndjson,
+    /// Apache Parquet
+    Parquet,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportCompression {
+    Gzip,
+    Zstd,
+    None,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Each run goes on behind the last one: cron may start it. A run that was killed leaves a sound archive.\n\n\
+    dashi archive --to /srv/archive                     all that is in the log now\n\
+    dashi archive --to s3://bucket/dashi --keep-in-log 7d   records older than a week (a build with --features s3)\n\
+    dashi archive list --archive /srv/archive\n\
+    dashi archive verify --archive /srv/archive"
+)]
+pub struct ArchiveArgs {
+    #[command(subcommand)]
+    pub command: Option<ArchiveCommand>,
+
+    #[command(flatten)]
+    pub run: ArchiveRunArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ArchiveRunArgs {
+    /// The archive's place: a directory or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR|URL")]
+    pub to: Option<String>,
+
+    /// Archive records appended before this moment: a time, a date, or a duration before now such as 7d [default: all]
+    #[arg(long, value_name = "T", conflicts_with = "keep_in_log")]
+    pub until: Option<String>,
+
+    /// Archive records older than this, such as 7d
+    #[arg(long, value_name = "DURATION")]
+    pub keep_in_log: Option<String>,
+
+    /// Embedded log: from now on, its retention (event_log.retention_h) removes only records that this archive has
+    #[arg(long)]
+    pub hold: bool,
+
+    /// Size of a full file before compression, which a run also needs as memory
+    #[arg(long, value_name = "MIB", default_value = "64")]
+    pub file_mib: std::num::NonZeroU32,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ArchiveCommand {
+    /// List the archived ranges of all partitions
+    List(ArchivedArgs),
+    /// Read all files and compare them with the manifests (exit code 3 if one is damaged)
+    Verify(ArchivedArgs),
+    /// Embedded log: end the hold of this archive, so that retention removes records that it does not have, too
+    Release(ArchivedArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ArchivedArgs {
+    /// The archive's place: a directory or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR|URL")]
+    pub archive: String,
+
     /// Print JSON
     #[arg(long)]
     pub json: bool,

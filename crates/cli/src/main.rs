@@ -1,6 +1,7 @@
 //! The binary `dashi`: reads the command line and the settings, and runs a command.
 
 mod accept_lost;
+mod archive;
 mod args;
 mod bench;
 mod clock;
@@ -8,11 +9,13 @@ mod column;
 mod compare;
 mod config;
 mod exit;
+mod export;
 mod heal;
 mod health;
 mod import;
 mod interrupt;
 mod logging;
+mod moment;
 mod open;
 mod open_files;
 mod ops;
@@ -72,6 +75,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Trace(args) => trace::run(&loaded, &args).await,
             Command::Heal(args) => heal::run(&loaded, &args).await,
             Command::Import(command) => import::run(&loaded, &command).await,
+            Command::Export(args) => export::run(&loaded, &args).await,
+            Command::Archive(args) => archive::run(&loaded, args).await,
             Command::Bench(args) => bench::run(&loaded, args).await,
             Command::Config(command) => config::run(&loaded, command).await,
             Command::Health(args) => health::run(&args).await,

@@ -272,6 +272,41 @@ impl EventLog {
         }
     }
 
+    /// Lets retention keep all records that `holder` has not passed: from now on [`EventLog::trim`] removes no record at or
+    /// behind these checkpoints. The next call of the same holder moves them. Kafka's retention is the topic's own: there
+    /// it does nothing and returns `false`. Durable on return.
+    ///
+    /// # Errors
+    /// The backend is away; nothing changed.
+    pub async fn hold(&self, holder: &str, reached: &[PartitionCheckpoint]) -> Result<bool, LogError> {
+        match self {
+            Self::Embedded(log) => log.hold(holder, reached).await.map(|()| true),
+            Self::Kafka(_) => Ok(false),
+        }
+    }
+
+    /// Whether `holder` holds records of this log.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn is_held(&self, holder: &str) -> Result<bool, LogError> {
+        match self {
+            Self::Embedded(log) => log.is_held(holder).await,
+            Self::Kafka(_) => Ok(false),
+        }
+    }
+
+    /// Ends the hold of `holder`; returns whether there was one. Durable on return.
+    ///
+    /// # Errors
+    /// The backend is away; the hold stays.
+    pub async fn release(&self, holder: &str) -> Result<bool, LogError> {
+        match self {
+            Self::Embedded(log) => log.release(holder).await,
+            Self::Kafka(_) => Ok(false),
+        }
+    }
+
     /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend.
     pub async fn close(&self) {
         match self {

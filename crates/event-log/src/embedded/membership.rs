@@ -30,7 +30,7 @@ impl EmbeddedLog {
         }
     }
 
-    async fn save_checkpoints(
+    pub(super) async fn save_checkpoints(
         &self,
         group: &str,
         checkpoints: &[PartitionCheckpoint],

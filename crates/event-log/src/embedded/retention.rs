@@ -5,9 +5,35 @@ use sqlx::Connection as _;
 
 use super::EmbeddedLog;
 use super::file::{OFFSETS_PER_PARTITION, renew};
-use crate::LogError;
+use crate::{LogError, PartitionCheckpoint};
+
+/// What begins the name of a holder beside the names of projections.
+const HOLDER: &str = "hold:";
 
 impl EmbeddedLog {
+    /// A holder counts as a projection: retention removes only records that it has passed.
+    pub(crate) async fn hold(&self, holder: &str, reached: &[PartitionCheckpoint]) -> Result<(), LogError> {
+        self.save_checkpoints(&format!("{HOLDER}{holder}"), reached).await
+    }
+
+    pub(crate) async fn is_held(&self, holder: &str) -> Result<bool, LogError> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM position WHERE projection = ?)")
+            .bind(format!("{HOLDER}{holder}"))
+            .fetch_one(&self.0.readers)
+            .await
+            .map_err(LogError::away("looking for a hold"))
+    }
+
+    pub(crate) async fn release(&self, holder: &str) -> Result<bool, LogError> {
+        let mut housekeeper = self.0.housekeeper.lock().await;
+        let released = sqlx::query("DELETE FROM position WHERE projection = ?")
+            .bind(format!("{HOLDER}{holder}"))
+            .execute(&mut *housekeeper)
+            .await
+            .map_err(LogError::away("releasing a hold"))?;
+        Ok(released.rows_affected() > 0)
+    }
+
     pub(crate) async fn trim(&self, before_ms: i64) -> Result<u64, LogError> {
         let mut removed = 0;
         for partition in (0..self.0.partitions).map(Partition::new) {
