@@ -4,6 +4,7 @@
 mod answers;
 mod any_body;
 mod architecture;
+mod archive;
 mod cli;
 mod clients;
 mod compose;

@@ -5,6 +5,7 @@ use dashi_archive::{
 };
 use dashi_config::Loaded;
 use dashi_domain::calendar::iso_string;
+use dashi_domain::position::LogId;
 use dashi_event_log::ReadLimit;
 
 use crate::args::{ArchiveArgs, ArchiveCommand, ArchiveRunArgs, ArchivedArgs};
@@ -31,6 +32,21 @@ pub async fn run(loaded: &Loaded, args: ArchiveArgs) -> anyhow::Result<Exit> {
 /// The place of a path or URL.
 fn place(text: &str, flag: &str) -> anyhow::Result<Place> {
     Place::parse(text).map_err(|error| misuse(error, flag))
+}
+
+/// The archive of a log, for a replay.
+///
+/// # Errors
+/// The place has none of this log.
+pub async fn of_log(text: &str, log: &LogId) -> anyhow::Result<Archive> {
+    let archive = Archive::new(place(text, "--archive")?, log.clone());
+    if archive.partitions().await?.is_empty() {
+        let place = archive.place();
+        anyhow::bail!(
+            "{place} has no archive of the log {log}; `dashi archive list --archive {place}` shows its archives"
+        );
+    }
+    Ok(archive)
 }
 
 /// An error of the given place is wrong usage.

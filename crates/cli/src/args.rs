@@ -330,6 +330,9 @@ pub struct ReplayArgs {
     /// The store to fold the log into: an empty store, or that of an interrupted replay
     #[arg(long, value_name = "URL")]
     pub into: String,
+    /// Archive of the log, read where retention has removed records from the log: a directory or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR|URL")]
+    pub archive: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -10,13 +10,17 @@ use crate::args::ReplayArgs;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
 use crate::progress::{ProgressDisplay, State, Unit};
-use crate::{interrupt, logging, open};
+use crate::{archive, interrupt, logging, open};
 
 /// Replays. After an interrupt it stops between batches; running it again continues.
 pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     logging::start(&settings.logs)?;
     let log = open::log(settings, open::Absent::Refuse).await?;
+    let archive = match &args.archive {
+        Some(place) => Some(archive::of_log(place, log.id()).await?),
+        None => None,
+    };
     let store = open::store(&args.into, settings, open::Absent::Create).await?;
     store.migrate().await?;
     let in_force = match open::release_by_settings(settings, &args.into)? {
@@ -36,7 +40,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         log,
         store.clone(),
         open::projector_settings(settings, in_force.release, true)?,
-        ReplayOptions::default(),
+        ReplayOptions { archive, ..ReplayOptions::default() },
         metrics,
         stop,
         |replayed| progress.show(state("replaying", &replayed)),

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::guard::WriterStep;
-use dashi_domain::missing::{MissingCause, fingerprint, within};
+use dashi_domain::missing::{Missing, MissingCause, fingerprint, within};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote};
@@ -17,6 +17,7 @@ use crate::fold_panic::catching;
 use crate::outage::chain;
 use crate::partition::PartitionTask;
 use crate::progress::now_ms;
+use crate::source::MissingRange;
 
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub(crate) async fn apply(
     claim: &Claim,
     from: Checkpoint,
     records: Arc<[Record]>,
-    missing: &[Range<Offset>],
+    missing: &[MissingRange],
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
     // Runs that are still to be applied; the last one is the next.
@@ -68,13 +69,24 @@ pub(crate) fn passing(
     from: Checkpoint,
     to: Checkpoint,
     records: &[Record],
-    missing: &[Range<Offset>],
+    missing: &[MissingRange],
 ) -> Changes {
-    let missing = within(missing, from, to, MissingCause::Gap);
+    let missing = noted(missing, from, to);
     let lost: u64 = missing.iter().map(|missing| missing.records).sum();
     let markers = from.lag(to.offset()).saturating_sub(records.len() as u64 + lost);
     let last = records.last().filter(|record| Checkpoint::after(record.offset) == to);
     Changes { missing, markers, fingerprint: last.map(|record| fingerprint(&record.value)), ..changes }
+}
+
+/// The parts of missing ranges that lie between two checkpoints, by cause.
+fn noted(missing: &[MissingRange], from: Checkpoint, to: Checkpoint) -> Vec<Missing> {
+    let mut noted = Vec::new();
+    for cause in [MissingCause::Gap, MissingCause::Retention] {
+        let of_cause = missing.iter().filter(|(_, found)| *found == cause);
+        let ranges: Vec<_> = of_cause.map(|(range, _)| range.clone()).collect();
+        noted.extend(within(&ranges, from, to, cause));
+    }
+    noted
 }
 
 /// Outcome of an attempt to commit a run of records.
@@ -99,7 +111,7 @@ async fn commit(
     to: Checkpoint,
     records: &Arc<[Record]>,
     run: Range<usize>,
-    missing: &[Range<Offset>],
+    missing: &[MissingRange],
 ) -> Result<RunOutcome, CommitError> {
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
@@ -184,7 +196,7 @@ async fn set_aside(
     to: Checkpoint,
     record: &Record,
     reason: String,
-    missing: &[Range<Offset>],
+    missing: &[MissingRange],
 ) -> Result<(), ApplyError> {
     let changes = Changes::dead_letter(record, reason.clone());
     let changes = passing(changes, from, to, std::slice::from_ref(record), missing);

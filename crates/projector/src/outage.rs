@@ -4,12 +4,14 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use dashi_archive::ArchiveError;
 use dashi_domain::position::Checkpoint;
 use dashi_event_log::LogError;
 use dashi_store::{Claim, CommitError, ErrorNote, StoreError};
 
 use crate::partition::{Failure, Mode, PartitionTask};
 use crate::progress::now_ms;
+use crate::source::ReadError;
 use crate::state::{FailureKind, PartitionState};
 
 /// Causes of one outage that are logged, at most: a server may give its reasons in turns.
@@ -21,12 +23,24 @@ pub(crate) enum Trouble {
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The archive of a replay failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The store failed to answer.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The store failed to commit.
     #[error(transparent)]
     Commit(#[from] CommitError),
+}
+
+impl From<ReadError> for Trouble {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Log(error) => Self::Log(error),
+            ReadError::Archive(error) => Self::Archive(error),
+        }
+    }
 }
 
 /// The action of the task that failed.
@@ -90,7 +104,7 @@ enum Unreported {
 impl Trouble {
     fn subject(&self) -> Subject {
         match self {
-            Self::Log(_) => Subject::Log,
+            Self::Log(_) | Self::Archive(_) => Subject::Log,
             Self::Store(_) | Self::Commit(_) => Subject::Store,
         }
     }
@@ -102,7 +116,8 @@ impl Trouble {
             Self::Log(LogError::Rewritten { .. }) => PartitionState::Failed(FailureKind::Rewritten),
             Self::Log(LogError::Replaced { .. }) => PartitionState::Failed(FailureKind::Replaced),
             Self::Log(LogError::Refused { .. }) => PartitionState::Failed(FailureKind::Refused),
-            Self::Log(_) => PartitionState::WaitingForLog,
+            Self::Archive(error) if !error.is_temporary() => PartitionState::Failed(FailureKind::Archive),
+            Self::Log(_) | Self::Archive(_) => PartitionState::WaitingForLog,
             Self::Store(StoreError::Version { .. } | StoreError::TablesTooOld { .. }) => {
                 PartitionState::Failed(FailureKind::Tables)
             }

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dashi_archive::Archive;
 use dashi_domain::fold::{Changes, FoldRules};
 use dashi_domain::missing::{Missing, MissingCause, fingerprint};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
@@ -21,7 +22,7 @@ use crate::outage::{Doing, Outages, Trouble};
 use crate::progress::Progress;
 use crate::replay::rate::RateLimit;
 use crate::settings::ProjectorSettings;
-use crate::source::{Batch, LastApplied, Source};
+use crate::source::{Batch, LastApplied, ReadError, Source};
 use crate::state::FailureKind;
 
 /// The task of one partition.
@@ -35,6 +36,8 @@ pub(crate) struct PartitionTask {
 /// Values that the tasks of all partitions share.
 pub(crate) struct Shared {
     pub log: EventLog,
+    /// Of a replay: records that retention has removed from the log.
+    pub archive: Option<Archive>,
     pub store: Store,
     pub settings: ProjectorSettings,
     pub rules: Arc<FoldRules>,
@@ -53,7 +56,7 @@ impl Shared {
         metrics: ProjectorMetrics,
     ) -> Self {
         let rules = Arc::new(settings.rules.clone());
-        Self { log, store, settings, rules, progress, metrics, rate: None }
+        Self { log, archive: None, store, settings, rules, progress, metrics, rate: None }
     }
 }
 
@@ -224,9 +227,9 @@ impl PartitionTask {
         outages: &mut Outages<'_>,
         claim: &Claim,
         from: Checkpoint,
-        error: LogError,
+        error: ReadError,
     ) -> Result<Checkpoint, Failure> {
-        if let (Mode::Replay { until }, LogError::Trimmed { low, .. }) = (self.mode, &error) {
+        if let (Mode::Replay { until }, ReadError::Log(LogError::Trimmed { low, .. })) = (self.mode, &error) {
             let to = Checkpoint::at(*low).min(until);
             let removed = Missing::all(from.offset()..to.offset(), MissingCause::Retention);
             let changes = Changes { missing: vec![removed], ..Changes::default() };
@@ -234,7 +237,7 @@ impl PartitionTask {
             self.shared.progress.claimed(self.partition, to);
             return Ok(to);
         }
-        let is_lost = is_lost(&error);
+        let is_lost = matches!(&error, ReadError::Log(error) if is_lost(error));
         outages.wait(Some(claim), Doing::Reading(from), error).await?;
         // An operator may have accepted the loss meanwhile, which moved the checkpoint.
         if is_lost { self.stored(outages, claim, from).await } else { Ok(from) }

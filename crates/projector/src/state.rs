@@ -38,6 +38,8 @@ pub enum FailureKind {
     Replaced,
     /// The topic's settings lose records.
     Refused,
+    /// A file of the archive that a replay reads is damaged.
+    Archive,
     /// Another projector claimed the partition.
     ClaimLost,
     /// The store's tables are too old or too new for this program.
@@ -78,6 +80,7 @@ impl FailureKind {
             Self::Rewritten => "rewritten",
             Self::Replaced => "replaced",
             Self::Refused => "refused",
+            Self::Archive => "archive",
             Self::ClaimLost => "claim_lost",
             Self::Tables => "tables",
             Self::Panicked => "panicked",

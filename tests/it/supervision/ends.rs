@@ -106,7 +106,7 @@ async fn filled(deployment: &Deployment, events: u64) -> EventLog {
 }
 
 fn options(end: ReplayEnd) -> ReplayOptions {
-    ReplayOptions { end, jobs: NonZeroUsize::new(3).unwrap(), rate: None }
+    ReplayOptions { end, jobs: NonZeroUsize::new(3).unwrap(), rate: None, archive: None }
 }
 
 fn metrics() -> ProjectorMetrics {

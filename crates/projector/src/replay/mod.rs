@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashi_archive::{Archive, ArchiveError};
 use dashi_domain::fold::Outcomes;
 use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use dashi_event_log::{EventLog, LogError, PartitionCheckpoint};
@@ -33,6 +34,8 @@ pub struct ReplayOptions {
     pub jobs: NonZeroUsize,
     /// Most records per second, over all partitions; `None` for no limit.
     pub rate: Option<NonZeroU32>,
+    /// The archive of the log, read where the log does not begin yet.
+    pub archive: Option<Archive>,
 }
 
 /// Where a replay ends.
@@ -46,10 +49,10 @@ pub enum ReplayEnd {
 }
 
 impl Default for ReplayOptions {
-    /// The whole log, four partitions at once, no limit.
+    /// The whole log, four partitions at once, no limit, no archive.
     fn default() -> Self {
         let jobs = NonZeroUsize::new(4).unwrap_or(NonZeroUsize::MIN);
-        Self { end: ReplayEnd::HighWatermarks, jobs, rate: None }
+        Self { end: ReplayEnd::HighWatermarks, jobs, rate: None, archive: None }
     }
 }
 
@@ -125,6 +128,9 @@ pub enum ReplayError {
     /// The log does not answer at the start, or has lost records that were read already.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The archive does not answer at the start, or a file of it is damaged.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     /// The store cannot be written.
     #[error("a batch could not be committed: {0}")]
     Commit(String),
@@ -136,7 +142,7 @@ pub enum ReplayError {
 /// How often progress is reported.
 const TICK: Duration = Duration::from_millis(200);
 
-/// Replays from the beginning of the log, or from where an earlier run ended, to the end that `options` name, and exactly to
+/// Replays from the beginning of the archive or the log, or from where an earlier run ended, to the end that `options` name, and exactly to
 /// it. If the log or the store goes away meanwhile, or the log is slow, it waits, as a live projector does. A stop, like a
 /// failure of one partition, takes effect between batches: all that was begun is committed when it returns. `report` is
 /// called five times a second and at the end.
@@ -159,7 +165,7 @@ pub async fn replay(
     if !states.iter().any(|state| state.log == *log.id()) && !store.is_empty().await? {
         return Err(ReplayError::NotEmpty { log: log.id().clone() });
     }
-    let spans = spans(&log, options.end, &states).await?;
+    let spans = spans(&log, options.archive.as_ref(), options.end, &states).await?;
     let rate = options.rate.map(RateLimit::new);
     let mut settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
     if let Some(rate) = &rate {
@@ -167,7 +173,7 @@ pub async fn replay(
     }
     let progress = Progress::default();
     let shared = Shared::new(log.clone(), store.clone(), settings, progress.clone(), metrics);
-    let shared = Arc::new(Shared { rate, ..shared });
+    let shared = Arc::new(Shared { rate, archive: options.archive, ..shared });
     let report = || report(reached(&progress, &spans));
     let is_complete = run(&shared, &spans, options.jobs, &stop, &report).await?;
     report();
@@ -191,7 +197,7 @@ pub async fn replay(
 #[derive(Debug, Clone, Copy)]
 struct Span {
     partition: Partition,
-    /// The low end of the log.
+    /// The low end of the archive, or of the log.
     low: Offset,
     /// Where an earlier run ended; `low` if there was none.
     begin: Checkpoint,
@@ -199,7 +205,12 @@ struct Span {
     until: Checkpoint,
 }
 
-async fn spans(log: &EventLog, end: ReplayEnd, states: &[PartitionState]) -> Result<Vec<Span>, ReplayError> {
+async fn spans(
+    log: &EventLog,
+    archive: Option<&Archive>,
+    end: ReplayEnd,
+    states: &[PartitionState],
+) -> Result<Vec<Span>, ReplayError> {
     let ends = match end {
         ReplayEnd::HighWatermarks => None,
         ReplayEnd::At(ends) => Some(ends.into_iter().collect::<HashMap<_, _>>()),
@@ -216,9 +227,14 @@ async fn spans(log: &EventLog, end: ReplayEnd, states: &[PartitionState]) -> Res
             let (until, high) = (until.offset(), extent.high);
             return Err(ReplayError::LogTooShort { partition, until, high });
         }
+        let archived = match archive {
+            Some(archive) => archive.manifest(partition).await?.start(),
+            None => None,
+        };
+        let low = archived.map_or(extent.low, |start| start.min(extent.low));
         let reached = states.iter().find(|state| state.log == *log.id() && state.partition == partition);
-        let begin = reached.map_or(Checkpoint::at(extent.low), |state| state.checkpoint);
-        spans.push(Span { partition, low: extent.low, begin, until });
+        let begin = reached.map_or(Checkpoint::at(low), |state| state.checkpoint);
+        spans.push(Span { partition, low, begin, until });
     }
     Ok(spans)
 }
@@ -287,6 +303,7 @@ fn failure_of(failure: Failure) -> ReplayError {
         Failure::Refused(ClaimError::Live { partition, owner }) => ReplayError::Live { partition, owner },
         Failure::Refused(refused) => ReplayError::Fenced(refused),
         Failure::Trouble(Trouble::Log(error)) => ReplayError::Log(error),
+        Failure::Trouble(Trouble::Archive(error)) => ReplayError::Archive(error),
         Failure::Trouble(Trouble::Store(error)) => ReplayError::Store(error),
         Failure::Trouble(Trouble::Commit(error)) => ReplayError::Commit(chain(&error)),
     }
