@@ -9,11 +9,15 @@ use dashi_domain::record::Record;
 use dashi_event_log::NewRecord;
 use integration_tests::log::{open_log, read_log};
 use integration_tests::setup::WEBSITE;
-use integration_tests::{Running, Setup, on_both_setups};
+use integration_tests::{Deployment, Running, Setup, TestDirectory, eventually, on_both_setups};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-on_both_setups!(an_export_has_every_record_of_the_log, parts_of_the_log_are_exported);
+on_both_setups!(
+    an_export_has_every_record_of_the_log,
+    parts_of_the_log_are_exported,
+    what_is_exported_is_imported_into_another_log,
+);
 
 /// A process that has taken events and one record that is no event, all of them passed.
 async fn filled(setup: Setup) -> Running {
@@ -27,6 +31,11 @@ async fn filled(setup: Setup) -> Running {
         assert!(matches!(log.append(vec![record]).await[..], [Ok(_)]));
     }
     log.close().await;
+    eventually(Duration::from_secs(60), "every record has its outcome", async || {
+        let totals = running.totals().await;
+        if totals.applied + totals.dead == 42 { Ok(()) } else { Err(format!("{totals:?}")) }
+    })
+    .await;
     running
 }
 
@@ -59,7 +68,7 @@ async fn an_export_has_every_record_of_the_log(setup: Setup) {
     let expected = read_log(&log).await;
     log.close().await;
     assert_eq!(expected.len(), 42);
-    let directory = integration_tests::TestDirectory::create("export");
+    let directory = TestDirectory::create("export");
 
     // On standard output, with the result on standard error.
     let ended = running.run(&["export"]).await;
@@ -110,7 +119,7 @@ async fn an_export_has_every_record_of_the_log(setup: Setup) {
 
 async fn parts_of_the_log_are_exported(setup: Setup) {
     let running = filled(setup).await;
-    let directory = integration_tests::TestDirectory::create("export");
+    let directory = TestDirectory::create("export");
     let path = directory.path().join("part.ndjson");
     let to = path.to_str().unwrap();
     let one = export(&running, &["--to", to, "--website", WEBSITE]).await;
@@ -130,4 +139,26 @@ async fn parts_of_the_log_are_exported(setup: Setup) {
     assert!(String::from_utf8(read(&path)).unwrap().contains("/last"));
     let until = export(&running, &["--to", to, "--until", &boundary]).await;
     assert_eq!(until["records"], 42, "{until}");
+}
+
+async fn what_is_exported_is_imported_into_another_log(setup: Setup) {
+    let running = filled(setup).await;
+    let directory = TestDirectory::create("export");
+    let path = directory.path().join("all.ndjson.zst");
+    let file = path.to_str().unwrap();
+    export(&running, &["--to", file]).await;
+    let other = Deployment::embedded(&directory);
+    let (rejects, state) = (directory.path().join("rejects"), directory.path().join("state"));
+    let files = ["--rejects", rejects.to_str().unwrap(), "--state", state.to_str().unwrap()];
+    let imported = other.run(&[&["import", "dashi", file, "--add-websites"][..], &files].concat()).await;
+    // The two dead letters cannot be taken.
+    assert_eq!(imported.code, Some(3), "{}{}", imported.stdout, imported.stderr);
+    let mut projector = other.start("project").ready().await;
+    assert_eq!(other.settled().await.totals.applied, 40);
+    assert_eq!(projector.dashi.terminate().await, Some(0));
+    let compared = running.run(&["compare", "--json", running.store(), other.store()]).await;
+    let compared: Value = serde_json::from_str(&compared.stdout).unwrap();
+    let tables = compared["tables"].as_array().unwrap();
+    let differing = tables.iter().filter(|table| table["equal"] == false).map(|table| &table["table"]);
+    assert_eq!(differing.collect::<Vec<_>>(), ["dead_letter"], "{compared}");
 }

@@ -1,5 +1,6 @@
 //! The values of a record that have columns of their own. They are read from the record's JSON, so a record of a type that
 //! this program does not know has them, too.
+#![cfg_attr(not(feature = "parquet"), expect(dead_code, reason = "only Parquet files have all columns"))]
 
 use std::borrow::Cow;
 
