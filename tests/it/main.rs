@@ -17,6 +17,8 @@ mod geography;
 mod harness;
 mod heal;
 mod hostile;
+mod import;
+mod import_files;
 mod invariants;
 mod log_contract;
 mod outage;

@@ -45,6 +45,9 @@ impl UmamiVersion {
     }
 }
 
+/// The tables of Umami 2.18, from which history is imported and which Dashi does not write to.
+pub const UMAMI_2_18: &str = include_str!("../umami/umami_2_18.sql");
+
 /// Everything that a database has outside the schema `dashi`, one line each: tables, columns, indexes, constraints,
 /// functions, triggers, types, sequences, extensions, schemas, and the rows of Prisma's own table in `schema`.
 pub async fn catalogue_dump(connection: &mut PgConnection, schema: &str) -> Vec<String> {

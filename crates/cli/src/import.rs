@@ -112,6 +112,10 @@ pub struct ImportArgs {
     #[arg(long)]
     pub add_websites: bool,
 
+    /// Leave out history from this time on: 2026-05-01 (UTC) or 2026-05-01T12:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = moment_ms)]
+    pub before: Option<i64>,
+
     /// File to which lines and rows go that cannot be taken [default: import-rejects-TIME.ndjson in this directory]
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
@@ -138,6 +142,13 @@ fn positive(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| "a number above 0".to_owned())
+}
+
+/// Milliseconds since 1970.
+fn moment_ms(text: &str) -> Result<i64, String> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let moment = text.parse::<jiff::Timestamp>().ok().or_else(|| Some(day()?.timestamp()));
+    moment.map(jiff::Timestamp::as_millisecond).ok_or_else(|| "2026-05-01 or 2026-05-01T12:00:00Z".to_owned())
 }
 
 impl ImportCommand {
@@ -170,6 +181,7 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
         state: args.state.clone(),
         from_start: args.from_start,
         rate: args.rate,
+        before_ms: args.before,
         add_websites: args.add_websites,
         now_ms,
     };

@@ -38,6 +38,8 @@ pub(crate) struct Item {
     pub line: u64,
     /// The record's identity.
     pub id: Uuid,
+    /// When it happened, milliseconds since 1970.
+    pub at_ms: i64,
     /// The website that it is of, if that has to be known.
     pub website: Option<Wanted>,
     /// The record.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use dashi_domain::calendar::iso_string;
 use dashi_domain::position::{Offset, Partition};
 use dashi_event_log::{AppendError, EventLog, NewRecord};
 use dashi_store::{NewWebsite, Store};
@@ -46,6 +47,8 @@ pub struct ImportSettings {
     pub from_start: bool,
     /// Records per second, at most.
     pub rate: Option<f64>,
+    /// History from this time on is left out, milliseconds since 1970.
+    pub before_ms: Option<i64>,
     /// Whether websites that the store does not have are added.
     pub add_websites: bool,
     /// The time, milliseconds since 1970.
@@ -205,7 +208,8 @@ impl<'i> Importing<'i> {
         source: &Source,
         settings: &'i ImportSettings,
     ) -> Result<Self, ImportError> {
-        let identity = source.identity();
+        let before = settings.before_ms.map_or_else(String::new, |ms| format!(", before {}", iso_string(ms)));
+        let identity = source.identity() + &before;
         let files = source.files()?;
         let log_id = log.map_or_else(String::new, |log| log.id().to_string());
         let mut notes = Vec::new();
@@ -315,6 +319,13 @@ impl<'i> Importing<'i> {
         self.report.read += read;
         for (reason, count) in ignored {
             *self.report.ignored.entry(reason.to_owned()).or_default() += count;
+        }
+        let (items, late): (Vec<_>, Vec<_>) = items
+            .into_iter()
+            .partition(|item| self.settings.before_ms.is_none_or(|before| item.at_ms < before));
+        if !late.is_empty() {
+            *self.report.ignored.entry("not before the time given".to_owned()).or_default() +=
+                late.len() as u64;
         }
         for wanted in items.iter().filter_map(|item| item.website.as_ref()) {
             self.know(wanted).await?;

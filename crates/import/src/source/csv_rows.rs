@@ -23,6 +23,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
+use super::csv::Fields;
 use super::file::LineError;
 use super::{csv, timestamp};
 use crate::ImportError;
@@ -54,7 +55,10 @@ struct Header {
 
 impl Header {
     fn of(text: &str) -> Result<Self, String> {
-        let names = csv::fields(text).unwrap_or_default();
+        let names = match csv::fields(text) {
+            Fields::Whole(names) => names,
+            Fields::Open | Fields::Broken => Vec::new(),
+        };
         let columns: HashMap<String, usize> =
             names.iter().enumerate().map(|(place, name)| (name.trim().to_lowercase(), place)).collect();
         let has = |name: &str| columns.contains_key(name);
@@ -136,8 +140,10 @@ impl CsvRows {
         }
         let mut more = Vec::new();
         let fields = loop {
-            if let Some(fields) = csv::fields(&text) {
-                break Some(fields);
+            match csv::fields(&text) {
+                Fields::Whole(fields) => break Some(fields),
+                Fields::Broken => break None,
+                Fields::Open => {}
             }
             if more.len() + 1 >= RECORD_LINES_MAX || text.len() >= RECORD_BYTES_MAX {
                 break None;
@@ -157,7 +163,11 @@ impl CsvRows {
             for line in more.into_iter().rev() {
                 again.push_front(line);
             }
-            batch.rejects.push(Reject::line(number, "a quote in it is not closed", &line.bytes));
+            batch.rejects.push(Reject::line(
+                number,
+                "a quote in it is not closed, or not doubled",
+                &line.bytes,
+            ));
             return Ok(());
         };
         batch.read += more.len() as u64;
@@ -172,7 +182,8 @@ impl CsvRows {
             Kind::Events => event(&row).map(|(imported, website)| {
                 let line = before_lines + last;
                 let record = NewRecord { session_id: imported.session_id, value: imported.encode() };
-                batch.items.push(Item { line, id: imported.record_id, website, record });
+                let (id, at_ms) = (imported.record_id, imported.at_ms);
+                batch.items.push(Item { line, id, at_ms, website, record });
             }),
             Kind::EventData => data(&row).map(|part| self.add(part, last, batch, before_lines)),
         };
@@ -229,7 +240,8 @@ impl CsvRows {
         imported.record_id = Uuid::new_v5(&event_id, &imported.encode());
         let website = Some(Wanted { id: website_id, name: None, domain: None });
         let record = NewRecord { session_id, value: imported.encode() };
-        batch.items.push(Item { line: before_lines + last_line, id: imported.record_id, website, record });
+        let (id, at_ms) = (imported.record_id, imported.at_ms);
+        batch.items.push(Item { line: before_lines + last_line, id, at_ms, website, record });
     }
 }
 

@@ -102,6 +102,8 @@ impl Requests {
         let hash = u128::from_be_bytes(short);
         let name = format!("import:{}:{hash:032x}:{}", self.kind, self.equal.number(hash));
         let source = submission.payload.source.id;
+        // Without one it is refused.
+        let at_ms = submission.payload.timestamp.unwrap_or_default() * 1_000;
         let website = (submission.payload.source.kind == SourceKind::Website).then(|| Wanted {
             id: source,
             name: None,
@@ -110,7 +112,9 @@ impl Requests {
         let blocked = self.blocked.get(&source);
         let request = PastRequest { submission, address, user_agent, location, event_id, name: &name };
         match self.past.decide(blocked, request) {
-            PastDecision::Append(id, record) => Decided::Item(Box::new(Item { line, id, website, record })),
+            PastDecision::Append(id, record) => {
+                Decided::Item(Box::new(Item { line, id, at_ms, website, record }))
+            }
             PastDecision::Ignored(reason) => Decided::Ignored(reason),
             PastDecision::Refused(reason) => Decided::Refused(reason),
         }

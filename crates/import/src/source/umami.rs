@@ -252,6 +252,7 @@ fn item(imported: &Imported) -> Item {
     Item {
         line: 0,
         id: imported.record_id,
+        at_ms: imported.at_ms,
         website: None,
         record: NewRecord { session_id: imported.session_id, value: imported.encode() },
     }

@@ -543,9 +543,9 @@ fn us(expression: &str, name: &str) -> String {
     format!("(extract(epoch FROM {expression}) * 1000000)::bigint AS {name}")
 }
 
-/// Milliseconds of microseconds since 1970.
+/// Milliseconds of microseconds since 1970: the nearest, as a comparison of stores reads them.
 fn ms(us: i64) -> i64 {
-    us.div_euclid(1_000)
+    us.saturating_add(500).div_euclid(1_000)
 }
 
 /// The condition on a page's rows. Rows without a time are in no page.
