@@ -407,6 +407,15 @@ pub(super) async fn a_swap_that_stops_at_any_step_is_done_wholly_later_or_was_do
     }
     eprintln!("stopped at {steps} steps at most");
     assert!(steps > 20, "{steps}");
+    if let StoreFixture::Sqlite(directory) = &fixture {
+        let files = std::fs::read_dir(directory.path().join("made/with")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<_> = names
+            .filter(|name| name.contains("gen-") && !name.ends_with("-wal") && !name.ends_with("-shm"))
+            .collect();
+        left.sort_unstable();
+        assert_eq!(left, [format!("the.store.gen-{}", other.0)]);
+    }
     let kept = store.open_generation(other.0).await.unwrap();
     assert_eq!(kept.partitions().await.unwrap()[0].checkpoint, at(20));
 }

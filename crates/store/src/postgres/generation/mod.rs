@@ -8,6 +8,7 @@ mod swap;
 mod tables;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashi_domain::fold::PROJECTION_VERSION;
 use sqlx::Row as _;
@@ -24,7 +25,11 @@ use crate::generation::{Generation, GenerationError, GenerationState, IndexProgr
 use crate::{ForeignRows, StoreError};
 
 /// How long changes of the tables wait for those who use them.
-const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '10s'";
+const LOCK_MAX: Duration = Duration::from_secs(10);
+
+fn lock_timeout() -> String {
+    format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis())
+}
 
 const COLUMNS: &str = "number, state, projection_version, rules, place,
     (extract(epoch FROM made_at) * 1000)::bigint AS made_at_ms,
@@ -62,11 +67,20 @@ async fn end<T>(
         Err(ended) => {
             session.roll_back().await;
             Err(match ended {
+                Ended::Failed(error) if is_about_locks(&error) => {
+                    GenerationError::Busy { waited: LOCK_MAX, holders: "other sessions use them".to_owned() }
+                }
                 Ended::Failed(error) => StoreError::away(doing)(error).into(),
                 Ended::Because(error) => error,
             })
         }
     }
+}
+
+/// A lock that was not had in time, or a deadlock.
+fn is_about_locks(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| matches!(&*code, "55P03" | "40P01"))
 }
 
 fn schema_of(number: u32) -> String {
@@ -203,7 +217,7 @@ impl PostgresStore {
         let doing = "giving a generation the owners and rights of the live tables";
         let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
         let made = async {
-            session.run_raw(LOCK_TIMEOUT.to_owned()).await?;
+            session.run_raw(lock_timeout()).await?;
             for table in &tables {
                 make_alike(&mut session, table, &schema).await?;
             }
@@ -261,7 +275,7 @@ async fn begin(
     refuse(session, &tables).await?;
     let number = all.iter().map(|generation| generation.number).max().unwrap_or(0) + 1;
     let schema = schema_of(number);
-    session.run_raw(format!("{LOCK_TIMEOUT}; SET LOCAL search_path = pg_catalog")).await?;
+    session.run_raw(format!("{}; SET LOCAL search_path = pg_catalog", lock_timeout())).await?;
     session.run_raw(format!("CREATE SCHEMA {}", quoted(&schema))).await?;
     for table in &tables {
         make_table(session, table, &schema).await?;
@@ -337,7 +351,7 @@ async fn drop_one(session: &mut Session, number: u32) -> Result<(), Ended> {
     lock(session).await?;
     let generation = read_one(session, number).await?;
     generation.check_can_be_dropped()?;
-    session.run_raw(LOCK_TIMEOUT.to_owned()).await?;
+    session.run_raw(lock_timeout()).await?;
     let tables = Live::of_schema(session, &generation.place).await?;
     let dependents = tables::dependents(session, &tables).await?;
     if !dependents.is_empty() {

@@ -16,7 +16,7 @@ use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 
 use super::foreign::{Candidates, Keyed};
 use super::tables::{Live, differences, refuse};
-use super::{Ended, read_all, read_one, schema_of};
+use super::{Ended, is_about_locks, lock_timeout, read_all, read_one, schema_of};
 use crate::StoreError;
 use crate::generation::{
     Foreign, ForeignRows, GenerationError, GenerationState, SwapError, Swapped,
@@ -30,8 +30,7 @@ use crate::postgres::{LONG, PostgresStore};
 
 const DOING: &str = "swapping generations";
 
-/// How long the tables are waited for: writers by step 2, readers by all attempts of step 3.
-const WRITERS_MAX: Duration = Duration::from_secs(10);
+/// How long the attempts of step 3 go on.
 const READERS_MAX: Duration = Duration::from_secs(60);
 
 /// How long a moment is looked for in which no reader is at work, and how often.
@@ -168,7 +167,7 @@ async fn exchange<E>(
     // Each statement has to see what was committed while it waited, whatever the database's default is.
     session.run_raw("SET TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned()).await?;
     session.allow(LONG).await?;
-    session.run_raw(format!("SET LOCAL lock_timeout = {}", WRITERS_MAX.as_millis())).await?;
+    session.run_raw(lock_timeout()).await?;
     let generation = read_one(session, number).await?;
     generation.check_can_be_swapped()?;
     let schema = generation.place;
@@ -194,9 +193,11 @@ async fn exchange<E>(
     lock_writers(session, &["dashi.checkpoint".to_owned()], held_since).await?;
     let targets = live_checkpoints(session).await?;
     catch_up(&targets).await.map_err(SwapError::CatchUp)?;
-    let mut written: Vec<String> =
-        tables.iter().map(|table| format!("{}.{}", quoted(&table.schema), quoted(&table.name))).collect();
-    written.push(format!("{}.checkpoint", quoted(&schema)));
+    // The generation's as well: this also ends a vacuum, which would hold up step 3.
+    let both = |table: &Live| {
+        [&table.schema, &schema].map(|schema| format!("{}.{}", quoted(schema), quoted(&table.name)))
+    };
+    let written: Vec<String> = tables.iter().flat_map(both).collect();
     lock_writers(session, &written, held_since).await?;
     check_reached(session, &schema, &targets, foreign).await?;
     let found = candidates.settle(session).await?;
@@ -255,10 +256,9 @@ fn wait<E>(waited: Result<(), sqlx::Error>, holders: &str, since: Instant) -> Re
     }
 }
 
-/// A lock that was not had in time, a statement that was ended for the time it took, a deadlock.
-fn is_about_locks(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| matches!(&*code, "55P03" | "57014" | "40P01"))
+/// Whether the server ended a statement for the time it took.
+fn is_about_time(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("57014"))
 }
 
 /// Whether the generation has every record that the live tables have. Logs that it never read count as foreign.
@@ -350,7 +350,7 @@ async fn move_tables<E>(
         );
         match session.run_raw(exchange).await {
             Ok(()) => return Ok((requested, retries)),
-            Err(error) if is_about_locks(&error) => {}
+            Err(error) if is_about_locks(&error) || is_about_time(&error) => {}
             Err(error) => return Err(error.into()),
         }
         session.run_raw("ROLLBACK TO SAVEPOINT unlocked".to_owned()).await?;

@@ -70,6 +70,11 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     path.into()
 }
 
+/// Where the copy that becomes a kept generation's file is written.
+fn part_of(kept: &Path) -> PathBuf {
+    beside(kept, ".part")
+}
+
 /// Removes a database with the files of its journal, the database first: a journal without one is nobody's.
 fn remove_database(path: &Path) -> Result<(), GenerationError> {
     for suffix in ["", "-wal", "-shm", "-journal"] {
@@ -128,8 +133,11 @@ impl SqliteStore {
             None => {
                 let number = all.iter().map(|generation| generation.number).max().unwrap_or(0) + 1;
                 let path = self.side_path(number);
-                // One that was left behind when a generation was dropped.
+                // What was left behind when a generation was dropped, or became live, and the program stopped.
                 remove_database(&path)?;
+                if let Some(live) = all.iter().find(|generation| generation.state == GenerationState::Live) {
+                    remove_database(&self.side_path(live.number))?;
+                }
                 let sql = format!(
                     "INSERT INTO dashi_generation (number, state, projection_version, rules, place, made_at)
                      VALUES (?, 'building', ?, ?, ?, {NOW_MS}) RETURNING {COLUMNS}"
@@ -163,7 +171,11 @@ impl SqliteStore {
     /// The store in a generation's file.
     async fn open_side(&self, number: u32, may_make: bool) -> Result<Self, GenerationError> {
         let path = self.side_path(number);
-        if !may_make && !path.exists() {
+        let is_there = path.try_exists().map_err(|error| StoreError::Away {
+            doing: "looking for a generation's file",
+            source: Arc::new(error),
+        })?;
+        if !may_make && !is_there {
             let reason = format!("its file {} is gone: drop the generation", path.display());
             return Err(GenerationError::Refused { reasons: vec![reason] });
         }
@@ -241,6 +253,7 @@ impl SqliteStore {
     pub(crate) async fn drop_generation(&self, number: u32) -> Result<(), GenerationError> {
         self.generation(number).await?.check_can_be_dropped()?;
         remove_database(&self.side_path(number))?;
+        remove_database(&part_of(&self.side_path(number)))?;
         let mut writer = self.0.writer.lock().await;
         sqlx::query("DELETE FROM dashi_generation WHERE number = ? AND state <> 'live'")
             .bind(number)

@@ -10,7 +10,7 @@ use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 
-use super::{beside, remove_database};
+use super::{part_of, remove_database};
 use crate::generation::{
     FOREIGN_KEYS_MAX, Foreign, ForeignRows, GenerationError, GenerationState, SHARED_TABLES, SwapError,
     Swapped,
@@ -73,55 +73,68 @@ impl Replaced {
         Ok(all)
     }
 
-    fn equal(&self) -> String {
+    fn row(&self, name: &str) -> String {
+        let columns: Vec<String> = self.columns.iter().map(|column| format!("{name}.{column}")).collect();
+        columns.join(", ")
+    }
+
+    fn same_row(&self) -> String {
         let equal: Vec<String> = self.keys.iter().map(|key| format!("g.{key} = m.{key}")).collect();
         equal.join(" AND ")
     }
 
-    fn list_of(&self, row: &str) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|column| format!("{row}.{column}")).collect();
-        columns.join(", ")
+    /// Notes the live rows that the generation lacks or has otherwise, by their row ids. The only pass over all columns.
+    async fn find_differing(&self, connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let (name, live, made) = (&self.name, self.row("m"), self.row("g"));
+        let statement = format!(
+            "CREATE TEMP TABLE differing_{name} AS
+             SELECT m.rowid AS live, g.rowid AS made, g.rowid IS NULL AND {} AS is_foreign
+             FROM main.{name} AS m LEFT JOIN generation.{name} AS g ON {}
+             WHERE g.rowid IS NULL OR ({made}) IS NOT ({live})",
+            self.foreign,
+            self.same_row()
+        );
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(connection).await?;
+        Ok(())
     }
 
-    fn is_missing(&self) -> String {
-        format!(
-            "NOT EXISTS (SELECT 1 FROM generation.{} AS g WHERE {}) AND {}",
-            self.name,
-            self.equal(),
-            self.foreign
-        )
-    }
-
-    /// The foreign rows of this table.
+    /// The foreign rows of this table, once the differing ones are found.
     async fn look(&self, connection: &mut SqliteConnection) -> Result<ForeignRows, sqlx::Error> {
-        let from = format!("FROM main.{} AS m WHERE {}", self.name, self.is_missing());
-        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) {from}")))
-            .fetch_one(&mut *connection)
-            .await?;
+        let name = &self.name;
+        let count = format!("SELECT count(*) FROM temp.differing_{name} WHERE is_foreign");
+        let rows: i64 = sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut *connection).await?;
         let mut keys = Vec::new();
         if rows > 0 {
             let columns: Vec<String> = self.keys.iter().map(|key| format!("m.{key}")).collect();
-            let sql = format!(
-                "SELECT {} {from} ORDER BY {} LIMIT {FOREIGN_KEYS_MAX}",
+            let first = format!(
+                "SELECT {} FROM temp.differing_{name} AS d JOIN main.{name} AS m ON m.rowid = d.live
+                 WHERE d.is_foreign ORDER BY {} LIMIT {FOREIGN_KEYS_MAX}",
                 columns.join(" || '/' || "),
                 columns.join(", ")
             );
-            keys = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(connection).await?;
+            keys = sqlx::query_scalar(AssertSqlSafe(first)).fetch_all(connection).await?;
         }
-        Ok(ForeignRows { table: self.name.clone(), rows: rows as u64, keys })
+        Ok(ForeignRows { table: name.clone(), rows: rows as u64, keys })
     }
 
-    /// Makes the rows those of the generation; with `keep` the foreign ones stay.
+    /// Makes the rows those of the generation, once the differing ones are found; with `keep` the foreign ones stay.
     async fn replace(&self, connection: &mut SqliteConnection, keep: bool) -> Result<(), sqlx::Error> {
-        let (name, equal) = (&self.name, self.equal());
-        let stays = if keep { format!("AND NOT ({})", self.is_missing()) } else { String::new() };
+        let name = &self.name;
+        // A key is there once, so this is how many rows the generation has and the live tables lack.
+        let new = format!(
+            "SELECT (SELECT count(*) FROM generation.{name}) - (SELECT count(*) FROM main.{name})
+                 + (SELECT count(*) FROM temp.differing_{name} WHERE made IS NULL)"
+        );
+        let new: i64 = sqlx::query_scalar(AssertSqlSafe(new)).fetch_one(&mut *connection).await?;
+        let goes = if keep { "NOT is_foreign" } else { "true" };
+        let missing = if new > 0 {
+            format!("NOT EXISTS (SELECT 1 FROM main.{name} AS m WHERE {})", self.same_row())
+        } else {
+            format!("g.rowid IN (SELECT made FROM temp.differing_{name} WHERE made IS NOT NULL)")
+        };
         let statements = format!(
-            "DELETE FROM main.{name} AS m WHERE NOT EXISTS (
-                 SELECT 1 FROM generation.{name} AS g WHERE {equal} AND ({}) IS ({})) {stays};
-             INSERT INTO main.{name} ({columns}) SELECT {columns} FROM generation.{name} AS g
-                 WHERE NOT EXISTS (SELECT 1 FROM main.{name} AS m WHERE {equal})",
-            self.list_of("g"),
-            self.list_of("m"),
+            "DELETE FROM main.{name} WHERE rowid IN (SELECT live FROM temp.differing_{name} WHERE {goes});
+             INSERT INTO main.{name} ({columns}) SELECT {columns} FROM generation.{name} AS g WHERE {missing}",
             columns = self.columns.join(", "),
         );
         sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await?;
@@ -136,6 +149,7 @@ async fn look(
 ) -> Result<Vec<ForeignRows>, sqlx::Error> {
     let mut found = Vec::new();
     for table in tables {
+        table.find_differing(&mut *connection).await?;
         let rows = table.look(&mut *connection).await?;
         if rows.rows > 0 {
             found.push(rows);
@@ -153,6 +167,11 @@ impl SqliteStore {
         let mut connection = connect(&self.0.options).await.map_err(StoreError::away(DOING))?;
         sqlx::query("ATTACH ? AS generation")
             .bind(self.side_path(number).display().to_string())
+            .execute(&mut connection)
+            .await
+            .map_err(StoreError::away(DOING))?;
+        // As much as the live file has.
+        sqlx::raw_sql("PRAGMA generation.cache_size = -64000")
             .execute(&mut connection)
             .await
             .map_err(StoreError::away(DOING))?;
@@ -217,7 +236,7 @@ impl SqliteStore {
         // Everything may have changed.
         let _ = self.0.changes.send(ProfileChange::Resync);
         let _ = connection.close().await;
-        // Its rows are in the live file now. What cannot be removed is removed when a generation of this number is kept.
+        // Its rows are in the live file now. What cannot be removed now is removed later.
         if let Err(error) = remove_database(&self.side_path(number)) {
             tracing::warn!(error = %error, "the file of the generation that became live is left");
         }
@@ -250,7 +269,7 @@ impl SqliteStore {
 async fn keep(connection: &mut SqliteConnection, kept: &Path) -> Result<(), GenerationError> {
     let doing = "copying the live tables";
     let io = |error: std::io::Error| StoreError::Away { doing, source: Arc::new(error) };
-    let part = beside(kept, ".part");
+    let part = part_of(kept);
     remove_database(&part)?;
     sqlx::query("VACUUM main INTO ?")
         .bind(part.display().to_string())
