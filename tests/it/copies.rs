@@ -158,5 +158,10 @@ async fn a_copy_in_another_partition_of_a_topic_that_grew_changes_nothing() {
     assert_eq!(running.complaints(), [""; 0]);
     // The log does not record which copy comes first in a replay, and profiles remember when an event arrived: the limit
     // that `domain::profile` states of topics that grew.
-    running.assert_replay_gives_the_same_rows_but(|table| table.starts_with("profile")).await;
+    // Which of the copies is the duplicate depends on the partition that comes first.
+    running
+        .assert_replay_gives_the_same_rows_but(|table| {
+            table.starts_with("profile") || ["link_source", "hour_count"].contains(&table)
+        })
+        .await;
 }

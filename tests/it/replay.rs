@@ -44,6 +44,15 @@ async fn assert_equal(deployment: &Deployment, first: &str, second: &str) {
     assert!(ended.stdout.contains("the stores hold the same rows"), "{}", ended.stdout);
 }
 
+/// Asserts that two stores hold the same rows, but for the counts of duplicates.
+async fn assert_equal_but_for_counts(deployment: &Deployment, first: &str, second: &str) {
+    let ended = deployment.run(&["compare", "--json", first, second]).await;
+    let compared: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{}", ended.stderr));
+    let tables = compared["tables"].as_array().unwrap();
+    let differing: Vec<_> = tables.iter().filter(|table| table["equal"] != true).collect();
+    assert!(matches!(differing[..], [table] if table["table"] == "hour_count"), "{differing:#?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_any_size_give_the_same_rows_in_both_stores() {
     const EVENTS: u64 = 1_200;
@@ -258,7 +267,7 @@ async fn a_repeated_record_changes_nothing(deployment: &Deployment) {
         let mut projector = deployment.start("project").ready().await;
         let totals = deployment.settled().await.totals;
         assert_eq!((totals.applied, totals.duplicate, totals.dead), (5, duplicates, 0), "batches of {batch}");
-        assert_equal(&deployment, deployment.store(), &before).await;
+        assert_equal_but_for_counts(&deployment, deployment.store(), &before).await;
         assert_eq!(projector.dashi.terminate().await, Some(0));
     }
     log.close().await;
@@ -267,7 +276,7 @@ async fn a_repeated_record_changes_nothing(deployment: &Deployment) {
     let after = format!("sqlite:{}", directory.path().join("after.db").display());
     let report = replay(deployment, &after).await;
     assert_eq!((&report["applied"], &report["duplicate"]), (&json!(5), &json!(duplicates)), "{report}");
-    assert_equal(deployment, &before, &after).await;
+    assert_equal_but_for_counts(deployment, &before, &after).await;
 }
 
 /// Posts an event; it must be taken.

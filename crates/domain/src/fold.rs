@@ -7,6 +7,7 @@ pub use version::{PROJECTION_CHANGES, PROJECTION_VERSION};
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 use jiff::tz::TimeZone;
 use uuid::Uuid;
@@ -14,7 +15,9 @@ use uuid::Uuid;
 use crate::agent::Agent;
 use crate::chunk::Chunk;
 use crate::decimal::Decimal;
+use crate::erasure::ErasureCopy;
 use crate::flatten::{self, DataType, Leaf};
+use crate::glance::HourKey;
 use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::imported::Imported;
@@ -22,7 +25,7 @@ use crate::location::Location;
 use crate::log_record::LogRecord;
 use crate::missing::Missing;
 use crate::page_url::{UrlRules, page_url, performance_path, referrer};
-use crate::profile::{self, ProfileLink, ProfileLinkKind, Stamp, TraitSend, parse_version};
+use crate::profile::{self, LinkSource, ProfileLink, ProfileLinkKind, Stamp, TraitSend, parse_version};
 use crate::record::{Event, Record};
 use crate::rows::{
     AppliedRow, ChunkRow, DataValue, DeadLetter, EventDataRow, EventRow, EventType, HeatmapRow, IdentifyRow,
@@ -60,6 +63,9 @@ impl FoldRules {
 ///
 /// `applied_before` names events that the store already holds (its refusal of a commit names them); they, and a second
 /// copy within the records, change nothing and count as duplicates.
+///
+/// # Panics
+/// If an erasure is among several records: it is folded alone; see [`runs`].
 pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRules) -> Changes {
     let mut folding = Folding {
         rules,
@@ -68,6 +74,7 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         sessions: HashMap::new(),
         properties: Properties::default(),
         links: BTreeMap::new(),
+        link_sources: BTreeMap::new(),
     };
     for record in records {
         match LogRecord::decode(&record.value) {
@@ -77,10 +84,12 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                 let reason = format!("the identify has more than {PROPERTIES_MAX} properties");
                 folding.changes.set_aside(record, reason);
             }
+            // A copy of the record that was there comes after the erasure, and is a later event.
+            Ok(LogRecord::Erased(tombstone)) => folding.changes.count(record, tombstone.outcome),
             Ok(recorded)
                 if applied_before.contains(&recorded.id()) || !folding.seen.insert(recorded.id()) =>
             {
-                folding.changes.outcomes.duplicate += 1;
+                folding.changes.count(record, Outcome::Duplicate);
             }
             Ok(recorded) => {
                 match recorded {
@@ -88,8 +97,18 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                     LogRecord::Chunk(chunk) => folding.recording(chunk),
                     LogRecord::Heatmap(post) => folding.heatmap(&post),
                     LogRecord::Imported(imported) => folding.imported(imported),
+                    LogRecord::Erasure(copy) => {
+                        assert!(
+                            records.len() == 1,
+                            "an erasure is folded alone, and is one of {}",
+                            records.len()
+                        );
+                        folding.changes.erasure = Some(copy);
+                    }
+                    // Handled above.
+                    LogRecord::Erased(_) => {}
                 }
-                folding.changes.outcomes.applied += 1;
+                folding.changes.count(record, Outcome::Applied);
             }
             Err(error) => folding.changes.set_aside(record, error.to_string()),
         }
@@ -105,6 +124,16 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
         })
         .collect();
     (folding.changes.session_data, folding.changes.imported_session_data) = folding.properties.split();
+    let sources = folding.link_sources.into_iter();
+    folding.changes.link_sources = sources
+        .map(|((website_id, by_session, session_id, distinct_id), first_ms)| LinkSource {
+            website_id,
+            by_session,
+            session_id,
+            distinct_id,
+            first_ms,
+        })
+        .collect();
     folding.changes.names_sessions = rules.names_sessions;
     folding.changes.sort();
     folding.changes
@@ -133,6 +162,8 @@ pub struct Changes {
     pub sends: Vec<TraitSend>,
     /// At most one per website, session, person and kind, in this order.
     pub links: Vec<ProfileLink>,
+    /// Which sessions made the links to anonymous sessions; at most one per all that it consists of, in this order.
+    pub link_sources: Vec<LinkSource>,
     /// One per chunk of a recording, in the order of the log.
     pub chunks: Vec<ChunkRow>,
     /// Clicks and scrolls, of recordings and of posts, in the order of the log. For stores that have a table of them.
@@ -148,8 +179,12 @@ pub struct Changes {
     pub names_sessions: bool,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
+    /// An erasure, which is recognised by its copy's id. Then it is the only record.
+    pub erasure: Option<ErasureCopy>,
     /// The outcomes of the records; their sum is the number of records.
     pub outcomes: Outcomes,
+    /// The same by hour and website.
+    pub hours: BTreeMap<HourKey, Outcomes>,
     /// Records that should have been among them and are not in the log. The reader of the log fills this in, not the
     /// fold.
     pub missing: Vec<Missing>,
@@ -172,7 +207,56 @@ pub struct Outcomes {
     pub dead: u64,
 }
 
+/// The outcome of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It made or changed rows.
+    Applied,
+    /// It is a copy of an applied one.
+    Duplicate,
+    /// It was set aside.
+    Dead,
+}
+
+impl Outcome {
+    /// Its name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Duplicate => "duplicate",
+            Self::Dead => "dead",
+        }
+    }
+
+    /// The outcome of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Applied, Self::Duplicate, Self::Dead].into_iter().find(|outcome| outcome.name() == name)
+    }
+}
+
+/// Runs of records that are folded one after another: an erasure is a run of its own, for it takes away the rows of the
+/// records before it and none of those behind it.
+pub fn runs(records: &[Record]) -> Vec<Range<usize>> {
+    let (mut runs, mut start) = (Vec::new(), 0);
+    for place in (0..records.len()).filter(|place| ErasureCopy::is(&records[*place].value)) {
+        runs.extend([start..place, place..place + 1]);
+        start = place + 1;
+    }
+    runs.push(start..records.len());
+    runs.retain(|run| !run.is_empty());
+    runs
+}
+
 impl Outcomes {
+    /// Counts one more.
+    pub const fn add(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Applied => self.applied += 1,
+            Outcome::Duplicate => self.duplicate += 1,
+            Outcome::Dead => self.dead += 1,
+        }
+    }
+
     /// Records that have an outcome.
     pub const fn total(&self) -> u64 {
         self.applied + self.duplicate + self.dead
@@ -198,7 +282,12 @@ impl Changes {
 
     fn set_aside(&mut self, record: &Record, reason: String) {
         self.dead_letters.push(DeadLetter { offset: record.offset, reason, value: record.value.clone() });
-        self.outcomes.dead += 1;
+        self.count(record, Outcome::Dead);
+    }
+
+    fn count(&mut self, record: &Record, outcome: Outcome) {
+        self.outcomes.add(outcome);
+        self.hours.entry(HourKey::of(record)).or_default().add(outcome);
     }
 
     /// Rows lie in the order of their keys, so that transactions of several partitions lock them in one order.
@@ -267,6 +356,8 @@ struct Folding<'r> {
     properties: Properties,
     /// The earliest arrival of each link, by all that it consists of.
     links: BTreeMap<(Uuid, Uuid, String, ProfileLinkKind), i64>,
+    /// The earliest arrival of each link to an anonymous session, by website, session that made it, and the rest.
+    link_sources: BTreeMap<(Uuid, Uuid, Uuid, String), i64>,
 }
 
 impl Folding<'_> {
@@ -328,7 +419,7 @@ impl Folding<'_> {
 
     /// The session, and the one that the device has while it is anonymous, belong to the person that an event names.
     fn link(&mut self, event: &Event<'_>) {
-        let Some(person) = person(&event.submission.payload) else { return };
+        let Some(person) = profile::person_of_payload(&event.submission.payload) else { return };
         let anonymous = event.device.filter(|device| *device != event.session_id);
         let sessions =
             [(Some(event.session_id), ProfileLinkKind::Own), (anonymous, ProfileLinkKind::Anonymous)];
@@ -336,6 +427,11 @@ impl Folding<'_> {
             let Some(session_id) = session_id else { continue };
             let website_id = event.submission.payload.source.id;
             self.link_person((website_id, session_id, person.clone(), kind), event.received_at_ms);
+        }
+        if let Some(device) = anonymous {
+            let source = (event.submission.payload.source.id, event.session_id, device, person);
+            let first_ms = self.link_sources.entry(source).or_insert(event.received_at_ms);
+            *first_ms = event.received_at_ms.min(*first_ms);
         }
     }
 
@@ -560,20 +656,16 @@ impl Folding<'_> {
     /// The rows of another store, as they were there. An event without its session makes one of which nothing is known
     /// but the event's time.
     fn imported(&mut self, imported: Imported) {
+        for (person, at_ms) in imported.people() {
+            let link = (imported.website_id, imported.session_id, person, ProfileLinkKind::Own);
+            self.link_person(link, at_ms);
+        }
         let Imported { record_id, at_ms, session_id, visit_id: _, website_id, source: _, session, .. } =
             imported;
         let (attributes, created_at_ms) = match session {
             Some(session) => (session.attributes, session.created_at_ms),
             None => (SessionAttributes::default(), at_ms),
         };
-        let named = attributes.distinct_id.iter().map(|id| (id, created_at_ms));
-        let linked = imported.session_links.iter().map(|link| (&link.distinct_id, link.created_at_ms));
-        let properties = &imported.session_data;
-        let identified =
-            properties.iter().filter_map(|row| Some((row.distinct_id.as_ref()?, row.created_at_ms)));
-        for (id, at_ms) in named.chain(linked).chain(identified).filter(|(id, _)| !id.is_empty()) {
-            self.link_person((website_id, session_id, profile::distinct_id(id), ProfileLinkKind::Own), at_ms);
-        }
         self.session_row(session_id, website_id, attributes, created_at_ms);
         match imported.event {
             Some(event) => self.changes.events.push(event),
@@ -615,7 +707,7 @@ impl Folding<'_> {
     /// The last leaf of a key counts, as it does for the session's own properties.
     fn send(&mut self, event: &Event<'_>, leaves: &[Leaf]) {
         let payload = &event.submission.payload;
-        let Some(distinct_id) = person(payload) else { return };
+        let Some(distinct_id) = profile::person_of_payload(payload) else { return };
         let stamp = Stamp { received_at_ms: event.received_at_ms, event_id: event.event_id };
         let base = payload.base_version.as_deref().and_then(parse_version);
         let last: HashMap<&str, usize> =
@@ -639,12 +731,6 @@ impl Folding<'_> {
             });
         }
     }
-}
-
-/// The person that an event of a website names.
-fn person(payload: &Payload<'_>) -> Option<String> {
-    let id = payload.id.as_deref().filter(|id| !id.is_empty())?;
-    (payload.source.kind == SourceKind::Website).then(|| profile::distinct_id(id))
 }
 
 fn columns(leaf: Leaf) -> (String, DataValue) {

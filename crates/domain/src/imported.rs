@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::decimal::Decimal;
 use crate::flatten::DataType;
 use crate::json::{Value, write_string};
+use crate::profile;
 use crate::record::{DecodeError, Envelope, Fields};
 use crate::rows::{
     Campaign, DataValue, EventDataRow, EventRow, EventType, RevenueRow, SessionAttributes, SessionDataRow,
@@ -66,6 +67,18 @@ pub struct ImportedSession {
 }
 
 impl Imported {
+    /// The people that its rows name for the session, in the form of [`profile::distinct_id`], and when, in milliseconds since
+    /// 1970.
+    pub fn people(&self) -> impl Iterator<Item = (String, i64)> {
+        let at = self.session.as_ref().map_or(self.at_ms, |session| session.created_at_ms);
+        let of_session = self.session.iter().filter_map(|session| session.attributes.distinct_id.as_ref());
+        let linked = self.session_links.iter().map(|link| (&link.distinct_id, link.created_at_ms));
+        let identified =
+            self.session_data.iter().filter_map(|row| Some((row.distinct_id.as_ref()?, row.created_at_ms)));
+        let named = of_session.map(move |id| (id, at)).chain(linked).chain(identified);
+        named.filter(|(id, _)| !id.is_empty()).map(|(id, at_ms)| (profile::distinct_id(id), at_ms))
+    }
+
     /// The record's value.
     pub fn encode(&self) -> Vec<u8> {
         let Self { record_id, at_ms, session_id, visit_id, website_id, .. } = self;

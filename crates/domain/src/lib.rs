@@ -5,7 +5,8 @@
 //!
 //! * requests: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost: [`missing`]
+//! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost:
+//!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * versions of the rules: [`umami`]
@@ -16,8 +17,10 @@ pub mod chunk;
 pub mod client_address;
 mod dates;
 pub mod decimal;
+pub mod erasure;
 pub mod flatten;
 pub mod fold;
+pub mod glance;
 pub mod guard;
 pub mod heatmap;
 pub mod ids;

@@ -3,9 +3,11 @@
 use uuid::Uuid;
 
 use crate::chunk::Chunk;
+use crate::erasure::{ErasureCopy, Tombstone};
 use crate::heatmap::HeatmapPost;
 use crate::imported::Imported;
 use crate::json::Value;
+use crate::profile;
 use crate::record::{DecodeError, Envelope, Event};
 
 /// A record, by its type.
@@ -20,6 +22,10 @@ pub enum LogRecord<'a> {
     Heatmap(HeatmapPost<'a>),
     /// Rows of another store.
     Imported(Imported),
+    /// An erasure, which covers the records before it.
+    Erasure(ErasureCopy),
+    /// The place of a record that an erasure covered.
+    Erased(Tombstone),
 }
 
 impl<'a> LogRecord<'a> {
@@ -34,17 +40,32 @@ impl<'a> LogRecord<'a> {
             Some("record") => Chunk::decode(envelope, fields.0.remove("payload")).map(Self::Chunk),
             Some("heatmap") => HeatmapPost::decode(envelope, fields.0.remove("payload")).map(Self::Heatmap),
             Some("imported") => Imported::decode(envelope, fields).map(Self::Imported),
+            Some("erase") => ErasureCopy::decode(envelope, fields.0.remove("payload")).map(Self::Erasure),
+            Some("erased") => Tombstone::decode(envelope, fields.0.remove("payload")).map(Self::Erased),
             _ => Event::from_fields(envelope, fields).map(Self::Event),
         }
     }
 
-    /// The identity of the event, chunk, post or imported rows.
+    /// The identity of the event, chunk, post, imported rows or copy; of a tombstone, that of the record that was there.
     pub fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.event_id,
             Self::Chunk(chunk) => chunk.chunk_id,
             Self::Heatmap(post) => post.post_id,
             Self::Imported(imported) => imported.record_id,
+            Self::Erasure(copy) => copy.copy_id,
+            Self::Erased(tombstone) => tombstone.record_id,
+        }
+    }
+
+    /// The people that it names for its session, in the form of [`profile::distinct_id`].
+    pub fn people(&self) -> Vec<String> {
+        match self {
+            Self::Event(event) if event.submission.kept.is_none() => {
+                profile::person_of_payload(&event.submission.payload).into_iter().collect()
+            }
+            Self::Imported(imported) => imported.people().map(|(person, _)| person).collect(),
+            _ => Vec::new(),
         }
     }
 
@@ -55,6 +76,8 @@ impl<'a> LogRecord<'a> {
             Self::Chunk(chunk) => chunk.website_id,
             Self::Heatmap(post) => post.submission.website_id,
             Self::Imported(imported) => imported.website_id,
+            Self::Erasure(copy) => copy.erasure.website_id,
+            Self::Erased(tombstone) => tombstone.website_id,
         }
     }
 }

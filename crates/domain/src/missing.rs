@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::erasure::replaced_fingerprint;
 use crate::position::{Checkpoint, Offset};
 use crate::record::Record;
 
@@ -57,8 +58,12 @@ impl Missing {
     }
 }
 
-/// Distinguishes a record from another one that lies at the same offset: the first bytes of the SHA-256 of its value.
+/// Distinguishes a record from another one that lies at the same offset: the first bytes of the SHA-256 of its value. A
+/// [tombstone](crate::erasure::Tombstone) has that of the record that it replaces.
 pub fn fingerprint(value: &[u8]) -> i64 {
+    if let Some(fingerprint) = replaced_fingerprint(value) {
+        return fingerprint;
+    }
     let digest = Sha256::digest(value);
     let mut first = [0; 8];
     first.copy_from_slice(&digest[..8]);

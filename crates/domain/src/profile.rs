@@ -53,7 +53,7 @@ mod version;
 pub use differences::{base_keys, differences, person_of, trait_keys};
 pub use merge::{ProfileCounts, ProfileRows, ProfileState, merge, persons};
 pub use settle::{Settled, settle};
-pub use version::{distinct_id, parse_version, session_version, version};
+pub use version::{distinct_id, parse_version, person_of_payload, session_version, version};
 
 /// The place of a send among all sends of a website: by arrival, then by event id. Unique per event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +124,22 @@ pub struct ProfileLink {
     /// How they belong together.
     pub kind: ProfileLinkKind,
     /// Arrival of the earliest event that links them, milliseconds since 1970.
+    pub first_ms: i64,
+}
+
+/// That a session made a link of a person to the session of its anonymous device. The link has the earliest `first_ms` of
+/// its sources; an erasure of a session takes away the sources that it made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkSource {
+    /// The website.
+    pub website_id: Uuid,
+    /// The session whose events named the person.
+    pub by_session: Uuid,
+    /// The anonymous session that is linked.
+    pub session_id: Uuid,
+    /// The person, in the form of [`distinct_id`].
+    pub distinct_id: String,
+    /// Arrival of the earliest such event, milliseconds since 1970.
     pub first_ms: i64,
 }
 

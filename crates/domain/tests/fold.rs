@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
+use dashi_domain::erasure::{Erasure, Subject};
+use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold, runs};
+use dashi_domain::glance::HourKey;
 use dashi_domain::ids::session_data_id;
 use dashi_domain::location::Location;
 use dashi_domain::position::{Offset, Partition};
@@ -43,6 +45,8 @@ struct Tables {
     session_data: BTreeMap<(Uuid, String), SessionDataRow>,
     dead_letters: BTreeMap<(Partition, Offset), DeadLetter>,
     outcomes: [u64; 3],
+    /// Records by partition, hour and website, however they were cut into batches.
+    hours: BTreeMap<(Partition, HourKey), [u64; 3]>,
 }
 
 impl Tables {
@@ -84,6 +88,12 @@ impl Tables {
         let Outcomes { applied, duplicate, dead } = changes.outcomes;
         for (sum, count) in self.outcomes.iter_mut().zip([applied, duplicate, dead]) {
             *sum += count;
+        }
+        for (key, Outcomes { applied, duplicate, dead }) in changes.hours {
+            let sums = self.hours.entry((partition, key)).or_default();
+            for (sum, count) in sums.iter_mut().zip([applied, duplicate, dead]) {
+                *sum += count;
+            }
         }
         Ok(())
     }
@@ -313,7 +323,7 @@ proptest! {
         let garbage = again.iter().filter(|record| Event::decode(&record.value).is_err()).count() as u64;
         let copies = again.len() as u64 - garbage;
         prop_assert_eq!(tables.outcomes, [applied, duplicate + copies, dead + garbage]);
-        prop_assert_eq!(Tables { outcomes: before.outcomes, ..tables }, before);
+        prop_assert_eq!(Tables { outcomes: before.outcomes, hours: before.hours.clone(), ..tables }, before);
     }
 
     #[test]
@@ -326,6 +336,15 @@ proptest! {
         let changes = fold(&records, &known, &rules());
         prop_assert_eq!(&changes, &fold(&records, &known, &rules()), "the same in, the same out");
         prop_assert_eq!(changes.outcomes.total(), records.len() as u64);
+        let mut of_hours = Outcomes::default();
+        for Outcomes { applied, duplicate, dead } in changes.hours.values() {
+            of_hours.applied += applied;
+            of_hours.duplicate += duplicate;
+            of_hours.dead += dead;
+        }
+        prop_assert_eq!(of_hours, changes.outcomes, "every record is counted in its hour");
+        let keys: HashSet<HourKey> = records.iter().map(HourKey::of).collect();
+        prop_assert_eq!(changes.hours.keys().copied().collect::<HashSet<_>>(), keys);
         prop_assert_eq!(changes.outcomes.dead, changes.dead_letters.len() as u64);
         prop_assert_eq!(changes.outcomes.applied, (changes.events.len() + changes.identifies.len()) as u64);
         let ids = || changes.events.iter().map(|row| row.event_id).chain(changes.identifies.iter().map(|row| row.event_id));
@@ -616,4 +635,73 @@ fn copies_of_a_record_that_is_set_aside_are_set_aside_in_one_batch_as_in_two() {
     let outcomes = fold(&after, &HashSet::new(), &rules()).outcomes;
     assert_eq!(outcomes, Outcomes { applied: 1, duplicate: 0, dead: 1 });
     assert_eq!(fold(&after[1..], &HashSet::from([uuid(1)]), &rules()).outcomes.dead, 1);
+}
+
+#[test]
+fn an_erasure_is_folded_alone_and_its_second_copy_is_a_duplicate() {
+    let website = WEBSITE.parse().unwrap();
+    let erasure = Erasure {
+        erasure_id: uuid(5),
+        erased_at_ms: RECEIVED_MS,
+        website_id: website,
+        subject: Subject::Person("ada".to_owned()),
+        partitions: 1,
+    };
+    let copy = erasure.copies(&[uuid(7)]).remove(0);
+    let at = |offset, value: Vec<u8>| Record {
+        partition: Partition::new(0),
+        offset: Offset::new(offset),
+        appended_at_ms: 0,
+        value,
+    };
+    let event =
+        |offset| Record { offset: Offset::new(offset), ..identify_with(1, offset, u128::from(offset)) };
+    let records = [event(0), event(1), at(2, copy.encode()), at(3, copy.encode()), event(4)];
+    assert_eq!(runs(&records), [0..2, 2..3, 3..4, 4..5]);
+    assert_eq!(runs(&records[..2]), vec![0..2]);
+    assert_eq!(runs(&[]), Vec::new());
+    let changes = fold(&records[2..3], &HashSet::new(), &rules());
+    assert_eq!(changes.erasure.as_ref(), Some(&copy));
+    assert_eq!((changes.outcomes.applied, changes.sessions.len()), (1, 0));
+    let again = fold(&records[3..4], &HashSet::from([copy.copy_id]), &rules());
+    assert_eq!((again.outcomes.duplicate, again.erasure), (1, None));
+    assert!(std::panic::catch_unwind(|| fold(&records, &HashSet::new(), &rules())).is_err());
+}
+
+/// The place of an erased record: the same counts, and no row; a later copy of the record is a later event.
+#[test]
+fn tombstones_count_as_the_records_that_they_replace() {
+    let erasure = Erasure {
+        erasure_id: uuid(5),
+        erased_at_ms: RECEIVED_MS + 10,
+        website_id: WEBSITE.parse().unwrap(),
+        subject: Subject::Website,
+        partitions: 1,
+    };
+    let copy = erasure.copies(&[]).remove(0);
+    // One, a copy of it, and two that are set aside.
+    let mut records = vec![identify_with(2, 0, 1), identify_with(2, 1, 1), identify_with(10_001, 2, 2)];
+    let mut broken = identify_with(1, 3, 3);
+    broken.value =
+        String::from_utf8(broken.value).unwrap().replace("\"visit\":\"", "\"visit\":\"x").into_bytes();
+    records.push(broken);
+    let before = fold(&records, &HashSet::new(), &rules());
+    assert_eq!(before.outcomes, Outcomes { applied: 1, duplicate: 1, dead: 2 });
+    let mut coverage = dashi_domain::erasure::Coverage::of(&copy, Offset::new(4));
+    let erased: Vec<Record> = records
+        .iter()
+        .map(|record| {
+            assert!(coverage.covers(record.offset, &record.value));
+            Record {
+                value: coverage.tombstone(&record.value, record.appended_at_ms, false),
+                ..record.clone()
+            }
+        })
+        .collect();
+    let after = fold(&erased, &HashSet::new(), &rules());
+    assert_eq!((after.outcomes, &after.hours), (before.outcomes, &before.hours));
+    let nothing = Changes { outcomes: after.outcomes, hours: after.hours.clone(), ..Changes::default() };
+    assert_eq!(after, nothing);
+    let later: Vec<Record> = erased.into_iter().chain([identify_with(2, 5, 1)]).collect();
+    assert_eq!(fold(&later, &HashSet::new(), &rules()).identifies.len(), 1);
 }

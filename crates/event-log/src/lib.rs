@@ -307,6 +307,28 @@ impl EventLog {
         }
     }
 
+    /// Whether [`EventLog::overwrite`] works here.
+    pub fn can_overwrite(&self) -> bool {
+        matches!(self, Self::Embedded(_))
+    }
+
+    /// Puts other values into the place of records of a partition. Offsets, keys of other records and times of appending stay;
+    /// the key of these becomes the nil UUID. A record that is not there is left out. Durable on return. Returns how many
+    /// records were overwritten; on Kafka, whose records cannot be changed, none.
+    ///
+    /// # Errors
+    /// The backend is away: nothing of this call is overwritten; call again.
+    pub async fn overwrite(
+        &self,
+        partition: Partition,
+        values: &[(Offset, Vec<u8>)],
+    ) -> Result<u64, LogError> {
+        match self {
+            Self::Embedded(log) => log.overwrite(partition, values).await,
+            Self::Kafka(_) => Ok(0),
+        }
+    }
+
     /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend.
     pub async fn close(&self) {
         match self {

@@ -5,7 +5,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dashi_domain::fold::Changes;
+use dashi_domain::erasure::ErasureCopy;
+use dashi_domain::fold::{Changes, runs};
 use dashi_domain::guard::WriterStep;
 use dashi_domain::missing::{Missing, MissingCause, fingerprint, within};
 use dashi_domain::position::{Checkpoint, Offset};
@@ -42,7 +43,7 @@ pub(crate) async fn apply(
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
     // Runs that are still to be applied; the last one is the next.
-    let mut runs: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
+    let mut runs: Vec<Range<usize>> = runs(&records).into_iter().rev().collect();
     while let Some(run) = runs.pop() {
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
@@ -122,6 +123,9 @@ async fn commit(
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
             return Ok(RunOutcome::TooMany);
         }
+        if let Some(copy) = &changes.erasure {
+            erase_ahead(task, claim, from, copy).await?;
+        }
         let changes = passing(changes, from, to, &records[run.clone()], missing);
         match commit_once(task, claim, from, to, &changes).await {
             Ok(()) => {
@@ -143,6 +147,23 @@ async fn commit(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Deletes the rows that an erasure covers in transactions of a bounded size, before the one that passes its record. If it
+/// is interrupted, it is done again, and deletes what is left.
+async fn erase_ahead(
+    task: &PartitionTask,
+    claim: &Claim,
+    from: Checkpoint,
+    copy: &ErasureCopy,
+) -> Result<(), CommitError> {
+    let mut after = Some(Uuid::nil());
+    while let Some(session) = after {
+        let call = task.shared.progress.call(task.partition, "erasing rows");
+        after = task.shared.store.erase_some(claim, from, copy, session).await?;
+        drop(call);
+    }
+    Ok(())
 }
 
 async fn commit_once(

@@ -4,9 +4,11 @@
 //! Only the projector writes rows. A checkpoint moves only in the transaction that holds its rows. An older epoch
 //! never writes.
 
+mod audit;
 mod chunk_index;
 mod claim;
 mod compare;
+mod erasure;
 mod error;
 mod generation;
 mod heal;
@@ -25,8 +27,10 @@ mod tables;
 mod trace;
 mod umami;
 
+pub use audit::{CollectorRun, PartitionCounts, Tally};
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, DayComparison, Difference, TableComparison, compare, compare_snapshots};
+pub use erasure::{AppliedCopy, Erasable, ErasableRows, NotedErasure};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use generation::{
     FOREIGN_KEYS_MAX, Foreign, ForeignRows, Generation, GenerationError, GenerationState, IndexProgress,

@@ -4,9 +4,9 @@ use std::future::Future;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Person, ProfileCounts, ProfileLink, ProfileLinkKind, ProfileRows, ProfileState,
-    TraitKey, TraitRow, WriteRow, base_keys, differences, merge, persons, session_version, trait_keys,
-    version,
+    BaseKey, BaseRow, LinkSource, Person, ProfileCounts, ProfileLink, ProfileLinkKind, ProfileRows,
+    ProfileState, TraitKey, TraitRow, WriteRow, base_keys, differences, merge, persons, session_version,
+    trait_keys, version,
 };
 use dashi_domain::rows::{SessionAttributes, SessionDataRow};
 use sqlx::{ColumnIndex, Decode, Row, Type};
@@ -138,6 +138,15 @@ pub struct Committed {
 
 /// The tables of profiles within a commit's transaction.
 pub(crate) trait ProfileTables {
+    /// Keeps erasures waiting until the transaction ends, and waits for one that goes on.
+    fn hold_erasures(&mut self) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// Writes the sources of links that are new, or older than the stored ones.
+    fn write_sources(
+        &mut self,
+        sources: &[LinkSource],
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
     /// Writes the links that are new, or older than the stored ones; returns website and session of these.
     fn write_links(
         &mut self,
@@ -183,6 +192,11 @@ pub(crate) async fn write(
     tables: &mut impl ProfileTables,
     changes: &Changes,
 ) -> Result<(ProfileCounts, Vec<ProfileChange>), sqlx::Error> {
+    if !changes.links.is_empty() || !changes.sends.is_empty() {
+        // Before the first row that writers of other partitions want, too.
+        tables.hold_erasures().await?;
+    }
+    tables.write_sources(&changes.link_sources).await?;
     let linked = tables.write_links(&changes.links).await?;
     let sessions = linked.into_iter().chain(sessions_of_nobody(changes));
     let mut changed: Vec<_> =

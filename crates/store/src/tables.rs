@@ -2,7 +2,7 @@
 //! field of the row (`dashi_domain::rows`), the fold that fills it, and a step of each backend's migrations; inserts,
 //! the catalogue and `dashi compare` follow.
 
-use dashi_domain::profile::{BaseRow, ProfileLink, Stamp, TraitRow, WriteRow};
+use dashi_domain::profile::{BaseRow, LinkSource, ProfileLink, Stamp, TraitRow, WriteRow};
 use dashi_domain::rows::{
     AppliedRow, ChunkRow, DataValue, EventDataRow, EventRow, HeatmapRow, IdentifyRow, RevenueRow,
     SessionDataRow, SessionLinkRow, SessionRow,
@@ -28,6 +28,10 @@ pub static ALL: &[&Table] = &[
     &PROFILE_BASE.table,
     &PROFILE_LINK.table,
     &DEAD_LETTER,
+    &HOUR_COUNT,
+    &LINK_SOURCE.table,
+    &ERASURE,
+    &ERASURE_COPY,
 ];
 
 /// The tables of Umami's that rows are written to.
@@ -286,6 +290,17 @@ rows! {
     ]
 }
 
+rows! {
+    /// Which sessions made the links to anonymous sessions.
+    LINK_SOURCE: LinkSource = Dashi, "link_source", key 4, [
+        Field::uuid("website_id", |row| Some(row.website_id)),
+        Field::uuid("by_session", |row| Some(row.by_session)),
+        Field::uuid("session_id", |row| Some(row.session_id)),
+        Field::text("distinct_id", |row| Some(&row.distinct_id)),
+        Field::big_integer("first_at", |row| Some(row.first_ms)),
+    ]
+}
+
 /// Records that are set aside.
 static DEAD_LETTER: Table = Table {
     name: "dead_letter",
@@ -297,6 +312,50 @@ static DEAD_LETTER: Table = Table {
         Column::new("record_offset", ColumnType::Integer),
         Column::new("reason", ColumnType::Text),
         Column::new("record", ColumnType::Bytes),
+    ],
+};
+
+/// Records by hour, website and outcome.
+static HOUR_COUNT: Table = Table {
+    name: "hour_count",
+    owner: Owner::Dashi,
+    key: 4,
+    columns: &[
+        Column::new("log_id", ColumnType::Text),
+        Column::new("partition", ColumnType::Integer),
+        Column::new("hour", ColumnType::Integer),
+        Column::new("source_id", ColumnType::Uuid),
+        Column::new("applied", ColumnType::Integer),
+        Column::new("duplicate", ColumnType::Integer),
+        Column::new("dead", ColumnType::Integer),
+    ],
+};
+
+/// Erasures.
+static ERASURE: Table = Table {
+    name: "erasure",
+    owner: Owner::Dashi,
+    key: 1,
+    columns: &[
+        Column::new("erasure_id", ColumnType::Uuid),
+        Column::new("website_id", ColumnType::Uuid),
+        Column::new("kind", ColumnType::Text),
+        Column::new("subject", ColumnType::Text),
+        Column::new("erased_at", ColumnType::Integer),
+    ],
+};
+
+/// The records by which erasures were applied.
+static ERASURE_COPY: Table = Table {
+    name: "erasure_copy",
+    owner: Owner::Dashi,
+    key: 1,
+    columns: &[
+        Column::new("copy_id", ColumnType::Uuid),
+        Column::new("erasure_id", ColumnType::Uuid),
+        Column::new("log_id", ColumnType::Text),
+        Column::new("partition", ColumnType::Integer),
+        Column::new("record_offset", ColumnType::Integer),
     ],
 };
 

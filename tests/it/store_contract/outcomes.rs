@@ -74,7 +74,9 @@ pub(super) async fn applied_events_are_named_and_nothing_is_written(fixture: Sto
     // The tables are those of one copy of each.
     let other = fixture.of_the_other_backend().await.migrated_with(&fold(&all, &nothing, &rules())).await;
     let compared = compare(&store, &other.1).await.unwrap();
-    assert!(compared.equal, "{compared:#?}");
+    // Only the counts know of the others.
+    let differs = |table: &&dashi_store::TableComparison| !table.equal && table.table != "hour_count";
+    assert_eq!(compared.tables.iter().filter(differs).count(), 0, "{compared:#?}");
     let outcomes = store.partitions().await.unwrap()[0].outcomes;
     assert_eq!(outcomes, Outcomes { applied: 12, duplicate: 5, dead: 0 });
 }

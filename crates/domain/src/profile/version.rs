@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Stamp, TraitRow};
 use crate::rows::DataValue;
+use crate::submission::{Payload, SourceKind};
 use crate::text::cut;
 
 /// Width of the columns of a distinct id, in UTF-16 units.
@@ -26,6 +27,12 @@ pub fn distinct_id(sent: &str) -> String {
     let mut name = cut(fits, DISTINCT_ID_UNITS_MAX - 1 - HASH_CHARS).into_owned();
     name.push('#');
     name + &hash(Sha256::new().chain_update(sent))
+}
+
+/// The person that an event of a website names, in the form of [`distinct_id`].
+pub fn person_of_payload(payload: &Payload<'_>) -> Option<String> {
+    let id = payload.id.as_deref().filter(|id| !id.is_empty())?;
+    (payload.source.kind == SourceKind::Website).then(|| distinct_id(id))
 }
 
 /// The version of a person's traits: a function of when each of them changed, and so another one whenever a value is.

@@ -7,6 +7,7 @@ mod append;
 mod file;
 mod lookout;
 mod membership;
+mod overwrite;
 mod read;
 mod retention;
 

@@ -2,6 +2,7 @@
 //! projection would set aside is not taken.
 
 use dashi_archive::read_record;
+use dashi_domain::erasure::Tombstone;
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::record::Event;
 use dashi_domain::rows::EventType;
@@ -14,6 +15,7 @@ use crate::batch::{Item, Wanted};
 
 pub(super) fn line(at: u64, bytes: &[u8]) -> Decided {
     match read_record(bytes) {
+        Ok(record) if Tombstone::is(&record.value) => Decided::Ignored("erased"),
         Ok(record) => match item(at, record.value) {
             Ok(item) => Decided::Item(Box::new(item)),
             Err(reason) => Decided::Refused(reason),
@@ -48,6 +50,11 @@ fn item(line: u64, value: Vec<u8>) -> Result<Item, String> {
                 .is_none_or(|event| !matches!(event.event_type, EventType::Link | EventType::Pixel));
             (imported.session_id, imported.at_ms, is_of_website.then(|| wanted(imported.website_id, None)))
         }
+        // It covers the records before it in a partition, which another log has in another order.
+        LogRecord::Erasure(_) => {
+            return Err("it is an erasure: run `dashi erase` on this log after the import".to_owned());
+        }
+        LogRecord::Erased(_) => return Err("its record was erased".to_owned()),
     };
     drop(decoded);
     Ok(Item { line, id, at_ms, website, record: NewRecord { session_id, value } })

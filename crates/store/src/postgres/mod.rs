@@ -8,9 +8,11 @@ macro_rules! column {
 }
 
 mod address;
+mod audit;
 mod catalogue;
 mod commit;
 mod encoding;
+mod erasure;
 mod generation;
 pub(crate) mod heal;
 pub(crate) mod history;

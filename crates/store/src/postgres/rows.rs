@@ -115,7 +115,8 @@ fn select(table: &Table, catalogue: &Catalogue) -> Option<String> {
         .iter()
         .map(|column| match column.column_type {
             ColumnType::Text => format!("{} COLLATE \"C\"", column.name),
-            _ => column.name.to_owned(),
+            // With its table: the name alone would be that of the text in the result.
+            _ => format!("{}.{}", table.name, column.name),
         })
         .collect();
     Some(format!("SELECT {} FROM {} ORDER BY {}", columns.join(", "), name_of(table), keys.join(", ")))

@@ -3,7 +3,9 @@
 //! SQLite has one writer at a time, so this process has one writing connection behind a fair lock: partitions
 //! take turns instead of polling for the file's lock.
 
+mod audit;
 mod commit;
+mod erasure;
 mod generation;
 mod insert;
 mod profile;

@@ -21,6 +21,8 @@ macro_rules! either {
     };
 }
 
+mod audit;
+mod erasures;
 mod generations;
 mod people;
 mod projection;

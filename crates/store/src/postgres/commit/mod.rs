@@ -18,9 +18,12 @@ use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks
 use self::sessions::{
     Replaced, fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data,
 };
+use super::audit::count_hours;
 use super::catalogue::Catalogue;
+use super::erasure::there;
 use super::pool::{Session, is_known};
 use super::{PostgresStore, profile};
+use crate::erasure::{ErasureTables as _, erase, last_offset};
 use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed};
 
@@ -111,10 +114,12 @@ impl PostgresStore {
             "/* applied */
              SELECT event_id FROM website_event WHERE event_id = ANY($1)
              UNION SELECT event_id FROM dashi.identify WHERE event_id = ANY($1)
-             UNION SELECT record_id FROM dashi.applied WHERE record_id = ANY($2)",
+             UNION SELECT record_id FROM dashi.applied WHERE record_id = ANY($2)
+             UNION SELECT copy_id FROM dashi.erasure_copy WHERE copy_id = $3",
         )
         .bind(ids)
         .bind(column!(changes.applied, row => row.record_id))
+        .bind(changes.erasure.as_ref().map(|copy| copy.copy_id))
         .fetch_all(&self.pool)
         .await?;
         if with_recordings {
@@ -174,8 +179,20 @@ async fn write(
         + recorded;
     let to_insert =
         changes.events.len() + changes.identifies.len() + changes.applied.len() + recordings.len();
-    if inserted < to_insert as u64 {
+    let is_known = match &changes.erasure {
+        Some(copy) => !connection.note_copy(claim, copy, last_offset(to)).await?,
+        None => false,
+    };
+    if is_known || inserted < to_insert as u64 {
         return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
+    }
+    count_hours(connection, claim, &changes.hours).await?;
+    if let Some(copy) = &changes.erasure {
+        let there = there(catalogue);
+        let changed = erase(connection, &there, claim, copy, last_offset(to)).await?;
+        note_missing(connection, claim, &changes.missing).await?;
+        profile::notify(connection, &changed).await?;
+        return Ok(Written::Rows(Committed::default()));
     }
     let inserted = insert_sessions(connection, &changes.sessions, catalogue).await?;
     let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
@@ -213,6 +230,7 @@ async fn write(
     insert_dead_letters(connection, claim, &changes.dead_letters).await?;
     if to < from {
         set_dead_letters_aside(connection, claim, to).await?;
+        connection.forget_copies(claim, to.offset()).await?;
     }
     note_missing(connection, claim, &changes.missing).await?;
     let (profiles, changed) = crate::profile::write(connection, changes).await?;

@@ -1,7 +1,7 @@
 //! The tables of profiles in a commit's transaction.
 
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Person, ProfileLink, ProfileRows, Stamp, TraitKey, TraitRow, WriteRow,
+    BaseKey, BaseRow, LinkSource, Person, ProfileLink, ProfileRows, Stamp, TraitKey, TraitRow, WriteRow,
 };
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
@@ -13,6 +13,20 @@ use crate::profile::ProfileTables;
 use crate::tables;
 
 impl ProfileTables for Session {
+    async fn hold_erasures(&mut self) -> Result<(), sqlx::Error> {
+        sqlx::query("/* hold_erasures */ LOCK TABLE dashi.erasure IN ACCESS SHARE MODE")
+            .execute(&mut *self)
+            .await?;
+        Ok(())
+    }
+
+    async fn write_sources(&mut self, sources: &[LinkSource]) -> Result<(), sqlx::Error> {
+        let rest = "ON CONFLICT (website_id, by_session, session_id, distinct_id)
+                DO UPDATE SET first_at = excluded.first_at WHERE excluded.first_at < link_source.first_at";
+        insert(self, &tables::LINK_SOURCE, None, "write_sources", sources, rest).await?;
+        Ok(())
+    }
+
     /// Website and session of the links that are new or older than the stored ones. Other links are not touched.
     async fn write_links(&mut self, rows: &[ProfileLink]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
         if rows.is_empty() {

@@ -22,6 +22,8 @@ pub(super) async fn applied(
     found.extend(held(connection, "session_replay", "replay_id", chunks).await?);
     let records = changes.applied.iter().map(|row| row.record_id);
     found.extend(held(connection, "dashi_applied", "record_id", records).await?);
+    let copies = changes.erasure.iter().map(|copy| copy.copy_id);
+    found.extend(held(connection, "dashi_erasure_copy", "copy_id", copies).await?);
     Ok(found)
 }
 

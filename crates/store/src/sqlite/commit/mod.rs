@@ -7,8 +7,8 @@ mod sessions;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::Checkpoint;
-use sqlx::Connection as _;
-use sqlx::sqlite::SqliteConnection;
+use sqlx::sqlite::{Sqlite, SqliteConnection};
+use sqlx::{Connection as _, Transaction};
 use uuid::Uuid;
 
 use self::events::{
@@ -18,7 +18,10 @@ use self::events::{
 use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings};
 use self::sessions::{name_sessions, upsert_session_data, upsert_sessions};
+use super::audit::count_hours;
+use super::erasure::there;
 use super::{SqliteStore, guard_row, text};
+use crate::erasure::{ErasureTables as _, erase, last_offset};
 use crate::error::DriverMessage;
 use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
@@ -68,9 +71,20 @@ async fn write(
         + recordings;
     let to_insert =
         changes.events.len() + changes.identifies.len() + changes.applied.len() + changes.chunks.len();
-    if elsewhere || inserted < to_insert as u64 {
+    let is_known = match &changes.erasure {
+        Some(copy) => !tx.note_copy(claim, copy, last_offset(to)).await.map_err(failed)?,
+        None => false,
+    };
+    if is_known || elsewhere || inserted < to_insert as u64 {
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
+    }
+    count_hours(&mut tx, claim, &changes.hours).await.map_err(failed)?;
+    if let Some(copy) = &changes.erasure {
+        let changed = erase(&mut *tx, &there(), claim, copy, last_offset(to)).await.map_err(failed)?;
+        note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
+        commit(tx, claim).await?;
+        return Ok((Committed::default(), changed));
     }
     upsert_sessions(&mut tx, changes).await.map_err(failed)?;
     if changes.names_sessions {
@@ -83,14 +97,19 @@ async fn write(
     insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
     if to < from {
         set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
+        tx.forget_copies(claim, to.offset()).await.map_err(failed)?;
     }
     note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
     let (profiles, changed) = profile::write(&mut *tx, changes).await.map_err(failed)?;
+    commit(tx, claim).await?;
+    Ok((Committed { profiles }, changed))
+}
+
+async fn commit(tx: Transaction<'_, Sqlite>, claim: &Claim) -> Result<(), CommitError> {
     tx.commit().await.map_err(|error| CommitError::Unknown {
         partition: claim.partition,
         source: DriverMessage::cause(&error),
-    })?;
-    Ok((Committed { profiles }, changed))
+    })
 }
 
 /// The consequence of a driver's error for a batch that is not committed yet.

@@ -2,7 +2,7 @@
 
 use dashi_domain::json::write_string;
 use dashi_domain::profile::{
-    BaseKey, BaseRow, Person, ProfileLink, ProfileRows, TraitKey, TraitRow, WriteRow,
+    BaseKey, BaseRow, LinkSource, Person, ProfileLink, ProfileRows, TraitKey, TraitRow, WriteRow,
 };
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{AssertSqlSafe, Row as _};
@@ -15,6 +15,18 @@ use crate::sqlite::{text, uuid};
 use crate::tables;
 
 impl ProfileTables for SqliteConnection {
+    /// The file has one writer at a time.
+    async fn hold_erasures(&mut self) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
+    async fn write_sources(&mut self, sources: &[LinkSource]) -> Result<(), sqlx::Error> {
+        let on_conflict = "ON CONFLICT (website_id, by_session, session_id, distinct_id)
+            DO UPDATE SET first_at = excluded.first_at WHERE excluded.first_at < first_at";
+        insert(self, &tables::LINK_SOURCE, sources, on_conflict).await?;
+        Ok(())
+    }
+
     async fn write_links(&mut self, links: &[ProfileLink]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
         let mut written = Vec::new();
         for link in links {

@@ -1,0 +1,103 @@
+//! Counts by the hour.
+
+use std::collections::BTreeMap;
+
+use dashi_domain::fold::Outcomes;
+use dashi_domain::glance::HourKey;
+use dashi_domain::position::LogId;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::pool::Session;
+use crate::audit::{CountColumns, partition_counts};
+use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
+
+/// Adds the outcomes of a batch to those of their hours, in the commit's transaction.
+pub(super) async fn count_hours(
+    connection: &mut Session,
+    claim: &Claim,
+    hours: &BTreeMap<HourKey, Outcomes>,
+) -> Result<(), sqlx::Error> {
+    if hours.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "/* count_hours */
+         INSERT INTO dashi.hour_count AS h (log_id, partition, hour, source_id, applied, duplicate, dead)
+         SELECT $1, $2, t.* FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[]) AS t
+         ON CONFLICT (log_id, partition, hour, source_id) DO UPDATE
+         SET applied = h.applied + excluded.applied, duplicate = h.duplicate + excluded.duplicate,
+             dead = h.dead + excluded.dead",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number() as i32)
+    .bind(column!(hours, hour => hour.0.hour_ms))
+    .bind(column!(hours, hour => hour.0.source_id))
+    .bind(column!(hours, hour => hour.1.applied as i64))
+    .bind(column!(hours, hour => hour.1.duplicate as i64))
+    .bind(column!(hours, hour => hour.1.dead as i64))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+impl PostgresStore {
+    pub(crate) async fn counts(&self, log: &LogId) -> Result<Vec<PartitionCounts>, StoreError> {
+        let doing = "reading its counts";
+        // One statement, so that checkpoints and counts are of one moment.
+        let rows: Vec<CountColumns<Uuid>> = sqlx::query_as(
+            "SELECT c.partition::bigint, c.checkpoint, c.applied, c.duplicate, c.dead, c.rewound, c.missing,
+                    h.hour, h.source_id, h.applied, h.duplicate, h.dead
+             FROM dashi.checkpoint AS c LEFT JOIN dashi.hour_count AS h
+                 ON h.log_id = c.log_id AND h.partition = c.partition
+             WHERE c.log_id = $1 ORDER BY c.partition, h.hour, h.source_id",
+        )
+        .bind(log.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::away(doing))?;
+        partition_counts(rows, Ok).map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn note_tallies(&self, run: &CollectorRun, tallies: &[Tally]) -> Result<(), StoreError> {
+        // Greatest: of two writes of which one was late, the later count.
+        sqlx::query(
+            "/* note_tallies */
+             INSERT INTO dashi.tally AS y (log_id, run_id, collector, hour, source_id, subject, outcome, count)
+             SELECT $1, $2, $3, t.*
+             FROM unnest($4::bigint[], $5::uuid[], $6::text[], $7::text[], $8::bigint[]) AS t
+             ON CONFLICT (log_id, run_id, hour, source_id, subject, outcome) DO UPDATE
+             SET count = greatest(y.count, excluded.count), noted_at = clock_timestamp()",
+        )
+        .bind(run.log.as_str())
+        .bind(run.run_id)
+        .bind(run.collector.as_str())
+        .bind(column!(tallies, tally => tally.key.hour_ms))
+        .bind(column!(tallies, tally => tally.key.source_id))
+        .bind(column!(tallies, tally => tally.subject.as_str()))
+        .bind(column!(tallies, tally => tally.outcome.as_str()))
+        .bind(column!(tallies, tally => tally.count as i64))
+        .execute(&self.pool)
+        .await
+        .map_err(StoreError::away("noting a collector's tallies"))?;
+        Ok(())
+    }
+
+    pub(crate) async fn tallies(&self, log: &LogId) -> Result<Vec<Tally>, StoreError> {
+        let rows: Vec<(i64, Uuid, String, String, i64)> = sqlx::query_as(
+            "SELECT hour, source_id, subject, outcome, sum(count)::bigint FROM dashi.tally WHERE log_id = $1
+             GROUP BY hour, source_id, subject, outcome ORDER BY hour, source_id, subject, outcome",
+        )
+        .bind(log.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::away("reading the collectors' tallies"))?;
+        let tally = |(hour_ms, source_id, subject, outcome, count): (i64, Uuid, String, String, i64)| Tally {
+            key: HourKey { hour_ms, source_id },
+            subject,
+            outcome,
+            count: count as u64,
+        };
+        Ok(rows.into_iter().map(tally).collect())
+    }
+}

@@ -1,0 +1,111 @@
+//! Counts by the hour.
+
+use std::collections::BTreeMap;
+
+use dashi_domain::fold::Outcomes;
+use dashi_domain::glance::HourKey;
+use dashi_domain::position::LogId;
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{AssertSqlSafe, Connection as _};
+
+use super::{NOW_MS, SqliteStore, parse_uuid, text};
+use crate::audit::{CountColumns, partition_counts};
+use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
+
+/// Adds the outcomes of a batch to those of their hours, in the commit's transaction. A batch has few hours and websites.
+pub(super) async fn count_hours(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    hours: &BTreeMap<HourKey, Outcomes>,
+) -> Result<(), sqlx::Error> {
+    for (key, outcomes) in hours {
+        sqlx::query(
+            "INSERT INTO dashi_hour_count (log_id, partition, hour, source_id, applied, duplicate, dead)
+             VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT (log_id, partition, hour, source_id) DO UPDATE
+             SET applied = applied + excluded.applied, duplicate = duplicate + excluded.duplicate,
+                 dead = dead + excluded.dead",
+        )
+        .bind(claim.log.as_str())
+        .bind(claim.partition.number())
+        .bind(key.hour_ms)
+        .bind(text(key.source_id))
+        .bind(outcomes.applied as i64)
+        .bind(outcomes.duplicate as i64)
+        .bind(outcomes.dead as i64)
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
+}
+
+impl SqliteStore {
+    pub(crate) async fn counts(&self, log: &LogId) -> Result<Vec<PartitionCounts>, StoreError> {
+        let doing = "reading its counts";
+        // One statement, so that checkpoints and counts are of one moment.
+        let rows: Vec<CountColumns<String>> = sqlx::query_as(
+            "SELECT c.partition, c.checkpoint, c.applied, c.duplicate, c.dead, c.rewound, c.missing,
+                    h.hour, h.source_id, h.applied, h.duplicate, h.dead
+             FROM dashi_checkpoint AS c LEFT JOIN dashi_hour_count AS h
+                 ON h.log_id = c.log_id AND h.partition = c.partition
+             WHERE c.log_id = ? ORDER BY c.partition, h.hour, h.source_id",
+        )
+        .bind(log.as_str())
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        partition_counts(rows, |id| parse_uuid(&id)).map_err(StoreError::away(doing))
+    }
+
+    pub(crate) async fn note_tallies(&self, run: &CollectorRun, tallies: &[Tally]) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let noted = async {
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
+            for tally in tallies {
+                // The greater one: of two writes of which one was late, the later count.
+                sqlx::query(AssertSqlSafe(format!(
+                    "INSERT INTO dashi_tally
+                        (log_id, run_id, collector, hour, source_id, subject, outcome, count, noted_at)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, {NOW_MS})
+                     ON CONFLICT (log_id, run_id, hour, source_id, subject, outcome) DO UPDATE
+                     SET count = max(count, excluded.count), noted_at = excluded.noted_at"
+                )))
+                .bind(run.log.as_str())
+                .bind(text(run.run_id))
+                .bind(run.collector.as_str())
+                .bind(tally.key.hour_ms)
+                .bind(text(tally.key.source_id))
+                .bind(tally.subject.as_str())
+                .bind(tally.outcome.as_str())
+                .bind(tally.count as i64)
+                .execute(&mut *tx)
+                .await?;
+            }
+            tx.commit().await
+        }
+        .await;
+        if noted.is_err() {
+            self.renew(&mut writer).await;
+        }
+        noted.map_err(StoreError::away("noting a collector's tallies"))
+    }
+
+    pub(crate) async fn tallies(&self, log: &LogId) -> Result<Vec<Tally>, StoreError> {
+        let doing = "reading the collectors' tallies";
+        let rows: Vec<(i64, String, String, String, i64)> = sqlx::query_as(
+            "SELECT hour, source_id, subject, outcome, sum(count) FROM dashi_tally WHERE log_id = ?
+             GROUP BY hour, source_id, subject, outcome ORDER BY hour, source_id, subject, outcome",
+        )
+        .bind(log.as_str())
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away(doing))?;
+        let mut tallies = Vec::with_capacity(rows.len());
+        for (hour_ms, source, subject, outcome, count) in rows {
+            let source_id = parse_uuid(&source).map_err(StoreError::away(doing))?;
+            let key = HourKey { hour_ms, source_id };
+            tallies.push(Tally { key, subject, outcome, count: count as u64 });
+        }
+        Ok(tallies)
+    }
+}
