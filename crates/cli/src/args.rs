@@ -9,6 +9,8 @@ use uuid::Uuid;
 
 use dashi_config::FlagValue;
 
+use crate::audit::AuditArgs;
+use crate::erase::EraseArgs;
 use crate::import::ImportCommand;
 
 /// An event-sourced collector for web analytics that speaks Umami's protocol.
@@ -18,7 +20,7 @@ use crate::import::ImportCommand;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (compare, heal, trace, import), \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, heal, import, trace), \
     4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
     settings and their origins."
@@ -87,6 +89,10 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Compare the rows of two stores (exit code 3 if they differ)
     Compare(CompareArgs),
+    /// Show that every record has its outcome and nothing is lost, by the hour (exit code 3 if it does not add up)
+    Audit(AuditArgs),
+    /// Erase a person, a session or all data of a website, by a command in the log that a replay obeys, too
+    Erase(EraseArgs),
     /// Show where an event is and its outcome (exit code 3 if neither log nor store has it)
     Trace(TraceArgs),
     /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)

@@ -3,11 +3,13 @@
 mod accept_lost;
 mod archive;
 mod args;
+mod audit;
 mod bench;
 mod clock;
 mod column;
 mod compare;
 mod config;
+mod erase;
 mod exit;
 mod export;
 mod heal;
@@ -72,6 +74,8 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::AcceptLost(args) => accept_lost::run(&loaded, &args).await,
             Command::Replay(args) => replay::run(&loaded, args).await,
             Command::Compare(args) => compare::run(&loaded, &args).await,
+            Command::Audit(args) => audit::run(&loaded, &args).await,
+            Command::Erase(args) => erase::run(&loaded, &args).await,
             Command::Trace(args) => trace::run(&loaded, &args).await,
             Command::Heal(args) => heal::run(&loaded, &args).await,
             Command::Import(command) => import::run(&loaded, &command).await,

@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use dashi_config::Loaded;
 use dashi_domain::calendar::iso_string;
+use dashi_domain::glance::Glance;
 use dashi_domain::ids::{message_name, named_event_id, request_name};
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::partitioner::{key, partition_for};
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, Extent, ReadLimit};
-use dashi_store::{AppliedEvent, PartitionState, Store};
+use dashi_store::{AppliedEvent, NotedErasure, PartitionState, Store};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -39,6 +40,8 @@ enum State {
     NotYetApplied,
     /// It was set aside.
     DeadLetter,
+    /// It was applied, and an erasure covers it.
+    Erased,
     /// A projector has passed it, and the store has no row of it: its website was reset or its rows were deleted.
     RowsDeleted,
     /// Neither log nor store has it.
@@ -67,6 +70,15 @@ struct DeadLetter {
     set_aside_at_ms: i64,
 }
 
+/// The erasure that covers an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct ErasedBy {
+    erasure_id: Uuid,
+    erased_at_ms: i64,
+    /// `person`, `session` or `website`; absent where the store does not know the erasure.
+    kind: Option<String>,
+}
+
 /// The answer.
 #[derive(Debug, Serialize)]
 struct Trace {
@@ -76,6 +88,8 @@ struct Trace {
     /// In the order of the log; the first one that was applied made the rows, the others are duplicates.
     in_log: Vec<Copy>,
     dead_letters: Vec<DeadLetter>,
+    /// The erasure, of an event whose state is `erased`.
+    erasure: Option<ErasedBy>,
     /// Whether all of the log was read, so that this answer has every copy.
     is_whole_log: bool,
 }
@@ -151,18 +165,21 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) 
         })
         .collect();
     let in_log: Vec<_> = found.iter().map(|record| copy(record, &states)).collect();
+    let erasure = erased_by(log.id().as_str(), &found, &store.erasures().await?);
     let state = if applied.is_some() {
         State::Applied
     } else if !dead_letters.is_empty() {
         State::DeadLetter
     } else if in_log.iter().any(|copy| !copy.is_passed) {
         State::NotYetApplied
+    } else if erasure.is_some() {
+        State::Erased
     } else if !in_log.is_empty() {
         State::RowsDeleted
     } else {
         State::NotFound
     };
-    Ok(Trace { event_id: id, state, applied, in_log, dead_letters, is_whole_log: scan })
+    Ok(Trace { event_id: id, state, applied, in_log, dead_letters, erasure, is_whole_log: scan })
 }
 
 /// When the event was received, milliseconds since 1970: the collector makes its id of that time, unless the client
@@ -181,6 +198,44 @@ fn copy(record: &Record, states: &[PartitionState]) -> Copy {
         is_passed: record.offset < checkpoint.offset(),
         records_before: checkpoint.lag(record.offset),
     }
+}
+
+/// The erasure that covers an event's records: a tombstone names it; of a record that is there still, it is the first
+/// erasure of its person, its session or its website whose copy lies behind it.
+fn erased_by(log: &str, records: &[Record], erasures: &[NotedErasure]) -> Option<ErasedBy> {
+    records.iter().find_map(|record| match LogRecord::decode(&record.value) {
+        Ok(LogRecord::Erased(tombstone)) => {
+            let noted = erasures.iter().find(|erasure| erasure.erasure_id == tombstone.erasure_id);
+            Some(ErasedBy {
+                erasure_id: tombstone.erasure_id,
+                erased_at_ms: tombstone.erased_at_ms,
+                kind: noted.map(|erasure| erasure.kind.clone()),
+            })
+        }
+        decoded => {
+            let glance = Glance::of(&record.value);
+            let people = decoded.map_or_else(|_| Vec::new(), |record| record.people());
+            let covers = |erasure: &&NotedErasure| {
+                glance.source_id == Some(erasure.website_id)
+                    && erasure.copies.iter().any(|copy| {
+                        copy.log == log
+                            && copy.partition == record.partition.number()
+                            && record.offset.number() < copy.offset
+                    })
+                    && match erasure.kind.as_str() {
+                        "website" => true,
+                        "session" => glance.session_id.is_some_and(|id| id.to_string() == erasure.subject),
+                        // A record without a name may be of a session that another one names.
+                        _ => people.is_empty() || people.contains(&erasure.subject),
+                    }
+            };
+            erasures.iter().find(covers).map(|erasure| ErasedBy {
+                erasure_id: erasure.erasure_id,
+                erased_at_ms: erasure.erased_at_ms,
+                kind: Some(erasure.kind.clone()),
+            })
+        }
+    })
 }
 
 /// Whether a record is the event's. Its text is searched first, because decoding a record takes longer.
@@ -258,6 +313,14 @@ fn text(trace: &Trace) -> String {
         State::Applied => format!("event {id}: applied\n"),
         State::NotYetApplied => format!("event {id}: in the log, not applied yet\n"),
         State::DeadLetter => format!("event {id}: set aside, a dead letter\n"),
+        State::Erased => match &trace.erasure {
+            Some(ErasedBy { erasure_id, erased_at_ms, kind }) => format!(
+                "event {id}: erased {} by the erasure {erasure_id}{}\n",
+                iso_string(*erased_at_ms),
+                kind.as_ref().map_or_else(String::new, |kind| format!(" of its {kind}"))
+            ),
+            None => format!("event {id}: erased\n"),
+        },
         State::RowsDeleted => format!(
             "event {id}: a projector has passed it, and the store has no row of it: its website was reset or its rows \
              were deleted\n"

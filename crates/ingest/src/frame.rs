@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::response::Response;
+use dashi_domain::glance::{Glance, HourKey};
 use dashi_event_log::NewRecord;
 use dashi_http::{Outgoing, Overdue};
 
@@ -132,15 +133,16 @@ impl Frame {
         let work = async move {
             let Plan { decisions, share, respond } = plan;
             let metrics = &self.collector.metrics;
+            // Its record tells the hour and the website of a submission, as it tells them to the projector.
+            let keys: Vec<HourKey> = decisions.iter().map(hour_key).collect();
             let outcomes = carry_out(&self.collector.log, metrics, decisions).await;
             drop(share);
-            for outcome in &outcomes {
-                let label = match outcome {
-                    PartOutcome::Stored(_) => "accepted",
-                    PartOutcome::Answered(answered) => answered.label(),
-                    PartOutcome::Refused(rejection) => rejection.label(),
-                };
-                metrics.count(self.subject, label);
+            for (outcome, key) in outcomes.iter().zip(keys) {
+                match outcome {
+                    PartOutcome::Stored(_) => metrics.count_accepted(self.subject, key),
+                    PartOutcome::Answered(answered) => metrics.count(self.subject, answered.label()),
+                    PartOutcome::Refused(rejection) => metrics.count(self.subject, rejection.label()),
+                }
             }
             respond(outcomes)
         };
@@ -169,6 +171,15 @@ impl Drop for Frame {
         if !self.counted {
             self.count(if std::thread::panicking() { "panicked" } else { "client_gone" });
         }
+    }
+}
+
+/// The hour and source that the record of a decision is counted by; of no use without a record.
+fn hour_key<S, A>(decision: &Decision<S, A>) -> HourKey {
+    match decision {
+        // Records of ours tell when they were received.
+        Decision::Append(record, _) => Glance::of(&record.value).hour_key(0),
+        Decision::Answer(_) | Decision::Refuse(_) => Glance::default().hour_key(0),
     }
 }
 

@@ -32,6 +32,7 @@ mod script;
 mod session_ids;
 mod slots;
 mod source_registry;
+mod tallies;
 mod visit;
 mod websites;
 
@@ -51,3 +52,4 @@ pub use routes::{PATHS, SCRIPT_PATH, SEND_PATH};
 pub use script::{ScriptSettings, vitals_path};
 pub use session_ids::SessionIds;
 pub use source_registry::{SourceRegistry, SourceRegistrySettings};
+pub use tallies::{Tallies, TallyKey};

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
+use dashi_domain::glance::HourKey;
 use dashi_http::register;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -9,6 +10,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::tallies::Tallies;
+
+/// The outcome of a submission whose record is durable.
+const ACCEPTED: &str = "accepted";
 
 /// The kind of requests that an outcome is counted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct IngestMetrics {
     events: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
     chunks: Family<OutcomeLabel, Counter<u64, AtomicU64>>,
     unknown_types: Family<UnknownTypeLabel, Counter<u64, AtomicU64>>,
+    /// The same outcomes by the hour, for the store.
+    pub tallies: Tallies,
     /// Visits of links and pixels that were answered and not recorded.
     pub unrecorded_visits: Counter<u64, AtomicU64>,
     /// How long appends took to be durable.
@@ -64,6 +72,7 @@ impl IngestMetrics {
             [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
         let append_seconds = Histogram::new(buckets);
         let metrics = Self {
+            tallies: Tallies::default(),
             events: register(
                 registry,
                 "dashi_ingest_events",
@@ -96,8 +105,19 @@ impl IngestMetrics {
         metrics
     }
 
-    /// Counts one outcome.
+    /// Counts one outcome of which no record came.
     pub fn count(&self, subject: Subject, outcome: &'static str) {
+        self.inc(subject, outcome);
+        self.tallies.answered(subject, outcome);
+    }
+
+    /// Counts an accepted submission, whose record is counted by this key.
+    pub fn count_accepted(&self, subject: Subject, key: HourKey) {
+        self.inc(subject, ACCEPTED);
+        self.tallies.accepted(subject, key, ACCEPTED);
+    }
+
+    fn inc(&self, subject: Subject, outcome: &'static str) {
         let family = match subject {
             Subject::Events => &self.events,
             Subject::Chunks => &self.chunks,

@@ -11,13 +11,16 @@ use dashi_ingest::{
     Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, SessionIds, SourceRegistry,
     SourceRegistrySettings,
 };
+use dashi_store::CollectorRun;
 use prometheus_client::registry::Registry;
+use uuid::Uuid;
 
 use crate::exit::Misuse;
 use crate::open;
 use crate::serve::Base;
 use crate::serve::helpers::Helpers;
 use crate::serve::tables::Tables;
+use crate::serve::tally;
 
 /// How long the list of websites waits for the first attempt to make the tables.
 const FIRST_TRY: Duration = Duration::from_secs(5);
@@ -75,6 +78,10 @@ impl Collecting {
         }
         let settings = collector_settings(settings, ids, geo)?;
         let metrics = IngestMetrics::new(registry);
+        let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
+        let run =
+            CollectorRun { log: base.log.id().clone(), run_id: Uuid::now_v7(), collector: open::owner() };
+        helpers.spawn(|stop| tally::keep(tallies, store, run, stop));
         let collector = Collector::new(base.log.clone(), sources.clone(), settings, metrics);
         Ok(Self { collector, sources })
     }

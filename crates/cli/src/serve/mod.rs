@@ -10,6 +10,7 @@ mod introduce;
 mod profiles;
 mod project;
 mod tables;
+mod tally;
 
 use std::net::SocketAddr;
 use std::time::Duration;
