@@ -6,7 +6,7 @@ use std::time::Duration;
 use dashi_archive::read_record;
 use dashi_event_log::EventLog;
 use integration_tests::log::{open_log, read_log};
-use integration_tests::{Deployment, Ledger, Server, TestDatabase, TestDirectory, kafka};
+use integration_tests::{Deployment, Ledger, Server, TestDatabase, TestDirectory, http, kafka};
 use serde_json::{Value, json};
 
 /// How long a busy machine may take for what usually takes a second.
@@ -250,4 +250,86 @@ async fn an_archive_is_listed_and_what_cannot_be_archived_is_named() {
     assert_eq!(status["totals"]["missing"], 80, "{status}");
     let wrong = deployment.run(&["archive", "--to", "ftp://somewhere/x"]).await;
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
+}
+
+/// Posts an event of a person; it must be taken.
+async fn send(deployment: &Deployment, server: &Server, person: &str, page: &str) {
+    let payload = json!({
+        "website": deployment.website(), "hostname": "example.com", "url": page, "id": person,
+        "data": { "secret": format!("the secret of {person}") }, "name": "note",
+    });
+    let agent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+    let url = format!("{}/api/send", server.url());
+    let body = json!({ "type": "event", "payload": payload });
+    let answer = http::post_json(&url, &body, &[("user-agent", agent)]).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+/// Whether the archive's files contain a text.
+fn archive_has(directory: &TestDirectory, text: &str) -> bool {
+    files(directory.path()).iter().any(|file| {
+        let lines = zstd::decode_all(std::fs::File::open(file).unwrap()).unwrap();
+        lines.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn erasures_are_applied_to_an_archive_embedded() {
+    let directory = TestDirectory::create("archive");
+    erasures_are_applied_to_an_archive(&directory, &Deployment::embedded(&directory)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn erasures_are_applied_to_an_archive_on_kafka_and_postgres() {
+    let (directory, database) = (TestDirectory::create("archive"), TestDatabase::create().await);
+    let log = format!("kafka://{}/{}", kafka::shared_broker(), kafka::unique_topic("archive"));
+    erasures_are_applied_to_an_archive(&directory, &Deployment::new(log, database.url())).await;
+}
+
+async fn erasures_are_applied_to_an_archive(directory: &TestDirectory, deployment: &Deployment) {
+    let archive = directory.path().join("archive").display().to_string();
+    deployment.register().await;
+    let mut server = deployment.start("serve").ready().await;
+    for person in ["ada", "bob", "cleo"] {
+        for page in 0..20 {
+            send(deployment, &server, person, &format!("/{person}/{page}")).await;
+        }
+    }
+    deployment.settled().await;
+    run(deployment, &["archive", "--to", &archive], 0).await;
+    let secrets =
+        |people: [&str; 3]| people.map(|person| archive_has(directory, &format!("secret of {person}")));
+    assert_eq!(secrets(["ada", "bob", "cleo"]), [true, true, true]);
+
+    let erase = |person: &'static str| async move {
+        let args = ["erase", "--website", deployment.website(), "--distinct-id", person, "--apply"];
+        let ended = deployment.run(&args).await;
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    };
+    // The erasure is in the log only, and the archive is rewritten by command.
+    erase("ada").await;
+    let report = run(deployment, &["archive", "rewrite", "--archive", &archive], 0).await;
+    assert_eq!((&report["erased"], &report["erasures"]), (&json!(20), &json!(1)), "{report}");
+    assert_eq!(secrets(["ada", "bob", "cleo"]), [false, true, true]);
+    let again = run(deployment, &["archive", "rewrite", "--archive", &archive], 0).await;
+    assert_eq!((&again["erased"], &again["files"]), (&json!(0), &json!(0)), "{again}");
+    // A run that archives an erasure applies it by itself. On an embedded log its later records are tombstones already.
+    send(deployment, &server, "bob", "/bob/later").await;
+    deployment.settled().await;
+    erase("bob").await;
+    run(deployment, &["archive", "--to", &archive], 0).await;
+    assert_eq!(secrets(["ada", "bob", "cleo"]), [false, false, true]);
+    assert_eq!(server.dashi.terminate().await, Some(0));
+
+    let verified = run(deployment, &["archive", "verify", "--archive", &archive], 0).await;
+    assert_eq!((&verified[0]["damaged"], &verified[0]["unlisted"]), (&json!([]), &json!([])), "{verified}");
+    assert!(verified[0]["erased"].as_u64() >= Some(40), "{verified}");
+    let into = format!("sqlite:{}", directory.path().join("replayed.db").display());
+    let replay = run(deployment, &["replay", "--into", &into, "--archive", &archive], 0).await;
+    assert_eq!(replay["dead"], 0, "{replay}");
+    let compared = deployment.run(&["compare", "--json", deployment.store(), &into]).await;
+    let compared: Value = serde_json::from_str(&compared.stdout).unwrap();
+    let tables = compared["tables"].as_array().unwrap();
+    let differing: Vec<_> = tables.iter().filter(|table| table["equal"] == false).collect();
+    assert!(differing.is_empty(), "{differing:?}");
 }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use dashi_domain::erasure::ErasureCopy;
 use dashi_domain::missing::gaps;
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_domain::record::Record;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::archive::{Archive, Loaded};
 use crate::error::ArchiveError;
 use crate::manifest::Segment;
+use crate::rewrite::{RewriteReport, Rewriting};
 use crate::segment::SegmentWriter;
 
 /// How a log is archived.
@@ -52,6 +54,8 @@ pub struct ArchiveReport {
     pub log: String,
     /// In order.
     pub partitions: Vec<PartitionReport>,
+    /// Records in whose place this run put a tombstone, because it archived an erasure that covers them.
+    pub erased: u64,
     /// Whether the log's retention removes only records that this archive has.
     pub is_held: bool,
     /// Whether it came to its end; `false` if it was stopped. What it archived stays.
@@ -78,13 +82,14 @@ pub struct PartitionReport {
 }
 
 /// How long the log may return no record although it has more.
-const STALL: Duration = Duration::from_secs(60);
+pub(crate) const STALL: Duration = Duration::from_secs(60);
 
 /// How old a file of an object store has to be before it is removed because no manifest lists it.
-const UNLISTED_AGE_MS: i64 = 60 * 60 * 1_000;
+pub(crate) const UNLISTED_AGE_MS: i64 = 60 * 60 * 1_000;
 
 /// Archives the records of all partitions that are not archived yet. Each partition goes on behind its last archived offset;
-/// the log must still have the record there, if retention has not removed it. `report` is called after each read.
+/// the log must still have the record there, if retention has not removed it. Erasures among them are applied to the files of
+/// their partition. `report` is called after each read.
 ///
 /// # Errors
 /// [`ArchiveError::Taken`]: another process archives. [`ArchiveError::Parted`], [`ArchiveError::Damaged`],
@@ -114,6 +119,14 @@ pub async fn archive(
         done += work;
         partitions.push(outcome);
     }
+    let mut rewritten = RewriteReport::default();
+    for part in &partitions {
+        let partition = Partition::new(part.partition);
+        if archive.manifest(partition).await?.rewrite_due && !stop.is_cancelled() {
+            let mut work = Rewriting { log, archive, settings, partition, stop, result: &mut rewritten };
+            work.run(|_| {}).await?;
+        }
+    }
     let holder = holder(archive);
     let is_held = if settings.hold || log.is_held(&holder).await? {
         let reached =
@@ -123,7 +136,7 @@ pub async fn archive(
         false
     };
     let complete = !stop.is_cancelled();
-    Ok(ArchiveReport { log: log.id().to_string(), partitions, is_held, complete })
+    Ok(ArchiveReport { log: log.id().to_string(), partitions, erased: rewritten.erased, is_held, complete })
 }
 
 /// The name under which an archive holds records of the embedded log.
@@ -142,6 +155,8 @@ struct Job<'a> {
     from: Offset,
     /// The first offset that is not to be archived.
     until: Offset,
+    /// Whether a record that was archived is an erasure.
+    has_erasure: bool,
     outcome: PartitionReport,
 }
 
@@ -179,7 +194,7 @@ impl<'a> Job<'a> {
         if reached < low {
             outcome.not_archived.push([reached.number(), low.number()]);
         }
-        Ok(Self { log, archive, settings, partition, loaded, from, until, outcome })
+        Ok(Self { log, archive, settings, partition, loaded, from, until, has_erasure: false, outcome })
     }
 
     /// Offsets that are to be archived.
@@ -300,6 +315,7 @@ impl<'a> Job<'a> {
             }
             writer.missing(std::iter::from_fn(|| lost.next_if(|range| range.end <= record.offset)));
             writer.record(record).map_err(self.failed())?;
+            self.has_erasure |= ErasureCopy::is(&record.value);
             self.outcome.records += 1;
         }
         writer.missing(lost);
@@ -318,6 +334,8 @@ impl<'a> Job<'a> {
         let segments = &mut self.loaded.manifest.segments;
         let replaced = segments.pop_if(|last| last.first == segment.first);
         segments.push(segment);
+        // It covers records before it, which are archived by now.
+        self.loaded.manifest.rewrite_due |= self.has_erasure;
         self.archive.save(self.partition, &mut self.loaded).await?;
         if let Some(replaced) = replaced {
             self.archive.remove(self.partition, &replaced).await?;

@@ -22,6 +22,9 @@ pub struct Manifest {
     /// In the order of their offsets; no offset is in two of them. Offsets between two of them are not archived: retention
     /// had removed them from the log before.
     pub segments: Vec<Segment>,
+    /// Whether an erasure was archived and has not been applied to all files yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rewrite_due: bool,
 }
 
 /// A closed range of offsets and the file of its records.
@@ -79,7 +82,13 @@ impl Segment {
 
 impl Manifest {
     pub(crate) fn empty(log: &LogId, partition: Partition) -> Self {
-        Self { version: VERSION, log: log.to_string(), partition: partition.number(), segments: Vec::new() }
+        Self {
+            version: VERSION,
+            log: log.to_string(),
+            partition: partition.number(),
+            segments: Vec::new(),
+            rewrite_due: false,
+        }
     }
 
     /// Reads a manifest and checks that its ranges are in order.
@@ -133,6 +142,12 @@ pub(crate) const MANIFEST: &str = "manifest.json";
 /// The name of a file with this range of offsets.
 pub(crate) fn segment_file(first: Offset, last: u64) -> String {
     format!("{:020}-{last:020}.ndjson.zst", first.number())
+}
+
+/// The name of a file in which tombstones have taken the places of records: another one with each of them.
+pub(crate) fn rewritten_file(segment: &Segment) -> String {
+    let Segment { first, last, erased, .. } = segment;
+    format!("{first:020}-{last:020}.erased-{erased}.ndjson.zst")
 }
 
 /// The directory of a log: its id with all characters but letters, digits, `-` and `.` as `_` and two hexadecimal digits.

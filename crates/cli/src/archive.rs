@@ -1,7 +1,8 @@
 //! `dashi archive`: keeps closed ranges of the log in files, lists and verifies them.
 
 use dashi_archive::{
-    Archive, ArchiveError, ArchiveReport, ArchiveSettings, Manifest, Place, Verification, archive, holder,
+    Archive, ArchiveError, ArchiveReport, ArchiveSettings, Manifest, Place, RewriteReport, Verification,
+    archive, holder, rewrite,
 };
 use dashi_config::Loaded;
 use dashi_domain::calendar::iso_string;
@@ -25,6 +26,7 @@ pub async fn run(loaded: &Loaded, args: ArchiveArgs) -> anyhow::Result<Exit> {
         None => run_archive(loaded, &args.run).await,
         Some(ArchiveCommand::List(args)) => list(&args).await,
         Some(ArchiveCommand::Verify(args)) => verify(&args).await,
+        Some(ArchiveCommand::Rewrite(args)) => run_rewrite(loaded, &args).await,
         Some(ArchiveCommand::Release(args)) => release(loaded, &args).await,
     }
 }
@@ -108,6 +110,9 @@ fn text(report: &ArchiveReport, place: &Place) -> String {
         sum(|part| part.files),
         sum(|part| part.bytes),
     );
+    if report.erased > 0 {
+        out.push_str(&format!("erased {} records, which erasures in the log cover\n", report.erased));
+    }
     for part in &report.partitions {
         for [from, to] in &part.not_archived {
             out.push_str(&format!(
@@ -121,6 +126,32 @@ fn text(report: &ArchiveReport, place: &Place) -> String {
         out.push_str("interrupted: run the same command again to continue\n");
     }
     out
+}
+
+async fn run_rewrite(loaded: &Loaded, args: &ArchivedArgs) -> anyhow::Result<Exit> {
+    let log = open::log(&loaded.settings, open::Absent::Refuse).await?;
+    let archive = of_log(&args.archive, log.id()).await?;
+    let how =
+        ArchiveSettings { until_ms: None, file_bytes_max: u64::MAX, hold: false, read_limit: READ, now_ms };
+    let (display, stop) = (ProgressDisplay::new(args.json), interrupt::token());
+    let report = rewrite(&log, &archive, how, &stop, |at| {
+        let (part, unit) = ("rewrite", Unit::Of("records"));
+        display.show(State { part, done: at.done, total: at.total, unit, note: None });
+    })
+    .await;
+    display.finish();
+    log.close().await;
+    let report = report?;
+    if args.json {
+        print(&format!("{}\n", serde_json::to_string(&report)?));
+    } else {
+        let RewriteReport { erasures, files, erased, .. } = &report;
+        print(&format!("{erasures} erasures: {erased} records erased, {files} files written again\n"));
+        if !report.complete {
+            print("interrupted: run the same command again to continue\n");
+        }
+    }
+    Ok(if report.complete { Exit::Done } else { Exit::Overdue })
 }
 
 async fn release(loaded: &Loaded, args: &ArchivedArgs) -> anyhow::Result<Exit> {

@@ -458,6 +458,8 @@ pub enum ArchiveCommand {
     List(ArchivedArgs),
     /// Read all files and compare them with the manifests (exit code 3 if one is damaged)
     Verify(ArchivedArgs),
+    /// Apply the erasures of the log to the archive: tombstones take the places of erased records
+    Rewrite(ArchivedArgs),
     /// Embedded log: end the hold of this archive, so that retention removes records that it does not have, too
     Release(ArchivedArgs),
 }
