@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 
-use dashi_domain::missing::MissingCause;
+use dashi_domain::erasure::{Erasure, ErasureCopy, Subject};
+use dashi_domain::missing::{MissingCause, fingerprint};
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, NewRecord};
 use uuid::Uuid;
 
 use super::*;
 use crate::place::Directory;
-use crate::{Archived, Place};
+use crate::{Archived, Place, rewrite};
 
 /// A directory that is removed with its content.
 struct Scratch(PathBuf);
@@ -328,6 +329,72 @@ async fn damage_is_found_by_verify_and_before_a_record_is_read() {
     std::fs::write(&file, &good).unwrap();
     assert_whole(&log, &archive).await;
     log.close().await;
+}
+
+/// A rewriting that is killed at each of its steps leaves a sound archive, and the next one goes on to the same end.
+#[tokio::test]
+async fn a_rewriting_that_is_killed_at_every_step_goes_on() {
+    let website_id = Uuid::from_u128(0x11);
+    let event = |n: u128| {
+        let (id, session) = (Uuid::from_u128(1_000 + n), Uuid::from_u128(n % 9));
+        let value = format!(
+            r#"{{"v":1,"id":"{id}","at":5,"session":"{session}","visit":"{session}","type":"event","payload":{{"website":"{website_id}","url":"/secret{}"}}}}"#,
+            n % 9
+        );
+        NewRecord { session_id: session, value: value.into_bytes() }
+    };
+    let erased = Uuid::from_u128(4);
+    let mut killed = 0;
+    for steps in 0.. {
+        let scratch = Scratch::new();
+        let log = open(&scratch.path("log.db")).await;
+        for appended in log.append((0..90).map(event).collect()).await {
+            appended.unwrap();
+        }
+        let archive = in_directory(scratch.path("archive"), &log);
+        run(&log, &archive, settings(900)).await.unwrap();
+        let erasure = Erasure {
+            erasure_id: Uuid::from_u128(7),
+            erased_at_ms: 9,
+            website_id,
+            subject: Subject::Session(erased),
+            partitions: PARTITIONS,
+        };
+        let copy = |copy: ErasureCopy| NewRecord { session_id: copy.key, value: copy.encode() };
+        for appended in log.append(erasure.copies(&[]).into_iter().map(copy).collect()).await {
+            appended.unwrap();
+        }
+        let mut directory = Directory::new(scratch.path("archive"));
+        directory.steps_left = Some(Arc::new(AtomicI64::new(steps)));
+        let killable = Archive::new(Place::Directory(directory), log.id().clone());
+        let stop = CancellationToken::new();
+        let first = rewrite(&log, &killable, settings(900), &stop, |_| {}).await;
+        let found = archive.verify(&stop, |_| {}).await.unwrap();
+        assert_eq!(found.damaged, [""; 0]);
+        assert_eq!(found.records, 90);
+        let second = rewrite(&log, &archive, settings(900), &stop, |_| {}).await.unwrap();
+        let found = archive.verify(&stop, |_| {}).await.unwrap();
+        assert_eq!((found.erased, &found.damaged[..], &found.unlisted[..]), (10, &[][..], &[][..]));
+        for partition in log.partitions().await.unwrap() {
+            let logged = in_log(&log, partition).await;
+            let archived = in_archive(&archive, partition, 7).await;
+            for (kept, original) in archived.iter().zip(&logged) {
+                let is_erased = String::from_utf8_lossy(&original.value).contains("/secret4");
+                assert_eq!(kept.value == original.value, !is_erased);
+                assert_eq!(fingerprint(&kept.value), fingerprint(&original.value));
+                assert_eq!((kept.offset, kept.appended_at_ms), (original.offset, original.appended_at_ms));
+            }
+        }
+        log.close().await;
+        match first {
+            Ok(first) => {
+                assert_eq!((first.erased, second.erased, second.erasures), (10, 0, 1));
+                break;
+            }
+            Err(_) => killed += 1,
+        }
+    }
+    assert!(killed > 5, "{killed}");
 }
 
 #[cfg(feature = "s3")]
