@@ -39,6 +39,8 @@ pub struct Generation {
     pub made_at_ms: i64,
     /// When it became live for the last time; milliseconds since 1970. `None` if it never was.
     pub live_since_ms: Option<i64>,
+    /// Records per second of the replay that made it, without a limit on its rate; `None` if that is not known.
+    pub replayed_per_s: Option<u64>,
 }
 
 /// The state of a generation.

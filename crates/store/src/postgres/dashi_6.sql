@@ -9,7 +9,8 @@ CREATE TABLE dashi.generation (
     rules text NOT NULL,
     place text NOT NULL,
     made_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    live_since timestamptz
+    live_since timestamptz,
+    replayed_per_s bigint
 );
 CREATE UNIQUE INDEX generation_live_key ON dashi.generation (state) WHERE state = 'live';
 CREATE UNIQUE INDEX generation_building_key ON dashi.generation (state) WHERE state = 'building';

@@ -9,7 +9,8 @@ CREATE TABLE dashi_generation (
     rules TEXT NOT NULL,
     place TEXT NOT NULL,
     made_at INTEGER NOT NULL,
-    live_since INTEGER
+    live_since INTEGER,
+    replayed_per_s INTEGER
 );
 CREATE UNIQUE INDEX dashi_generation_live_key ON dashi_generation (state) WHERE state = 'live';
 CREATE UNIQUE INDEX dashi_generation_building_key ON dashi_generation (state) WHERE state = 'building';

@@ -26,6 +26,23 @@ impl Store {
         either!(self, store => store.begin_generation(version, rules).await)
     }
 
+    /// Notes the rules by which the first rows of the live tables are about to be made. Does nothing where there are rows
+    /// already, or rules.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost.
+    pub async fn note_rules(&self, rules: &str) -> Result<(), StoreError> {
+        either!(self, store => store.note_rules(rules).await)
+    }
+
+    /// Notes how many records per second a replay into a generation has reached, for later estimates.
+    ///
+    /// # Errors
+    /// The store does not answer; the note is lost.
+    pub async fn note_replay_rate(&self, number: u32, per_s: u64) -> Result<(), StoreError> {
+        either!(self, store => store.note_replay_rate(number, per_s).await)
+    }
+
     /// A generation as a store of its own, to replay into, to compare, to read: it has the rows, checkpoints and claims of
     /// that generation, and the websites of the live one. Closing it leaves this store open. After a crash of the machine
     /// the last commits of one that is not live may be missing, rows and checkpoints alike; a swap makes all of them

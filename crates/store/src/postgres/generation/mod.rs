@@ -4,6 +4,7 @@
 
 mod build;
 mod foreign;
+mod note;
 mod swap;
 mod tables;
 
@@ -33,7 +34,7 @@ fn lock_timeout() -> String {
 
 const COLUMNS: &str = "number, state, projection_version, rules, place,
     (extract(epoch FROM made_at) * 1000)::bigint AS made_at_ms,
-    (extract(epoch FROM live_since) * 1000)::bigint AS live_since_ms";
+    (extract(epoch FROM live_since) * 1000)::bigint AS live_since_ms, replayed_per_s";
 
 /// Why a transaction did not take place.
 enum Ended {
@@ -97,6 +98,7 @@ fn generation(row: &PgRow) -> Result<Generation, sqlx::Error> {
         place: row.try_get("place")?,
         made_at_ms: row.try_get("made_at_ms")?,
         live_since_ms: row.try_get("live_since_ms")?,
+        replayed_per_s: row.try_get::<Option<i64>, _>("replayed_per_s")?.map(|per_s| per_s as u64),
     })
 }
 

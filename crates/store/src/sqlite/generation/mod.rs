@@ -1,5 +1,6 @@
 //! Generations in SQLite. One that is not live is a file of its own beside the live one, `<path>.gen-N`, an ordinary store.
 
+mod note;
 mod swap;
 
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use super::{NOW_MS, SqliteStore, connect, connect_options};
 use crate::StoreError;
 use crate::generation::{Generation, GenerationError, GenerationState, IndexProgress};
 
-const COLUMNS: &str = "number, state, projection_version, rules, place, made_at, live_since";
+const COLUMNS: &str = "number, state, projection_version, rules, place, made_at, live_since, replayed_per_s";
 
 /// Tables in which commits look rows up by other columns than unique ones, and which have few rows beside events: they
 /// have all their indexes from the beginning.
@@ -29,6 +30,7 @@ fn generation(row: &SqliteRow) -> Result<Generation, sqlx::Error> {
         place: row.try_get("place")?,
         made_at_ms: row.try_get("made_at")?,
         live_since_ms: row.try_get("live_since")?,
+        replayed_per_s: row.try_get::<Option<i64>, _>("replayed_per_s")?.map(|per_s| per_s as u64),
     })
 }
 
