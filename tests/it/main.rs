@@ -30,6 +30,7 @@ mod profiles_http;
 mod profiles_load;
 mod proofs;
 mod proxies;
+mod rebuild;
 mod recorder;
 mod recordings;
 mod replay;

@@ -126,6 +126,11 @@ impl Dashi {
         self.process.signal("TERM");
     }
 
+    /// SIGINT, as by Ctrl-C, without waiting for the end.
+    pub fn interrupt(&mut self) {
+        self.process.signal("INT");
+    }
+
     /// SIGKILL; returns when the process is gone.
     pub fn kill9(&mut self) {
         self.process.kill();

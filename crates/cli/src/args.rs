@@ -1,5 +1,9 @@
 //! The command line: commands and flags.
 
+mod replay;
+
+pub use replay::*;
+
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -20,8 +24,8 @@ use crate::import::ImportCommand;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, heal, import, trace), \
-    4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, heal, import, replay, \
+    trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
     settings and their origins."
 )]
@@ -85,7 +89,7 @@ pub enum Command {
     Status(StatusArgs),
     /// Accept that the log lost records, so that projecting can go on; the lost records are recorded as missing
     AcceptLost(AcceptLostArgs),
-    /// Fold the whole log into an empty store; after an interruption, run it again to continue
+    /// Rebuild the tables from the log beside the live ones and swap them, or fold the log into a store of its own
     Replay(ReplayArgs),
     /// Compare the rows of two stores (exit code 3 if they differ)
     Compare(CompareArgs),
@@ -326,19 +330,6 @@ pub struct HealArgs {
     #[arg(long, value_name = "N", default_value = "1000")]
     pub batch: NonZeroUsize,
 
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct ReplayArgs {
-    /// The store to fold the log into: an empty store, or that of an interrupted replay
-    #[arg(long, value_name = "URL")]
-    pub into: String,
-    /// Archive of the log, read where retention has removed records from the log: a directory or s3://BUCKET/PREFIX
-    #[arg(long, value_name = "DIR|URL")]
-    pub archive: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -2,7 +2,7 @@
 
 use std::io::IsTerminal as _;
 
-use dashi_config::{LogFormat, Logs};
+use dashi_config::{Loaded, LogFormat, Logs, Origin};
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::Misuse;
@@ -21,6 +21,18 @@ pub fn start(logs: &Logs) -> anyhow::Result<()> {
         LogFormat::Auto | LogFormat::Json => builder.json().flatten_event(true).init(),
     }
     Ok(())
+}
+
+/// Starts logging for a command that shows its own progress: unless a filter is set, only warnings and errors are logged.
+///
+/// # Errors
+/// The filter is not valid.
+pub fn start_quiet(loaded: &Loaded) -> anyhow::Result<()> {
+    let mut logs = loaded.settings.logs.clone();
+    if matches!(loaded.origin("logs.filter"), Some(Origin::Default)) {
+        logs.filter = "warn".to_owned();
+    }
+    start(&logs)
 }
 
 /// The filter that selects the lines to log.

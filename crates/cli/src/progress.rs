@@ -37,6 +37,13 @@ pub struct State<'s> {
     pub note: Option<&'s str>,
 }
 
+impl State<'_> {
+    /// Whether nothing is left to do.
+    fn is_over(&self) -> bool {
+        self.done >= self.total && self.total > 0
+    }
+}
+
 /// Shows progress. It may be called as often as is convenient.
 pub struct ProgressDisplay {
     bar: ProgressBar,
@@ -76,7 +83,8 @@ impl ProgressDisplay {
         Self { bar, form, shown: Mutex::default() }
     }
 
-    /// Shows a state: at once on a terminal, elsewhere if the last line is some seconds old or was of another part.
+    /// Shows a state: at once on a terminal, elsewhere if the last line is some seconds old or was of another part. A part
+    /// with nothing left to do has no line.
     pub fn show(&self, state: State<'_>) {
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -93,7 +101,8 @@ impl ProgressDisplay {
             self.bar.set_message(text(&state, per_s));
             return;
         }
-        if shown.last_line.is_some_and(|last| now - last < LINE) {
+        let is_first = shown.last_line.is_none();
+        if shown.last_line.is_some_and(|last| now - last < LINE) || (is_first && state.is_over()) {
             return;
         }
         shown.last_line = Some(now);
@@ -121,7 +130,7 @@ fn text(state: &State<'_>, per_s: Option<f64>) -> String {
     let mut text = match unit {
         Unit::Of(unit) => {
             let of = if *total > 0 { format!(" of {total}") } else { String::new() };
-            let rate = per_s.map_or(", no rate yet".to_owned(), |per_s| format!(", {per_s:.0}/s"));
+            let rate = per_s.map(|per_s| format!(", {per_s:.0}/s")).unwrap_or_default();
             format!("{done}{of} {unit}{rate}")
         }
         Unit::Thousandths => format!("{} %", done * 100 / (*total).max(1)),
@@ -234,13 +243,13 @@ mod tests {
 
     #[test]
     fn a_line_has_amount_rate_and_time_left() {
-        assert_eq!(text(&state(0, 900, Unit::Of("records")), None), "0 of 900 records, no rate yet");
+        assert_eq!(text(&state(0, 900, Unit::Of("records")), None), "0 of 900 records");
         let half = text(&state(500, 1_000, Unit::Of("records")), Some(100.0));
         assert_eq!(half, "500 of 1000 records, 100/s, 5.0 s left");
         assert_eq!(text(&state(280, 1_000, Unit::Thousandths), Some(1.0)), "28 %, 12 min left");
         assert_eq!(text(&state(7, 0, Unit::Of("rows")), Some(3.0)), "7 rows, 3/s");
         let waiting = State { note: Some("it waits"), ..state(1, 2, Unit::Of("records")) };
-        assert_eq!(text(&waiting, None), "1 of 2 records, no rate yet; it waits");
+        assert_eq!(text(&waiting, None), "1 of 2 records; it waits");
         assert_eq!(json(&state(500, 1_000, Unit::Of("records")), Some(100.0))["progress"]["left_s"], 5.0);
     }
 

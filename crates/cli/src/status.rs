@@ -6,6 +6,7 @@ use dashi_config::Loaded;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
+use dashi_projector::{Standing, StandingReader};
 use dashi_store::{MissingRange, PartitionState, Store, StoreError};
 use serde::Serialize;
 
@@ -14,6 +15,7 @@ use crate::clock::now_ms;
 use crate::exit::Exit;
 use crate::open;
 use crate::output::print;
+use crate::replay::{release, standing};
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -23,6 +25,8 @@ struct Status {
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
+    /// The generations of the tables, and whether a rebuild is due.
+    tables: Standing,
     /// Only for a database that Umami made.
     umami: Option<Umami>,
 }
@@ -177,7 +181,13 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
     let umami = Umami::of(&store).await?;
-    let status = Status { log: log.id().to_string(), other_log, topic, partitions, totals, umami };
+    let release = release(settings, &store).await?;
+    let rules = open::fold_rules(settings, release)?.text();
+    let mut reader = StandingReader::new(store.clone(), log.id().clone());
+    let tables = reader.read(Some(&rules)).await?;
+    reader.close().await;
+    let log = log.id().to_string();
+    let status = Status { log, other_log, topic, partitions, totals, tables, umami };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
@@ -326,6 +336,7 @@ fn table(status: &Status) -> String {
              --accept-new-log\n"
         ));
     }
+    out.push_str(&standing(&status.tables));
     if let Some(umami) = &status.umami {
         out.push_str(&format!("tables of Umami {}, recognised by {}\n", umami.release, umami.recognised_by));
         for line in &umami.lines {

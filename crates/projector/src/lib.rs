@@ -4,6 +4,7 @@
 //! * `partition`: the loop of one partition, live or in a replay
 //! * [`Projector`]: starts and stops the tasks of partitions as they are assigned and revoked
 //! * [`replay()`]: the same loop from the beginning to an exact end, into a store of its own
+//! * [`Rebuild`]: a new generation of the tables beside the live one, made by a replay, and its swap
 //! * [`Progress`]: states and checkpoints of the partitions, for metrics and readiness; [`measure`] sets the gauges
 
 mod apply;
@@ -14,6 +15,7 @@ mod outage;
 mod partition;
 mod progress;
 mod projector;
+mod rebuild;
 mod replay;
 mod settings;
 mod source;
@@ -23,6 +25,10 @@ pub use lag::measure;
 pub use metrics::ProjectorMetrics;
 pub use progress::{Progress, Stuck};
 pub use projector::{Projector, ProjectorError};
+pub use rebuild::{
+    Building, GenerationComparison, Rebuild, RebuildError, RebuildStep, Rebuilt, Standing, StandingReader,
+    measure_rebuild,
+};
 pub use replay::plan::{PlanFrom, PlanScope, ReplayPlan, Sample, plan};
 pub use replay::{ReplayEnd, ReplayError, ReplayOptions, ReplayProgress, ReplayReport, replay};
 pub use settings::{Fold, ProjectorSettings};

@@ -16,6 +16,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::progress::Measured;
+use crate::rebuild::{Building, Standing};
 use crate::state::{FailureKind, PartitionState};
 
 /// The projector's metrics; clones count into the same.
@@ -35,6 +36,10 @@ pub struct ProjectorMetrics {
     states: Family<StateLabels, Gauge>,
     failures: Family<FailureLabels, Gauge>,
     call_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
+    projection_version: Gauge,
+    rebuild_due: Gauge,
+    rebuild_done: Family<GenerationLabel, Gauge>,
+    rebuild_left: Family<GenerationLabel, Gauge>,
     /// Partitions whose lag the gauges show.
     lagging: Arc<Mutex<BTreeSet<Partition>>>,
     /// Partitions whose state the gauges show, with the kind of their failure.
@@ -49,6 +54,11 @@ struct OutcomeLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PartitionLabel {
     partition: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GenerationLabel {
+    generation: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +90,10 @@ impl ProjectorMetrics {
             states: Family::default(),
             failures: Family::default(),
             call_seconds: Family::default(),
+            projection_version: Gauge::default(),
+            rebuild_due: Gauge::default(),
+            rebuild_done: Family::default(),
+            rebuild_left: Family::default(),
             lagging: Arc::default(),
             stated: Arc::default(),
         };
@@ -142,7 +156,46 @@ impl ProjectorMetrics {
             Unit::Seconds,
             metrics.call_seconds.clone(),
         );
+        metrics.register_rebuild(registry);
         metrics
+    }
+
+    fn register_rebuild(&self, registry: &mut Registry) {
+        registry.register(
+            "dashi_projector_projection_version",
+            "Projection version of the live tables; 0 if they are older than its record",
+            self.projection_version.clone(),
+        );
+        registry.register(
+            "dashi_projector_rebuild_due",
+            "1 if the live tables are of an older projection version, or of other rules, than those in force",
+            self.rebuild_due.clone(),
+        );
+        registry.register(
+            "dashi_projector_rebuild_done_records",
+            "Offsets that the generation being built has applied",
+            self.rebuild_done.clone(),
+        );
+        registry.register(
+            "dashi_projector_rebuild_left_records",
+            "Offsets that the live tables have applied and the generation being built has not",
+            self.rebuild_left.clone(),
+        );
+    }
+
+    /// Shows the live generation, and the one that is being built.
+    pub(crate) fn rebuild(&self, standing: &Standing) {
+        let version = standing.live().map_or(0, |live| live.projection_version);
+        self.projection_version.set(version.into());
+        self.rebuild_due.set(standing.due.is_some().into());
+        self.rebuild_done.clear();
+        self.rebuild_left.clear();
+        if let Some(Building { number: generation, done, total, .. }) = standing.building {
+            let of = GenerationLabel { generation };
+            let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+            self.rebuild_done.get_or_create(&of).set(count(done));
+            self.rebuild_left.get_or_create(&of).set(count(total.saturating_sub(done)));
+        }
     }
 
     pub(crate) fn committed(&self, outcomes: &Outcomes, committed: &Committed, took: Duration) {

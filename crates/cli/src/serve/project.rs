@@ -8,6 +8,7 @@ use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_projector::{
     Progress, Projector, ProjectorError, ProjectorMetrics, ProjectorSettings, ProjectorState, measure,
+    measure_rebuild,
 };
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
@@ -49,6 +50,10 @@ impl Projecting {
         let progress = Progress::default();
         let (log, store) = (base.log.clone(), base.store.clone());
         helpers.spawn(|stop| measure(log, store, progress.clone(), metrics.clone(), stop));
+        let (store, log, metrics_of_rebuild) = (base.store.clone(), base.log.id().clone(), metrics.clone());
+        let (rules, release) = (settings.rules.clone(), Arc::clone(&tables.release));
+        let rules = move || release.get().map(|release| rules.clone().by(*release).text());
+        helpers.spawn(|stop| measure_rebuild(store, log, rules, metrics_of_rebuild, stop));
         let projector = ProjectorTask {
             log: base.log.clone(),
             store: base.store.clone(),

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashi_config::Settings;
+use dashi_domain::fold::FoldRules;
 use dashi_domain::umami::Release;
 use dashi_ingest::SessionIds;
 use dashi_store::{Store, StoreError};
@@ -36,8 +37,10 @@ impl Tables {
         helpers: &mut Helpers,
     ) -> anyhow::Result<Self> {
         let (made, tried) = (CancellationToken::new(), CancellationToken::new());
-        let deciding =
-            Deciding { set: SetRules::read(base.settings)?, ids, release: Arc::new(OnceLock::new()) };
+        let projects = base.roles.projects();
+        let rules = projects.then(|| open::fold_rules(base.settings, Release::OURS)).transpose()?;
+        let set = SetRules::read(base.settings)?;
+        let deciding = Deciding { set, ids, release: Arc::new(OnceLock::new()), rules };
         deciding.by_settings();
         let tables =
             Self { made: made.clone(), tried: tried.clone(), release: Arc::clone(&deciding.release) };
@@ -45,6 +48,7 @@ impl Tables {
         let introduces = base.roles == Roles::Both;
         if let Store::Sqlite(_) = &store {
             store.migrate().await?;
+            deciding.note_rules(&store).await;
             if introduces {
                 introduce(&store, &url, address).await?;
             }
@@ -54,6 +58,7 @@ impl Tables {
         }
         let making = async move {
             deciding.make(&store, &tried).await;
+            deciding.note_rules(&store).await;
             if introduces && let Err(error) = introduce(&store, &url, address).await {
                 tracing::warn!(error = format!("{error:#}"), "the first website could not be looked at");
             }
@@ -91,9 +96,19 @@ struct Deciding {
     set: SetRules,
     ids: Option<SessionIds>,
     release: Arc<OnceLock<Release>>,
+    /// The rules of the fold, of a process that projects.
+    rules: Option<FoldRules>,
 }
 
 impl Deciding {
+    /// Notes the rules by which the first rows of new tables are about to be made.
+    async fn note_rules(&self, store: &Store) {
+        let (Some(rules), Some(release)) = (&self.rules, self.release.get()) else { return };
+        if let Err(error) = store.note_rules(&rules.clone().by(*release).text()).await {
+            tracing::debug!(error = %error, "the rules of the tables could not be noted");
+        }
+    }
+
     /// Decides the rules that the settings name.
     fn by_settings(&self) {
         if let Some(formula) = &self.set.formula {

@@ -1,6 +1,7 @@
 //! The plan of a replay: the records that it would read, estimated from a sample of the log. It writes nothing.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::FoldRules;
@@ -159,32 +160,34 @@ async fn part(log: &EventLog, partition: Partition, scope: PlanScope) -> Result<
 }
 
 impl Part {
-    /// Where to read: evenly over the part, its beginning and its last records among them.
-    fn places(&self, at_most: usize) -> Vec<Offset> {
+    /// Which offsets to read: ranges that lie evenly over the part, its first and its last records among them.
+    fn places(&self, at_most: usize) -> Vec<Range<Offset>> {
         let (begin, length) = (self.begin.number(), self.end.number() - self.begin.number());
         let wide = PLACE.records_max as u64;
         let count = length.div_ceil(wide).min(at_most.max(1) as u64);
         let last = length.saturating_sub(wide);
-        (0..count).map(|place| Offset::new(begin + last * place / (count - 1).max(1))).collect()
+        let start = |place: u64| Offset::new(begin + last * place / (count - 1).max(1));
+        let end = |place| if place + 1 < count { start(place + 1) } else { self.end };
+        (0..count).map(|place| start(place)..end(place)).collect()
     }
 }
 
-/// Reads the records of one place that lie in the part.
+/// Reads the records of one place, at most so many as [`PLACE`] allows.
 async fn read(
     log: &EventLog,
     reader: &mut Option<Reader>,
     part: &Part,
-    place: Offset,
+    place: Range<Offset>,
 ) -> Result<Vec<Record>, LogError> {
     let reader = match reader {
         Some(reader) => {
-            reader.seek(place)?;
+            reader.seek(place.start)?;
             reader
         }
-        None => reader.insert(log.reader(part.partition, place).await?),
+        None => reader.insert(log.reader(part.partition, place.start).await?),
     };
     let mut records = reader.next(PLACE).await?;
-    records.retain(|record| record.offset < part.end);
+    records.retain(|record| record.offset < place.end);
     Ok(records)
 }
 
@@ -218,20 +221,22 @@ impl Sample {
 mod tests {
     use super::*;
 
-    fn places(begin: u64, end: u64, at_most: usize) -> Vec<u64> {
+    fn places(begin: u64, end: u64, at_most: usize) -> Vec<(u64, u64)> {
         let (begin, end) = (Offset::new(begin), Offset::new(end));
         let part = Part { partition: Partition::new(0), begin, end, removed: 0 };
-        part.places(at_most).into_iter().map(Offset::number).collect()
+        let places = part.places(at_most).into_iter();
+        places.map(|place| (place.start.number(), place.end.number())).collect()
     }
 
     #[test]
     fn places_lie_evenly_and_reach_the_end() {
-        assert_eq!(places(7, 7, 8), [] as [u64; 0], "an empty part");
-        assert_eq!(places(7, 8, 8), [7]);
-        assert_eq!(places(0, 256, 8), [0]);
-        assert_eq!(places(0, 300, 8), [0, 44], "the last place ends with the part");
-        assert_eq!(places(100, 100 + 2_560, 4), [100, 868, 1_636, 2_404]);
-        assert_eq!(places(0, 1_000_000, 1), [0]);
-        assert_eq!(places(0, 1_000_000, 8).last(), Some(&(1_000_000 - 256)));
+        assert_eq!(places(7, 7, 8), [], "an empty part");
+        assert_eq!(places(7, 8, 8), [(7, 8)]);
+        assert_eq!(places(0, 256, 8), [(0, 256)]);
+        assert_eq!(places(0, 300, 8), [(0, 44), (44, 300)], "no record is read twice");
+        let starts: Vec<_> = places(100, 100 + 2_560, 4).iter().map(|place| place.0).collect();
+        assert_eq!(starts, [100, 868, 1_636, 2_404]);
+        assert_eq!(places(0, 1_000_000, 1), [(0, 1_000_000)]);
+        assert_eq!(places(0, 1_000_000, 8).last(), Some(&(1_000_000 - 256, 1_000_000)));
     }
 }

@@ -1,29 +1,27 @@
-//! `dashi replay`: folds the whole log into an empty store and shows its progress.
+//! `dashi replay --into`: folds the whole log into an empty store and shows its progress.
 
 use std::time::Instant;
 
 use dashi_config::Loaded;
-use dashi_projector::{ProjectorMetrics, ReplayError, ReplayOptions, ReplayProgress, replay};
+use dashi_projector::{ProjectorMetrics, ReplayError, ReplayOptions, replay};
 use prometheus_client::registry::Registry;
 
-use crate::args::ReplayArgs;
+use crate::args::IntoStoreArgs;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
-use crate::progress::{ProgressDisplay, State, Unit};
-use crate::{archive, interrupt, logging, open};
+use crate::progress::ProgressDisplay;
+use crate::replay::{archive_of, jobs, state};
+use crate::{interrupt, logging, open};
 
 /// Replays. After an interrupt it stops between batches; running it again continues.
-pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
+pub async fn run(loaded: &Loaded, args: IntoStoreArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     logging::start(&settings.logs)?;
     let log = open::log(settings, open::Absent::Refuse).await?;
-    let archive = match &args.archive {
-        Some(place) => Some(archive::of_log(place, log.id()).await?),
-        None => None,
-    };
-    let store = open::store(&args.into, settings, open::Absent::Create).await?;
+    let archive = archive_of(&args.archive, &log).await?;
+    let store = open::store(&args.url, settings, open::Absent::Create).await?;
     store.migrate().await?;
-    let in_force = match open::release_by_settings(settings, &args.into)? {
+    let in_force = match open::release_by_settings(settings, &args.url)? {
         Some(set) => set,
         None => open::release_by_store(&store).await?,
     };
@@ -40,7 +38,12 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         log,
         store.clone(),
         open::projector_settings(settings, in_force.release, true)?,
-        ReplayOptions { archive, ..ReplayOptions::default() },
+        ReplayOptions {
+            archive,
+            jobs: jobs(Some(args.speed)),
+            rate: args.speed.rate,
+            ..ReplayOptions::default()
+        },
         metrics,
         stop,
         |replayed| progress.show(state("replaying", &replayed)),
@@ -72,10 +75,4 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(if report.complete { Exit::Done } else { Exit::Overdue })
-}
-
-/// Progress of a replay, as the display takes it.
-pub fn state<'s>(part: &'s str, progress: &'s ReplayProgress) -> State<'s> {
-    let ReplayProgress { done, total, .. } = *progress;
-    State { part, done, total, unit: Unit::Of("records"), note: progress.reason.as_deref() }
 }
