@@ -139,7 +139,7 @@ impl Files {
         serde_json::from_slice(&std::fs::read(self.path("state.json")).unwrap()).unwrap()
     }
 
-    fn arguments<'a>(&self, of: &[&'a str]) -> Vec<String> {
+    fn arguments(&self, of: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = ["import"].iter().chain(of).map(|text| (*text).to_owned()).collect();
         for (flag, name) in [("--rejects", "rejects.ndjson"), ("--state", "state.json")] {
             all.extend([flag.to_owned(), self.path(name).display().to_string()]);
