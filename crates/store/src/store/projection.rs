@@ -63,14 +63,16 @@ impl Store {
     ///    (SQLite) keeps a second writer waiting until the transaction has ended; that one finds another epoch or checkpoint.
     /// 2. Chunks of recordings get the next free indexes of their visits and are inserted.
     /// 3. Events, identifies, and notes of records that leave no other row are inserted. Rows that are there already end the
-    ///    transaction with [`CommitError::Duplicates`].
-    /// 4. Sessions that are new are inserted, others filled by the fold's rule; distinct ids are linked and name them.
-    /// 5. Leaves of events' data, properties of sessions, and revenue.
-    /// 6. Heatmaps: rows of posts, which replace equal clicks of recordings, then rows of recordings.
-    /// 7. Dead letters are inserted; where the checkpoint moves back, those of offsets from `to` on then get another name.
-    /// 8. Ranges of records that the log no longer has.
-    /// 9. Profiles: links, then people in their order, then the traits that differ ([`dashi_domain::profile`]).
-    /// 10. The commit, after which subscribers are notified of changed profiles.
+    ///    transaction with [`CommitError::Duplicates`], as does a copy of an erasure that was applied.
+    /// 4. The records are counted by hour and source.
+    /// 5. A commit with an erasure has no other record: it deletes rows, notes ranges that the log lost, and goes to the end.
+    /// 6. Sessions that are new are inserted, others filled by the fold's rule; distinct ids are linked and name them.
+    /// 7. Leaves of events' data, properties of sessions, and revenue.
+    /// 8. Heatmaps: rows of posts, which replace equal clicks of recordings, then rows of recordings.
+    /// 9. Dead letters are inserted; where the checkpoint moves back, those of offsets from `to` on then get another name.
+    /// 10. Ranges of records that the log no longer has.
+    /// 11. Profiles: links, then people in their order, then the traits that differ ([`dashi_domain::profile`]).
+    /// 12. The commit, after which subscribers are notified of changed profiles.
     ///
     /// # Errors
     /// By the caller's next step; see [`CommitError`].
