@@ -95,7 +95,7 @@ pub enum ImportCommand {
 /// The format of an access log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LineFormat {
-    /// host ident user [time] "request" status bytes; every visitor of an address is one
+    /// `host ident user [time] "request" status bytes`; every visitor of an address is one
     Common,
     /// The same, with referrer and agent
     Combined,
