@@ -432,7 +432,9 @@ async fn an_export_of_a_dashi_gives_the_same_tables() {
         Store::Sqlite(SqliteStore::open(&SqliteSettings { path }).await.unwrap())
     };
     let compared = compare(&open(&place).await, &open(&other).await).await.unwrap();
-    assert!(compared.equal, "{compared:?}");
+    // The counts of records name their log, which is another one.
+    let differing = compared.tables.iter().filter(|table| !table.equal).map(|table| table.table);
+    assert_eq!(differing.collect::<Vec<_>>(), ["hour_count"], "{compared:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
