@@ -26,6 +26,10 @@ use crate::progress::{self, ProgressDisplay, Unit};
 /// a broker.
 const APPEND_MS_MAX: i64 = 60_000;
 
+/// Almost every record is appended within this time, of which all partitions are searched first: a minute of a busy log
+/// has hundreds of thousands of records.
+const APPEND_MS_USUAL: i64 = 1_000;
+
 /// Records per read.
 const BATCH: ReadLimit =
     ReadLimit { records_max: 500, bytes_max: 4 * 1024 * 1024, wait: Duration::from_secs(2) };
@@ -143,11 +147,15 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) 
             .map(|event| partition_for(key(event.session_id).as_bytes(), partitions.len() as u32));
         let (own, others): (Vec<_>, Vec<_>) =
             partitions.iter().copied().partition(|partition| own.is_none_or(|own| own == *partition));
-        for partition in own.into_iter().chain(others) {
-            if !found.is_empty() {
-                break;
+        let candidates: Vec<_> = own.into_iter().chain(others).collect();
+        let (usual, last) = (from_ms + APPEND_MS_USUAL, from_ms + APPEND_MS_MAX);
+        'found: for times in [from_ms..usual, usual..last] {
+            for partition in &candidates {
+                found = search(log, *partition, id, times.clone(), Some(1), |_| ()).await?;
+                if !found.is_empty() {
+                    break 'found;
+                }
             }
-            found = search(log, partition, id, from_ms..from_ms + APPEND_MS_MAX, Some(1), |_| ()).await?;
         }
     }
     let is_of_event = is_of(id);
