@@ -5,7 +5,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
+use dashi_domain::erasure::Subject;
 use dashi_domain::fold::Changes;
+use dashi_domain::profile::LinkSource;
 
 use super::PostgresStore;
 use super::catalogue::{Catalogue, each_text, keep_newest_properties};
@@ -130,6 +132,18 @@ impl PostgresStore {
             (next.website_id, next.session_id, &next.distinct_id, next.kind)
                 == (first.website_id, first.session_id, &first.distinct_id, first.kind)
         });
+        let sources = &mut encoded.link_sources;
+        sources.sort_by(|a, b| {
+            let key = |source: &LinkSource| {
+                let LinkSource { website_id, by_session, session_id, distinct_id, first_ms } = source;
+                (*website_id, *by_session, *session_id, distinct_id.clone(), *first_ms)
+            };
+            key(a).cmp(&key(b))
+        });
+        sources.dedup_by(|next, first| {
+            (next.website_id, next.by_session, next.session_id, &next.distinct_id)
+                == (first.website_id, first.by_session, first.session_id, &first.distinct_id)
+        });
         Ok(Cow::Owned(encoded))
     }
 
@@ -162,6 +176,13 @@ fn every_text(changes: &mut Changes, f: impl Fn(&mut String)) {
     }
     for link in &mut changes.links {
         f(&mut link.distinct_id);
+    }
+    for source in &mut changes.link_sources {
+        f(&mut source.distinct_id);
+    }
+    if let Some(Subject::Person(distinct_id)) = changes.erasure.as_mut().map(|copy| &mut copy.erasure.subject)
+    {
+        f(distinct_id);
     }
     for letter in &mut changes.dead_letters {
         f(&mut letter.reason);

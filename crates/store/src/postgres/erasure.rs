@@ -379,18 +379,21 @@ impl PostgresStore {
         let sessions: Vec<Uuid> = match subject {
             Subject::Website => Vec::new(),
             Subject::Session(session_id) => vec![*session_id],
-            Subject::Person(distinct_id) => sqlx::query_scalar(
-                "SELECT session_id FROM dashi.profile_link WHERE website_id = $1 AND distinct_id = $2
+            Subject::Person(distinct_id) => {
+                let distinct_id = self.stored_text(distinct_id).await?;
+                sqlx::query_scalar(
+                    "SELECT session_id FROM dashi.profile_link WHERE website_id = $1 AND distinct_id = $2
                  UNION SELECT session_id FROM session WHERE website_id = $1 AND distinct_id = $2
                  UNION SELECT session_id FROM dashi.identify WHERE website_id = $1 AND distinct_id = $2
                  UNION SELECT session_id FROM session_data WHERE website_id = $1 AND distinct_id = $2
                  ORDER BY 1",
-            )
-            .bind(website_id)
-            .bind(distinct_id.as_str())
-            .fetch_all(&self.pool)
-            .await
-            .map_err(away())?,
+                )
+                .bind(website_id)
+                .bind(&*distinct_id)
+                .fetch_all(&self.pool)
+                .await
+                .map_err(away())?
+            }
         };
         let is_all = *subject == Subject::Website;
         let mut tables = Vec::new();
