@@ -7,7 +7,6 @@ use std::sync::{Mutex, PoisonError};
 
 use dashi_domain::erasure::Subject;
 use dashi_domain::fold::Changes;
-use dashi_domain::profile::LinkSource;
 
 use super::PostgresStore;
 use super::catalogue::{Catalogue, each_text, keep_newest_properties};
@@ -121,29 +120,16 @@ impl PostgresStore {
         sends.retain(|send| {
             last.get(&(send.stamp, send.distinct_id.clone(), send.key.clone())).copied() == place.next()
         });
-        let links = &mut encoded.links;
-        links.sort_by(|a, b| {
-            let key = |link: &dashi_domain::profile::ProfileLink| {
-                (link.website_id, link.session_id, link.distinct_id.clone(), link.kind, link.first_ms)
-            };
-            key(a).cmp(&key(b))
-        });
-        links.dedup_by(|next, first| {
-            (next.website_id, next.session_id, &next.distinct_id, next.kind)
-                == (first.website_id, first.session_id, &first.distinct_id, first.kind)
-        });
-        let sources = &mut encoded.link_sources;
-        sources.sort_by(|a, b| {
-            let key = |source: &LinkSource| {
-                let LinkSource { website_id, by_session, session_id, distinct_id, first_ms } = source;
-                (*website_id, *by_session, *session_id, distinct_id.clone(), *first_ms)
-            };
-            key(a).cmp(&key(b))
-        });
-        sources.dedup_by(|next, first| {
-            (next.website_id, next.by_session, next.session_id, &next.distinct_id)
-                == (first.website_id, first.by_session, first.session_id, &first.distinct_id)
-        });
+        keep_earliest(
+            &mut encoded.links,
+            |link| (link.website_id, link.session_id, link.distinct_id.clone(), link.kind),
+            |link| link.first_ms,
+        );
+        keep_earliest(
+            &mut encoded.link_sources,
+            |source| (source.website_id, source.by_session, source.session_id, source.distinct_id.clone()),
+            |source| source.first_ms,
+        );
         Ok(Cow::Owned(encoded))
     }
 
@@ -164,6 +150,12 @@ impl PostgresStore {
 
 fn replaced(text: &str, missing: &BTreeSet<char>) -> String {
     text.chars().map(|char| if missing.contains(&char) { REPLACEMENT } else { char }).collect()
+}
+
+/// Puts rows in the order of their keys; of equal keys the earliest row stays.
+fn keep_earliest<R, K: Ord>(rows: &mut Vec<R>, key: impl Fn(&R) -> K, at_ms: impl Fn(&R) -> i64) {
+    rows.sort_by_key(|row| (key(row), at_ms(row)));
+    rows.dedup_by_key(|row| key(row));
 }
 
 /// Calls `f` with every text of the rows, whichever table it goes into.
