@@ -43,7 +43,11 @@ impl KafkaLog {
     ) -> Result<Vec<Range<Offset>>, LogError> {
         let missing = self
             .ask("looking into a gap between records", move |shared| {
-                if had_no_transactions(shared)? { Ok(gaps) } else { look_into(shared, partition, &gaps) }
+                if had_no_transactions(shared)? {
+                    Ok(gaps.clone())
+                } else {
+                    look_into(shared, partition, &gaps)
+                }
             })
             .await?;
         // The gaps that were read are of this log, not of one that took its name meanwhile.

@@ -63,7 +63,7 @@ const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// How long one question to the cluster may take.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Least time between two checks of the topic.
+/// Least time between two checks of the topic, and between two times that one question is asked.
 const ASKS_APART: Duration = Duration::from_millis(200);
 
 /// How long opening waits for a cluster that is still starting.
@@ -149,8 +149,29 @@ impl KafkaLog {
         &self.0.id
     }
 
-    /// Asks the cluster in a thread of its own, since the library's calls block.
+    /// Asks the cluster in a thread of its own, since the library's calls block; asks again while a partition is changing
+    /// its leader, which a new topic's partitions do, for as long as one question may take.
     async fn ask<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        question: impl Fn(&Shared) -> KafkaResult<T> + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.ask_once(doing, move |shared| {
+            let deadline = Instant::now() + ASK;
+            loop {
+                match question(shared) {
+                    Err(error) if changes_leader(&error) && Instant::now() + ASKS_APART < deadline => {
+                        std::thread::sleep(ASKS_APART);
+                    }
+                    answer => return answer,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Like [`Self::ask`], with the first answer, whatever it is.
+    async fn ask_once<T: Send + 'static>(
         &self,
         doing: &'static str,
         question: impl FnOnce(&Shared) -> KafkaResult<T> + Send + 'static,
@@ -207,7 +228,7 @@ impl KafkaLog {
         if let Some(reason) = self.0.topic.refusal() {
             return Err(LogError::Refused { reason });
         }
-        self.ask("asking for the partitions' leaders", |shared| {
+        self.ask_once("asking for the partitions' leaders", |shared| {
             match topic_state(&shared.admin, &shared.settings.topic)? {
                 State::Ready(_) => Ok(()),
                 State::Absent => Err(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)),
@@ -220,5 +241,40 @@ impl KafkaLog {
     /// See [`EventLog::is_same`](crate::EventLog::is_same).
     pub(crate) async fn is_same(&self) -> Result<(), LogError> {
         self.verify(None, Instant::now()).await
+    }
+}
+
+/// Whether the answer is of a broker that has just become, or is no longer, the leader of the partition: it passes by
+/// itself. Brokers learn of their partitions a moment after the topic's metadata name them (KIP-320 has the codes).
+fn changes_leader(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::OffsetNotAvailable
+        )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_asked_again_while_a_partition_changes_its_leader_and_not_otherwise() {
+        for (code, again) in [
+            (RDKafkaErrorCode::NotLeaderForPartition, true),
+            (RDKafkaErrorCode::OffsetNotAvailable, true),
+            (RDKafkaErrorCode::UnknownTopicOrPartition, false),
+            (RDKafkaErrorCode::AllBrokersDown, false),
+            (RDKafkaErrorCode::TopicAuthorizationFailed, false),
+        ] {
+            assert_eq!(changes_leader(&KafkaError::MetadataFetch(code)), again, "{code}");
+        }
+        assert!(changes_leader(&KafkaError::OffsetFetch(RDKafkaErrorCode::NotLeaderForPartition)));
     }
 }
