@@ -217,10 +217,10 @@ async fn twenty_thousand_rows_of_umami_are_there_once_though_killed_and_run_agai
     let deployment = Deployment::embedded(&directory);
     let expected = records(EVENTS, version);
     let umami = ["umami", source.url()];
-    let slowly = ["umami", source.url(), "--add-websites", "--rate", "6000"];
+    let slowly = ["umami", source.url(), "--add-websites", "--rate", "3000"];
 
     // Killed twice while it appends.
-    for reached in [2_000, 6_000] {
+    for reached in [1_500, 4_000] {
         let arguments = files.arguments(&slowly);
         let mut import = deployment.spawn(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
         eventually(Duration::from_secs(60), "a part is in the log", async || {

@@ -458,11 +458,11 @@ async fn killed_and_run_again(place: Place) {
     const LINES: u64 = 6_000;
     let file = place.write("a.ndjson", (0..LINES as i64).map(line).collect::<String>());
     let state = place.path("state.json").display().to_string();
-    let arguments = ["import", "ndjson", &file, "--state", &state, "--rate", "3000"];
+    let arguments = ["import", "ndjson", &file, "--state", &state, "--rate", "400"];
     let mut import = place.deployment.spawn(&arguments);
     integration_tests::eventually(Duration::from_secs(60), "a part is in the log", async || {
         let count = place.records().await.len();
-        if count >= 1_500 { Ok(()) } else { Err(format!("{count}")) }
+        if count >= 500 { Ok(()) } else { Err(format!("{count}")) }
     })
     .await;
     import.kill9();
