@@ -55,14 +55,7 @@ pub struct IntoArgs {
     pub into: Option<String>,
 
     #[command(flatten)]
-    pub archive: FromArchiveArgs,
-
-    #[command(flatten)]
-    pub speed: SpeedArgs,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
+    pub fold: FoldArgs,
 }
 
 #[derive(Debug, Args)]
@@ -72,12 +65,19 @@ pub struct IntoStoreArgs {
     pub url: String,
 
     #[command(flatten)]
+    pub fold: FoldArgs,
+}
+
+/// Commands that fold a whole log.
+#[derive(Debug, Clone, Args)]
+pub struct FoldArgs {
+    #[command(flatten)]
     pub archive: FromArchiveArgs,
 
     #[command(flatten)]
     pub speed: SpeedArgs,
 
-    /// Print JSON
+    /// Print JSON; progress on standard error is JSON, too, a line every five seconds
     #[arg(long)]
     pub json: bool,
 }
@@ -133,14 +133,7 @@ pub struct PlanArgs {
 #[command(after_help = "dashi replay run --rate 5000   beside a busy collector")]
 pub struct RunArgs {
     #[command(flatten)]
-    pub archive: FromArchiveArgs,
-
-    #[command(flatten)]
-    pub speed: SpeedArgs,
-
-    /// Print JSON; progress on standard error is JSON, too, a line every five seconds
-    #[arg(long)]
-    pub json: bool,
+    pub fold: FoldArgs,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,7 @@ pub async fn run(loaded: &Loaded, args: IntoStoreArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     logging::start(&settings.logs)?;
     let log = open::log(settings, open::Absent::Refuse).await?;
-    let archive = archive_of(&args.archive, &log).await?;
+    let archive = archive_of(&args.fold.archive, &log).await?;
     let store = open::store(&args.url, settings, open::Absent::Create).await?;
     store.migrate().await?;
     let in_force = match open::release_by_settings(settings, &args.url)? {
@@ -32,7 +32,7 @@ pub async fn run(loaded: &Loaded, args: IntoStoreArgs) -> anyhow::Result<Exit> {
     );
     let stop = interrupt::token();
     let began = Instant::now();
-    let progress = ProgressDisplay::new(args.json);
+    let progress = ProgressDisplay::new(args.fold.json);
     let metrics = ProjectorMetrics::new(&mut Registry::default());
     let report = replay(
         log,
@@ -40,8 +40,8 @@ pub async fn run(loaded: &Loaded, args: IntoStoreArgs) -> anyhow::Result<Exit> {
         open::projector_settings(settings, in_force.release, true)?,
         ReplayOptions {
             archive,
-            jobs: jobs(Some(args.speed)),
-            rate: args.speed.rate,
+            jobs: jobs(Some(args.fold.speed)),
+            rate: args.fold.speed.rate,
             ..ReplayOptions::default()
         },
         metrics,
@@ -56,7 +56,7 @@ pub async fn run(loaded: &Loaded, args: IntoStoreArgs) -> anyhow::Result<Exit> {
     progress.finish();
     store.close().await;
     let elapsed_s = began.elapsed().as_secs_f64();
-    if args.json {
+    if args.fold.json {
         let mut value = serde_json::to_value(&report)?;
         value["elapsed_s"] = elapsed_s.into();
         print(&format!("{value}\n"));

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 pub use standing::standing;
 
-use crate::args::{FromArchiveArgs, IntoArgs, IntoStoreArgs, ReplayArgs, ReplayCommand, SpeedArgs};
+use crate::args::{FromArchiveArgs, IntoStoreArgs, ReplayArgs, ReplayCommand, SpeedArgs};
 use crate::exit::{Exit, Misuse};
 use crate::progress::{State, Unit};
 use crate::{interrupt, logging, open};
@@ -39,8 +39,7 @@ pub async fn run(loaded: &Loaded, args: ReplayArgs) -> anyhow::Result<Exit> {
         None => {
             let url =
                 into.into.ok_or_else(|| Misuse("--into URL, or a subcommand, is missing".to_owned()))?;
-            let IntoArgs { archive, speed, json, .. } = into;
-            into::run(loaded, IntoStoreArgs { url, archive, speed, json }).await
+            into::run(loaded, IntoStoreArgs { url, fold: into.fold }).await
         }
     }
 }
@@ -91,10 +90,17 @@ impl Opened {
                     "there is no generation {number}; `dashi replay list` shows those that there are"
                 )),
             },
-            None => all
-                .into_iter()
-                .rfind(|generation| generation.state == GenerationState::Ready)
-                .ok_or_else(|| "no generation is ready: `dashi replay run` builds one".to_owned()),
+            None => {
+                let newest = |state| all.iter().rfind(|generation| generation.state == state);
+                match (newest(GenerationState::Ready), newest(GenerationState::Kept)) {
+                    (Some(ready), _) => Ok(ready.clone()),
+                    (None, Some(Generation { number, .. })) => Err(format!(
+                        "no generation is ready; generation {number} is kept: name it to use it (`dashi replay swap \
+                         {number}`), or build another one by `dashi replay run`"
+                    )),
+                    (None, None) => Err("no generation is ready: `dashi replay run` builds one".to_owned()),
+                }
+            }
         })
     }
 

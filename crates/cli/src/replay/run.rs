@@ -6,15 +6,16 @@ use dashi_config::Loaded;
 use dashi_projector::{RebuildError, RebuildStep, Rebuilt};
 
 use super::{Opened, state};
-use crate::args::RunArgs;
+use crate::args::{FoldArgs, RunArgs};
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
 use crate::progress::{ProgressDisplay, State, Unit, duration};
 
 /// Builds a generation, or goes on with the one that was begun. Exit code 4 after an interrupt.
 pub async fn run(loaded: &Loaded, args: &RunArgs) -> anyhow::Result<Exit> {
-    let opened = Opened::open(loaded, &args.archive, Some(args.speed)).await?;
-    let (progress, began) = (ProgressDisplay::new(args.json), Instant::now());
+    let FoldArgs { archive, speed, json } = &args.fold;
+    let opened = Opened::open(loaded, archive, Some(*speed)).await?;
+    let (progress, began) = (ProgressDisplay::new(*json), Instant::now());
     let rebuilt = opened.rebuild.run(|step| show(&progress, &step)).await;
     progress.finish();
     opened.close().await;
@@ -25,7 +26,7 @@ pub async fn run(loaded: &Loaded, args: &RunArgs) -> anyhow::Result<Exit> {
         Err(RebuildError::Stopped) => return Ok(Exit::Overdue),
         Err(error) => return Err(error.into()),
     };
-    print(&match args.json {
+    print(&match json {
         true => {
             let mut value = serde_json::to_value(&rebuilt)?;
             value["elapsed_s"] = elapsed_s.into();
