@@ -3,7 +3,7 @@
 use dashi_domain::decimal::Decimal;
 use futures::stream::{Stream, StreamExt as _};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 
 use super::insert::name_of;
 use super::{SqliteStore, connect, partition_states};
@@ -21,7 +21,8 @@ pub(crate) struct SqliteSnapshot {
 
 impl SqliteStore {
     pub(crate) async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let options = self.0.options.clone().read_only(true);
+        // A statement lasts as long as its rows are read, and that depends on the other store: none is slow.
+        let options = self.0.options.clone().read_only(true).disable_statement_logging();
         let mut connection = connect(&options).await.map_err(StoreError::away(DOING))?;
         let begun = async {
             sqlx::raw_sql("BEGIN").execute(&mut connection).await?;
