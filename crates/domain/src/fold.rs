@@ -177,6 +177,9 @@ pub struct Changes {
     pub imported_session_links: Vec<SessionLinkRow>,
     /// Whether the session's distinct id is replaced by that of its last link.
     pub names_sessions: bool,
+    /// Whether imported rows are among them, whose ids are those of their source: the ids of all other leaves and of
+    /// revenue are made of their events' ids, so none is there twice if its event is not.
+    pub has_imported: bool,
     /// Records that are no events.
     pub dead_letters: Vec<DeadLetter>,
     /// An erasure, which is recognised by its copy's id. Then it is the only record.
@@ -656,6 +659,7 @@ impl Folding<'_> {
     /// The rows of another store, as they were there. An event without its session makes one of which nothing is known
     /// but the event's time.
     fn imported(&mut self, imported: Imported) {
+        self.changes.has_imported = true;
         for (person, at_ms) in imported.people() {
             let link = (imported.website_id, imported.session_id, person, ProfileLinkKind::Own);
             self.link_person(link, at_ms);

@@ -88,7 +88,7 @@ pub struct IndexProgress {
     pub table: String,
     /// The index that is built next; `None` while the table's statistics are gathered, and at the end.
     pub index: Option<String>,
-    /// Steps that are done.
+    /// Steps that were begun before; at the end, all. A few of them go on at once.
     pub done: usize,
     /// All steps of this call.
     pub total: usize,

@@ -6,16 +6,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dashi_domain::fold::{Changes, Outcomes};
-use dashi_domain::rows::{SessionAttributes, SessionRow};
-use dashi_store::{CommitError, Foreign, GenerationError, Store, StoreError, SwapError};
+use dashi_domain::rows::{EventDataRow, IdentifyRow, SessionAttributes, SessionRow};
+use dashi_store::{CommitError, Foreign, GenerationError, Store, StoreError, SwapError, compare};
 use integration_tests::umami::catalogue_dump;
 use integration_tests::{TestDatabase, UmamiVersion, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::catalogue::named_page_view;
-use super::fixture::{P0, SOON, StoreFixture, at, claim, event, log, open_postgres, page_views, session};
+use super::fixture::{
+    P0, Raw, SOON, StoreFixture, WEBSITE, at, claim, event, id, log, open_postgres, page_views, property,
+    session,
+};
 use super::generations::Log;
+use super::rows::full_changes;
 
 async fn run(connection: &mut PgConnection, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql))
@@ -500,4 +504,108 @@ async fn an_upgrade_while_a_generation_of_postgres_is_built_makes_it_write_nothi
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// The names of a table's indexes in the second generation.
+async fn indexes(raw: &mut Raw, table: &str) -> Vec<String> {
+    raw.strings(&format!(
+        "SELECT indexname::text FROM pg_indexes WHERE schemaname = 'dashi_gen_2' AND tablename = '{table}' ORDER BY 1"
+    ))
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_copied_into_a_generation_of_postgres_until_some_are_there_already() {
+    let fixture = StoreFixture::postgres().await;
+    let store = fixture.migrated().await;
+    let with_leaf = |n: u128, leaf: u128| Changes {
+        event_data: vec![EventDataRow {
+            event_data_id: id(leaf),
+            website_id: id(WEBSITE),
+            website_event_id: id(n),
+            data_key: "key".to_owned(),
+            value: property(1, 1, "key", "value").value,
+            created_at_ms: 1_777_623_630_123,
+        }],
+        ..page_views([n])
+    };
+    let (first, second) = (with_leaf(41, 900), with_leaf(42, 901));
+    // As of another store, some of whose leaves came before with another event.
+    let imported = Changes { has_imported: true, ..with_leaf(43, 900) };
+    let third = with_leaf(44, 902);
+    let begun = store.begin_generation(2, "").await.unwrap();
+    let generation = store.open_generation(begun.number).await.unwrap();
+    let mut raw = fixture.raw().await;
+    assert_eq!(indexes(&mut raw, "event_data").await, Vec::<String>::new());
+    assert_eq!(indexes(&mut raw, "website_event").await, ["website_event_pkey"]);
+    let claim_of_it = generation.claim_for_replay(&log(), P0, "a replay").await.unwrap();
+    for (offset, changes) in [(0, &first), (1, &second)] {
+        generation.commit(&claim_of_it, at(offset), at(offset + 1), changes).await.unwrap();
+    }
+    // Events that are there already are named, nothing else is written, and no key is needed for it.
+    let (mut again, new) = (first.clone(), with_leaf(45, 903));
+    again.events.extend(new.events);
+    again.event_data.extend(new.event_data);
+    match generation.commit(&claim_of_it, at(2), at(3), &again).await {
+        Err(CommitError::Duplicates(ids)) => assert_eq!(ids, [id(41)]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(raw.count("dashi_gen_2.event_data").await, 2);
+    // So is an identify of such an id, which lies in another table.
+    let identify = IdentifyRow {
+        event_id: id(41),
+        website_id: id(WEBSITE),
+        session_id: id(7),
+        distinct_id: None,
+        created_at_ms: 1_777_623_630_123,
+    };
+    let identify = Changes { identifies: vec![identify], events: Vec::new(), ..first.clone() };
+    match generation.commit(&claim_of_it, at(2), at(3), &identify).await {
+        Err(CommitError::Duplicates(ids)) => assert_eq!(ids, [id(41)]),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(indexes(&mut raw, "event_data").await, Vec::<String>::new());
+    // Imported leaves may be there although their event is new.
+    for (offset, changes) in [(2, &imported), (3, &third)] {
+        generation.commit(&claim_of_it, at(offset), at(offset + 1), changes).await.unwrap();
+    }
+    assert_eq!(indexes(&mut raw, "event_data").await, ["event_data_pkey"]);
+    let live_claim = claim(&store, P0).await;
+    for (offset, changes) in [(0, &first), (1, &second), (2, &imported), (3, &third)] {
+        store.commit(&live_claim, at(offset), at(offset + 1), changes).await.unwrap();
+    }
+    let compared = compare(&store, &generation).await.unwrap();
+    assert!(compared.equal, "{compared:#?}");
+    // A row that the database refuses is refused alone, whichever way it goes.
+    let mut refused = with_leaf(46, 904);
+    refused.event_data[0].created_at_ms = i64::MAX;
+    match generation.commit(&claim_of_it, at(4), at(5), &refused).await {
+        Err(CommitError::Refused { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+    store.finish_generation(2, |_| ()).await.unwrap();
+    let (made, live) = (
+        indexes(&mut raw, "event_data").await,
+        raw.strings("SELECT indexname::text FROM pg_indexes WHERE schemaname = 'public' AND tablename = 'event_data' ORDER BY 1").await,
+    );
+    assert_eq!(made, live);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_cannot_be_copied_into_a_generation_of_postgres_are_inserted() {
+    let fixture = StoreFixture::postgres().await;
+    let store = fixture.migrated().await;
+    let mut raw = fixture.raw().await;
+    // A type that takes the same values by `INSERT`, and is another one in binary format.
+    raw.execute("ALTER TABLE event_data ALTER COLUMN data_type TYPE bigint").await;
+    store.begin_generation(2, "").await.unwrap();
+    let generation = store.open_generation(2).await.unwrap();
+    let replaying = generation.claim_for_replay(&log(), P0, "a replay").await.unwrap();
+    let live = claim(&store, P0).await;
+    let changes = full_changes();
+    generation.commit(&replaying, at(0), at(1), &changes).await.unwrap();
+    store.commit(&live, at(0), at(1), &changes).await.unwrap();
+    assert_eq!(indexes(&mut raw, "event_data").await, ["event_data_pkey"]);
+    let compared = compare(&store, &generation).await.unwrap();
+    assert!(compared.equal, "{compared:#?}");
 }

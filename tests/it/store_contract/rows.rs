@@ -120,6 +120,7 @@ pub(super) fn full_changes() -> Changes {
             .collect(),
         session_links: Vec::new(),
         names_sessions: false,
+        has_imported: false,
         imported_session_data: Vec::new(),
         imported_session_links: Vec::new(),
         erasure: None,

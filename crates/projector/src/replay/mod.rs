@@ -139,6 +139,10 @@ pub enum ReplayError {
     Panicked(#[source] tokio::task::JoinError),
 }
 
+/// How many times as many records as a live batch a batch has at most: nobody waits for its rows, and a larger one costs
+/// less for each. The limit on its bytes is the same.
+const BATCH_FACTOR: usize = 2;
+
 /// How often progress is reported.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -168,9 +172,11 @@ pub async fn replay(
     let spans = spans(&log, options.archive.as_ref(), options.end, &states).await?;
     let rate = options.rate.map(RateLimit::new);
     let mut settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
-    if let Some(rate) = &rate {
-        settings.read_limit.records_max = settings.read_limit.records_max.min(rate.batch_max());
-    }
+    let records_max = settings.read_limit.records_max;
+    settings.read_limit.records_max = match &rate {
+        Some(rate) => records_max.min(rate.batch_max()),
+        None => records_max.saturating_mul(BATCH_FACTOR),
+    };
     let progress = Progress::default();
     let shared = Shared::new(log.clone(), store.clone(), settings, progress.clone(), metrics);
     let shared = Arc::new(Shared { rate, archive: options.archive, ..shared });

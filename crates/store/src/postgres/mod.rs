@@ -11,6 +11,7 @@ mod address;
 mod audit;
 mod catalogue;
 mod commit;
+mod copy;
 mod encoding;
 mod erasure;
 mod generation;
@@ -72,6 +73,8 @@ pub struct PostgresStore {
     catalogue_age_max: Duration,
     repertoire: Arc<encoding::Repertoire>,
     changes: Arc<profile::ChangeFeed>,
+    /// Of a generation that is not live.
+    beside: Option<Arc<generation::Beside>>,
 }
 
 impl PostgresStore {
@@ -89,6 +92,7 @@ impl PostgresStore {
             catalogue_age_max: catalogue::AGE_MAX,
             repertoire: Arc::default(),
             changes: Arc::default(),
+            beside: None,
         })
     }
 

@@ -17,7 +17,7 @@ impl Store {
     }
 
     /// Makes a generation with empty tables, or returns the one that is being built already, whatever its version and
-    /// rules. It has primary keys, unique indexes and those indexes that commits look rows up by; the others are built by
+    /// rules. It has those indexes by which commits look rows up or find that they are there; the others are built by
     /// [`Store::finish_generation`]. Durable when it returns; to be called again after any error.
     ///
     /// # Errors

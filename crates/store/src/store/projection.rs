@@ -57,6 +57,9 @@ impl Store {
     /// | the claim's | another | any | [`CommitError::Misplaced`] | Nothing is written. Resume from the stored checkpoint. |
     /// | a newer one | any | any | [`CommitError::Fenced`] | Nothing is written. Stop. |
     ///
+    /// A generation on PostgreSQL gets its rows by `COPY` where that can write them, in the same transaction with the same
+    /// results.
+    ///
     /// The steps of the transaction, in this order on both backends:
     ///
     /// 1. The guard moves the checkpoint and adds the batch's counts. Its row lock (PostgreSQL) or the one writing connection

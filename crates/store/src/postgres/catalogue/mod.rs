@@ -17,6 +17,7 @@ use dashi_domain::umami::Release;
 
 pub(super) use self::current::{AGE_MAX, Read};
 pub(super) use self::fit::{each_text, keep_newest_properties};
+use super::copy::can_copy;
 use super::pool::{Session, quoted};
 use crate::table::{Owner, Table};
 use crate::tables;
@@ -84,6 +85,8 @@ pub(crate) struct Catalogue {
     unfillable: Vec<String>,
     /// Columns that hold less than those of 3.1.
     narrow: HashMap<(&'static str, &'static str), usize>,
+    /// Whether `COPY` writes the tables that it is for, as `INSERT` does; see [`super::copy`].
+    can_copy: bool,
 }
 
 impl Catalogue {
@@ -146,8 +149,9 @@ impl Catalogue {
                  AND has_table_privilege(to_regclass('heatmap_event')::oid, 'INSERT'),
                  has_table_privilege(to_regclass('heatmap_event')::oid, 'DELETE')",
         )
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await?;
+        catalogue.can_copy = can_copy(&mut *connection).await?;
         catalogue.may_write_heatmaps = may_write == Some(true);
         catalogue.may_delete_heatmaps = may_delete == Some(true);
         Ok(catalogue)
@@ -206,7 +210,13 @@ impl Catalogue {
             unfillable: Vec::new(),
             encoding: UTF8.to_owned(),
             narrow,
+            can_copy: false,
         }
+    }
+
+    /// Whether rows can be written by `COPY` as well as by `INSERT`.
+    pub fn can_copy(&self) -> bool {
+        self.can_copy
     }
 
     /// The parts of these tables that are not written, and the kinds of data that have no table to go to.

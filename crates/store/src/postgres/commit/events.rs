@@ -3,6 +3,7 @@
 use dashi_domain::rows::{AppliedRow, EventDataRow, EventRow, IdentifyRow, RevenueRow};
 
 use crate::postgres::catalogue::Catalogue;
+use crate::postgres::copy::{Way, copy};
 use crate::postgres::insert::{ChunkIndexes, bind, insert, insert_sql};
 use crate::postgres::pool::Session;
 use crate::tables;
@@ -34,9 +35,36 @@ pub(super) async fn insert_identifies(
     connection: &mut Session,
     rows: &[IdentifyRow],
 ) -> Result<u64, sqlx::Error> {
-    let rest = "WHERE NOT EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = t.event_id)
+    // Not by a join: before its first statistics PostgreSQL takes `website_event`, whose columns are wide, for a table of
+    // one row, and would read all of it. The first parameter are the ids.
+    let rest = "WHERE t.event_id <> ALL (ARRAY(SELECT e.event_id FROM website_event AS e WHERE e.event_id = ANY ($1)))
          ON CONFLICT (event_id) DO NOTHING";
     insert(connection, &tables::IDENTIFY, None, "insert_identifies", rows, rest).await
+}
+
+/// Writes events and identifies by `COPY`. Their keys keep apart events, and identifies; an event and an identify of one id
+/// are looked for before. Returns how many
+/// were written: none if there is one.
+pub(super) async fn copy_events(
+    connection: &mut Session,
+    events: &[EventRow],
+    identifies: &[IdentifyRow],
+    catalogue: &Catalogue,
+) -> Result<u64, sqlx::Error> {
+    let is_elsewhere: bool = sqlx::query_scalar(
+        "/* applied_as_another_type */
+         SELECT EXISTS (SELECT 1 FROM unnest($1::uuid[]) AS t (id) JOIN dashi.identify AS i ON i.event_id = t.id)
+             OR EXISTS (SELECT 1 FROM website_event AS e WHERE e.event_id = ANY ($2))",
+    )
+    .bind(column!(events, row => row.event_id))
+    .bind(column!(identifies, row => row.event_id))
+    .fetch_one(&mut *connection)
+    .await?;
+    if is_elsewhere {
+        return Ok(0);
+    }
+    Ok(copy(connection, &tables::WEBSITE_EVENT, catalogue, events).await?
+        + copy(connection, &tables::IDENTIFY, catalogue, identifies).await?)
 }
 
 pub(super) async fn insert_applied(
@@ -51,7 +79,12 @@ pub(super) async fn insert_event_data(
     connection: &mut Session,
     rows: &[EventDataRow],
     catalogue: &Catalogue,
+    way: Way,
 ) -> Result<(), sqlx::Error> {
+    if way == Way::Copy {
+        copy(connection, &tables::EVENT_DATA, catalogue, rows).await?;
+        return Ok(());
+    }
     let rest = "ON CONFLICT (event_data_id) DO NOTHING";
     insert(connection, &tables::EVENT_DATA, Some(catalogue), "insert_event_data", rows, rest).await?;
     Ok(())
@@ -61,7 +94,12 @@ pub(super) async fn insert_revenue(
     connection: &mut Session,
     rows: &[RevenueRow],
     catalogue: &Catalogue,
+    way: Way,
 ) -> Result<(), sqlx::Error> {
+    if way == Way::Copy {
+        copy(connection, &tables::REVENUE, catalogue, rows).await?;
+        return Ok(());
+    }
     let rest = "ON CONFLICT (revenue_id) DO NOTHING";
     insert(connection, &tables::REVENUE, Some(catalogue), "insert_revenue", rows, rest).await?;
     Ok(())

@@ -12,7 +12,9 @@ use dashi_domain::position::Checkpoint;
 use dashi_domain::rows::ChunkRow;
 use uuid::Uuid;
 
-use self::events::{insert_applied, insert_event_data, insert_events, insert_identifies, insert_revenue};
+use self::events::{
+    copy_events, insert_applied, insert_event_data, insert_events, insert_identifies, insert_revenue,
+};
 use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks};
 use self::sessions::{
@@ -20,6 +22,7 @@ use self::sessions::{
 };
 use super::audit::count_hours;
 use super::catalogue::Catalogue;
+use super::copy::Way;
 use super::erasure::there;
 use super::pool::{Session, is_known};
 use super::{PostgresStore, profile};
@@ -46,7 +49,28 @@ impl PostgresStore {
             .encodable(std::borrow::Cow::Borrowed(changes), &catalogue)
             .await
             .map_err(|error| not_written(Arc::new(error)))?;
-        let outcome = self.transact(claim, from, to, &catalogue.fit(&changes), &catalogue).await;
+        let fitting = catalogue.fit(&changes);
+        if self.may_copy(&fitting, &catalogue) {
+            match self.transact(claim, from, to, &fitting, &catalogue, Way::Copy).await {
+                Ok(committed) => return Ok(committed),
+                Err(Ended::Otherwise(error)) => return Err(error),
+                Err(Ended::Failed(failed)) => {
+                    let error = failure(claim, &failed);
+                    if !may_blame_the_way(&error, &failed) {
+                        return Err(error);
+                    }
+                    let with_recordings = catalogue.has_table("session_replay");
+                    let applied = self.applied(&fitting, with_recordings).await;
+                    let applied = applied.map_err(|error| failure(claim, &error))?;
+                    if !applied.is_empty() {
+                        return Err(CommitError::Duplicates(applied));
+                    }
+                    // Some other row is there, or is refused. The same rows by statements show which, and why.
+                }
+            }
+        }
+        self.make_keys().await.map_err(|error| not_written(Arc::new(error)))?;
+        let outcome = self.transact(claim, from, to, &fitting, &catalogue, Way::Insert).await;
         let failed = match outcome {
             Ok(committed) => return Ok(committed),
             Err(Ended::Otherwise(error)) => return Err(error),
@@ -67,6 +91,12 @@ impl PostgresStore {
         }
     }
 
+    /// Whether the rows go by `COPY` at first: into a generation that is not live, to which nobody else writes. Imported
+    /// rows are looked for in the tables, since their ids may be there although their event is new.
+    fn may_copy(&self, changes: &Changes, catalogue: &Catalogue) -> bool {
+        self.beside.is_some() && !changes.has_imported && catalogue.can_copy()
+    }
+
     /// One transaction, with rows that fit the tables.
     async fn transact(
         &self,
@@ -75,9 +105,10 @@ impl PostgresStore {
         to: Checkpoint,
         changes: &Changes,
         catalogue: &Catalogue,
+        way: Way,
     ) -> Result<Committed, Ended> {
         let mut session = self.pool.begin().await?;
-        let written = write(&mut session, claim, from, to, changes, catalogue).await;
+        let written = write(&mut session, claim, from, to, changes, catalogue, way).await;
         let written = match written {
             Ok(written) => written,
             Err(error) => {
@@ -167,16 +198,21 @@ async fn write(
     to: Checkpoint,
     changes: &Changes,
     catalogue: &Catalogue,
+    way: Way,
 ) -> Result<Written, sqlx::Error> {
     if !move_checkpoint(connection, claim, from, to, changes).await? {
         return Ok(Written::NothingForTheGuard);
     }
     let recordings: &[ChunkRow] = if catalogue.has_table("session_replay") { &changes.chunks } else { &[] };
     let (recorded, indexes) = insert_recordings(connection, recordings, catalogue).await?;
-    let inserted = insert_events(connection, &changes.events, catalogue).await?
-        + insert_identifies(connection, &changes.identifies).await?
-        + insert_applied(connection, &changes.applied).await?
-        + recorded;
+    let events = match way {
+        Way::Insert => {
+            insert_events(connection, &changes.events, catalogue).await?
+                + insert_identifies(connection, &changes.identifies).await?
+        }
+        Way::Copy => copy_events(connection, &changes.events, &changes.identifies, catalogue).await?,
+    };
+    let inserted = events + insert_applied(connection, &changes.applied).await? + recorded;
     let to_insert =
         changes.events.len() + changes.identifies.len() + changes.applied.len() + recordings.len();
     let is_known = match &changes.erasure {
@@ -194,7 +230,7 @@ async fn write(
         profile::notify(connection, &changed).await?;
         return Ok(Written::Rows(Committed::default()));
     }
-    let inserted = insert_sessions(connection, &changes.sessions, catalogue).await?;
+    let inserted = insert_sessions(connection, &changes.sessions, catalogue, way).await?;
     let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
     fill_sessions(connection, &there).await?;
     if catalogue.has_session_link() {
@@ -205,15 +241,15 @@ async fn write(
         name_sessions(connection, &changes.session_links).await?;
     }
     for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
-        insert_event_data(connection, rows, catalogue).await?;
+        insert_event_data(connection, rows, catalogue, way).await?;
     }
     for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
-        upsert_session_data(connection, rows, catalogue, Replaced::All).await?;
+        upsert_session_data(connection, rows, catalogue, Replaced::All, way).await?;
     }
     for rows in changes.imported_session_data.chunks(LEAVES_PER_STATEMENT) {
-        upsert_session_data(connection, rows, catalogue, Replaced::Older).await?;
+        upsert_session_data(connection, rows, catalogue, Replaced::Older, way).await?;
     }
-    insert_revenue(connection, &changes.revenue, catalogue).await?;
+    insert_revenue(connection, &changes.revenue, catalogue, way).await?;
     if catalogue.has_heatmaps() {
         let (recorded, posted): (Vec<_>, Vec<_>) =
             changes.heatmap.iter().partition(|row| row.recorded.is_some());
@@ -257,6 +293,13 @@ fn failure(claim: &Claim, error: &sqlx::Error) -> CommitError {
     } else {
         CommitError::NotWritten { partition, source }
     }
+}
+
+/// Whether `INSERT` may write what `COPY` did not.
+fn may_blame_the_way(error: &CommitError, failed: &sqlx::Error) -> bool {
+    // 0A: `COPY` into such a table is not supported.
+    let code = failed.as_database_error().and_then(|database| database.code());
+    code.is_some_and(|code| code.starts_with("0A")) || may_blame_the_tables(error, failed)
 }
 
 /// Whether tables that differ from the catalogue may be the cause: rows that are refused, a table or a column that is

@@ -8,6 +8,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use crate::postgres::catalogue::Catalogue;
+use crate::postgres::copy::{Way, copy};
 use crate::postgres::insert::{ChunkIndexes, assignments, bind, insert, insert_sql, names, unnest};
 use crate::postgres::pool::Session;
 use crate::tables;
@@ -17,9 +18,23 @@ pub(super) async fn insert_sessions(
     connection: &mut Session,
     rows: &[SessionRow],
     catalogue: &Catalogue,
+    way: Way,
 ) -> Result<HashSet<Uuid>, sqlx::Error> {
     if rows.is_empty() {
         return Ok(HashSet::new());
+    }
+    if way == Way::Copy {
+        let there: Vec<Uuid> = sqlx::query_scalar(
+            "/* stored_sessions */
+             SELECT s.session_id FROM unnest($1::uuid[]) AS t (id) JOIN session AS s ON s.session_id = t.id",
+        )
+        .bind(column!(rows, row => row.session_id))
+        .fetch_all(&mut *connection)
+        .await?;
+        let there: HashSet<Uuid> = there.into_iter().collect();
+        let new: Vec<&SessionRow> = rows.iter().filter(|row| !there.contains(&row.session_id)).collect();
+        copy(connection, &tables::SESSION, catalogue, &new).await?;
+        return Ok(new.into_iter().map(|row| row.session_id).collect());
     }
     let rest = "ON CONFLICT (session_id) DO NOTHING RETURNING session_id";
     let sql = insert_sql(&tables::SESSION, "insert_sessions", Some(catalogue), rest);
@@ -169,7 +184,11 @@ pub(super) async fn upsert_session_data(
     rows: &[SessionDataRow],
     catalogue: &Catalogue,
     replaced: Replaced,
+    way: Way,
 ) -> Result<(), sqlx::Error> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let table = &tables::SESSION_DATA;
     if catalogue.has_unique_properties() {
         let assigned = table.table.replacing(&["session_id", "data_key"]);
@@ -225,6 +244,11 @@ pub(super) async fn upsert_session_data(
         );
         bind(table, sql, &rows, &ChunkIndexes::new()).bind(&ids).execute(&mut *connection).await?;
     }
-    insert(connection, table, Some(catalogue), "insert_session_data", &inserts, "").await?;
+    match way {
+        Way::Copy => copy(connection, table, catalogue, &inserts).await?,
+        Way::Insert => {
+            insert(connection, table, Some(catalogue), "insert_session_data", &inserts, "").await?
+        }
+    };
     Ok(())
 }

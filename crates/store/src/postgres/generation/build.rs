@@ -8,8 +8,8 @@ use crate::postgres::pool::{Session, quoted};
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     pub name: String,
-    /// Whether rows cannot be written well without it: `ON CONFLICT` names it, or commits look rows up by it.
-    pub is_needed_at_once: bool,
+    /// When it is built.
+    pub need: Need,
     /// The name and the definition of the constraint that it belongs to.
     constraint: Option<(String, String)>,
     /// `CREATE INDEX …`, in two parts: up to the table's name, and from behind it.
@@ -19,12 +19,28 @@ pub(super) struct Index {
     is_clustered: bool,
 }
 
+/// When rows need an index.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// To be written at all: it shows that an event is applied, or commits look rows up by it.
+    AtOnce,
+    /// To be written by `INSERT`, whose `ON CONFLICT` names it. `COPY` does without.
+    ByInsert,
+    /// To be read.
+    AtTheEnd,
+}
+
+/// Tables with rows whose keys are made of their events' ids (if nobody imports others), so that only new events have
+/// them, and their keys.
+const DERIVED: &[(&str, &str)] = &[("event_data", "event_data_id"), ("revenue", "revenue_id")];
+
 /// Tables in which commits look rows up by other columns than unique ones, and which have few rows beside events.
 const LOOKED_UP: &[&str] = &["session_replay", "heatmap_event"];
 
 /// The columns of the query in [`indexes`].
 type IndexColumns = (
     String,
+    bool,
     bool,
     Option<String>,
     Option<String>,
@@ -41,7 +57,7 @@ type IndexColumns = (
 pub(super) async fn indexes(session: &mut Session, table: &Live) -> Result<Vec<Index>, sqlx::Error> {
     let rows: Vec<IndexColumns> = sqlx::query_as(
         "/* generation_indexes */
-         SELECT c.relname::text, i.indisunique, a.attname::text, k.conname::text, pg_get_constraintdef(k.oid),
+         SELECT c.relname::text, i.indisunique, i.indisprimary, a.attname::text, k.conname::text, pg_get_constraintdef(k.oid),
              pg_get_indexdef(i.indexrelid), format(' ON %I.%I ', n.nspname, t.relname), s.spcname::text,
              obj_description(i.indexrelid, 'pg_class'), i.indisclustered
          FROM pg_catalog.pg_index AS i
@@ -62,6 +78,7 @@ pub(super) async fn indexes(session: &mut Session, table: &Live) -> Result<Vec<I
         let (
             name,
             is_unique,
+            is_primary,
             first,
             constraint,
             constraint_definition,
@@ -74,12 +91,18 @@ pub(super) async fn indexes(session: &mut Session, table: &Live) -> Result<Vec<I
         let is_looked_up = LOOKED_UP.contains(&&*table.name)
             // Where no index makes a session's properties unique, they are looked up by their session.
             || table.name == "session_data" && first.as_deref() == Some("session_id");
+        let is_derived = is_primary
+            && DERIVED.iter().any(|(name, key)| *name == table.name && Some(*key) == first.as_deref());
         let (before, after) = definition.split_once(&on).ok_or_else(|| {
             sqlx::Error::Decode(format!("the definition of an index does not name{on}: {definition}").into())
         })?;
         Ok(Index {
             name,
-            is_needed_at_once: is_unique || is_looked_up,
+            need: match () {
+                () if is_derived => Need::ByInsert,
+                () if is_unique || is_looked_up => Need::AtOnce,
+                () => Need::AtTheEnd,
+            },
             constraint: constraint.zip(constraint_definition),
             definition: (before.to_owned(), after.to_owned()),
             tablespace,

@@ -9,13 +9,16 @@ mod swap;
 mod tables;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashi_domain::fold::PROJECTION_VERSION;
+use futures::future::join_all;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
+use tokio::sync::Semaphore;
 
-use self::build::{indexes, make_alike, make_index, make_table};
+use self::build::{Need, indexes, make_alike, make_index, make_table};
 use self::foreign::Keyed;
 use self::tables::{Live, differences, refuse};
 use super::catalogue::Catalogue;
@@ -27,6 +30,9 @@ use crate::{ForeignRows, StoreError};
 
 /// How long changes of the tables wait for those who use them.
 const LOCK_MAX: Duration = Duration::from_secs(10);
+
+/// Indexes that are built, and tables whose statistics are gathered, at once.
+const STEPS_AT_ONCE: usize = 4;
 
 fn lock_timeout() -> String {
     format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis())
@@ -149,9 +155,12 @@ impl PostgresStore {
         };
         let found = found.await;
         let (generation, path) = end(session, found, doing).await?;
-        let pool = match generation.state {
-            GenerationState::Live => self.pool.another(),
-            _ => self.pool.within(&generation.place, &path),
+        let (pool, beside) = match generation.state {
+            GenerationState::Live => (self.pool.another(), None),
+            _ => {
+                let beside = Beside::new(self.clone(), generation.place.clone());
+                (self.pool.within(&generation.place, &path), Some(Arc::new(beside)))
+            }
         };
         Ok(Self {
             pool,
@@ -159,6 +168,7 @@ impl PostgresStore {
             catalogue_age_max: self.catalogue_age_max,
             repertoire: Arc::clone(&self.repertoire),
             changes: Arc::default(),
+            beside,
         })
     }
 
@@ -188,34 +198,28 @@ impl PostgresStore {
         };
         let analyzed = if is_building { tables.len() } else { 0 };
         let total = indexes.len() + analyzed;
-        let mut done = 0;
-        for (table, index) in &indexes {
-            report(IndexProgress { table: table.clone(), index: Some(index.name.clone()), done, total });
-            let doing = "building an index of a generation";
-            let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
-            let built = async {
-                session.allow(LONG).await?;
-                session.run_raw("SET LOCAL search_path = pg_catalog".to_owned()).await?;
-                make_index(&mut session, &schema, table, index).await?;
-                Ok(())
-            };
-            let built = built.await;
-            end(session, built, doing).await?;
-            done += 1;
-        }
-        for table in tables.iter().take(analyzed) {
-            report(IndexProgress { table: table.name.clone(), index: None, done, total });
-            let doing = "gathering statistics of a generation";
-            let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
-            let gathered = async {
-                session.allow(LONG).await?;
-                session.run_raw(format!("ANALYZE {}.{}", quoted(&schema), quoted(&table.name))).await?;
-                Ok(())
-            };
-            let gathered = gathered.await;
-            end(session, gathered, doing).await?;
-            done += 1;
-        }
+        let (begun, turns) = (AtomicUsize::new(0), Semaphore::new(STEPS_AT_ONCE));
+        let begin = |table: &str, index: Option<&str>| {
+            let done = begun.fetch_add(1, Ordering::Relaxed);
+            report(IndexProgress { table: table.to_owned(), index: index.map(str::to_owned), done, total });
+        };
+        // Of a table the indexes first: statistics are of their expressions, too.
+        let completed = join_all(tables.iter().map(async |table| {
+            let of_table = indexes.iter().filter(|(of, _)| *of == table.name);
+            let built = join_all(of_table.map(async |(_, index)| {
+                let _turn = turns.acquire().await;
+                begin(&table.name, Some(&index.name));
+                self.build(&schema, &table.name, index).await
+            }));
+            built.await.into_iter().collect::<Result<(), GenerationError>>()?;
+            if is_building {
+                let _turn = turns.acquire().await;
+                begin(&table.name, None);
+                self.analyze(&schema, &table.name).await?;
+            }
+            Ok(())
+        }));
+        completed.await.into_iter().collect::<Result<(), GenerationError>>()?;
         let doing = "giving a generation the owners and rights of the live tables";
         let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
         let made = async {
@@ -227,7 +231,51 @@ impl PostgresStore {
         };
         let made = made.await;
         end(session, made, doing).await?;
-        report(IndexProgress { table: String::new(), index: None, done, total });
+        report(IndexProgress { table: String::new(), index: None, done: total, total });
+        Ok(())
+    }
+
+    async fn build(&self, schema: &str, table: &str, index: &build::Index) -> Result<(), GenerationError> {
+        let doing = "building an index of a generation";
+        let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
+        let built = async {
+            session.allow(LONG).await?;
+            // Several are built at once, each by one process of the server.
+            let settings =
+                "SET LOCAL search_path = pg_catalog; SET LOCAL max_parallel_maintenance_workers = 0";
+            session.run_raw(settings.to_owned()).await?;
+            make_index(&mut session, schema, table, index).await?;
+            Ok(())
+        };
+        let built = built.await;
+        end(session, built, doing).await
+    }
+
+    async fn analyze(&self, schema: &str, table: &str) -> Result<(), GenerationError> {
+        let doing = "gathering statistics of a generation";
+        let mut session = self.pool.begin().await.map_err(StoreError::away(doing))?;
+        let gathered = async {
+            session.allow(LONG).await?;
+            session.run_raw(format!("ANALYZE {}.{}", quoted(schema), quoted(table))).await?;
+            Ok(())
+        };
+        let gathered = gathered.await;
+        end(session, gathered, doing).await
+    }
+
+    /// Builds the keys that `INSERT` needs and `COPY` does not, of a generation that lacks them. Commits of its other
+    /// partitions wait meanwhile.
+    pub(in crate::postgres) async fn make_keys(&self) -> Result<(), GenerationError> {
+        let Some(beside) = self.beside.as_ref().filter(|beside| !beside.has_keys.load(Ordering::Acquire))
+        else {
+            return Ok(());
+        };
+        let doing = "building the keys of a generation";
+        let catalogue = beside.live.catalogue().await?;
+        let mut session = beside.live.pool.begin().await.map_err(StoreError::away(doing))?;
+        let made = make_keys(&mut session, &catalogue, &beside.schema).await;
+        end(session, made, doing).await?;
+        beside.has_keys.store(true, Ordering::Release);
         Ok(())
     }
 
@@ -282,7 +330,7 @@ async fn begin(
     for table in &tables {
         make_table(session, table, &schema).await?;
         for index in indexes(session, table).await? {
-            if index.is_needed_at_once {
+            if index.need == Need::AtOnce {
                 make_index(session, &schema, &table.name, &index).await?;
             }
         }
@@ -300,6 +348,51 @@ async fn begin(
         .fetch_one(session)
         .await?;
     Ok(generation(&row)?)
+}
+
+/// The live store, beside which a generation is.
+pub(super) struct Beside {
+    live: PostgresStore,
+    /// The generation's.
+    schema: String,
+    /// Whether it is known to have the keys that `INSERT` needs.
+    has_keys: AtomicBool,
+}
+
+impl Beside {
+    fn new(live: PostgresStore, schema: String) -> Self {
+        Self { live, schema, has_keys: AtomicBool::new(false) }
+    }
+}
+
+async fn make_keys(session: &mut Session, catalogue: &Catalogue, schema: &str) -> Result<(), Ended> {
+    // One at a time, of all processes.
+    session.allow(LONG).await?;
+    lock(session).await?;
+    let tables = Live::list(session, catalogue).await?;
+    session.run_raw("SET LOCAL search_path = pg_catalog".to_owned()).await?;
+    for table in &tables {
+        let there = built(session, schema, &table.name).await?;
+        for index in indexes(session, table).await? {
+            if index.need == Need::ByInsert && !there.contains(&index.name) {
+                tracing::info!(schema, index = index.name, "building a key that imported rows need");
+                make_index(session, schema, &table.name, &index).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The names of the valid indexes of a table in a schema.
+async fn built(session: &mut Session, schema: &str, table: &str) -> Result<Vec<String>, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+         WHERE i.indisvalid AND i.indrelid = to_regclass(format('%I.%I', $1::text, $2::text))",
+    )
+    .bind(schema)
+    .bind(table)
+    .fetch_all(session)
+    .await
 }
 
 /// What a generation lacks of the live one.
@@ -330,14 +423,7 @@ async fn lacking(
     session.run_raw("SET LOCAL search_path = pg_catalog".to_owned()).await?;
     let mut missing = Vec::new();
     for table in &tables {
-        let there: Vec<String> = sqlx::query_scalar(
-            "SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-             WHERE i.indisvalid AND i.indrelid = to_regclass(format('%I.%I', $1::text, $2::text))",
-        )
-        .bind(&schema)
-        .bind(&table.name)
-        .fetch_all(&mut *session)
-        .await?;
+        let there = built(session, &schema, &table.name).await?;
         let all = indexes(session, table).await?;
         missing.extend(
             all.into_iter()

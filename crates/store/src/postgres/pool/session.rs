@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{GRACE, Live, Pool, Sharing};
+use super::{GRACE, Live, Pool, Sharing, silent};
 
 /// One connection, for as long as this is held. Given back when it is dropped, unless it is in a transaction, in the
 /// middle of a statement, or no longer any good: then it is closed, without a word that could wait for an answer.
@@ -30,11 +30,13 @@ impl fmt::Debug for Session {
 }
 
 impl Session {
-    /// Begins a transaction, under the limits that statements have.
+    /// Begins a transaction, under the limits that statements have. Its statements are planned each time: a plan that was
+    /// made while a table was empty reads all of it once it is full.
     pub async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        const PLAN: &str = "SET LOCAL plan_cache_mode = force_custom_plan";
         let begin = match self.sharing {
-            Sharing::None => "BEGIN".to_owned(),
-            Sharing::PerTransaction => format!("BEGIN; {}", self.pool.0.settings("SET LOCAL")),
+            Sharing::None => format!("BEGIN; {PLAN}"),
+            Sharing::PerTransaction => format!("BEGIN; {PLAN}; {}", self.pool.0.settings("SET LOCAL")),
         };
         self.in_transaction = true;
         self.run_raw(begin).await
@@ -73,6 +75,29 @@ impl Session {
     /// Runs statements that have no parameters, and drops their rows.
     pub async fn run_raw(&mut self, statement: String) -> Result<(), sqlx::Error> {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
+    }
+
+    /// Runs `COPY … FROM STDIN` with its data, in the format that the statement names. Returns how many rows were written.
+    /// The whole of it may take as long as a statement.
+    pub async fn copy_in(&mut self, statement: &str, data: &[u8]) -> Result<u64, sqlx::Error> {
+        /// Bytes that are handed to the connection at once, which keeps as large a buffer.
+        const PIECE: usize = 1 << 17;
+        let limit = self.patience.unwrap_or(self.pool.0.statement_timeout + GRACE);
+        let Some(live) = &mut self.live else { return Err(sqlx::Error::PoolClosed) };
+        self.busy = true;
+        let copying = async {
+            let mut copying = live.connection.copy_in_raw(statement).await?;
+            for piece in data.chunks(PIECE) {
+                copying.send(piece).await?;
+            }
+            copying.finish().await
+        };
+        let outcome = match tokio::time::timeout(limit, copying).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(silent(limit)),
+        };
+        self.finished(outcome.as_ref().err());
+        outcome
     }
 
     pub(super) fn finished(&mut self, error: Option<&sqlx::Error>) {

@@ -20,6 +20,9 @@ const COLUMNS: &str = "number, state, projection_version, rules, place, made_at,
 /// have all their indexes from the beginning.
 const LOOKED_UP: &[&str] = &["session_replay", "heatmap_event"];
 
+/// Pages in the write-ahead log before they go into the file: 64 MiB.
+const JOURNAL_PAGES: &str = "16384";
+
 fn generation(row: &SqliteRow) -> Result<Generation, sqlx::Error> {
     let state: String = row.try_get("state")?;
     Ok(Generation {
@@ -181,8 +184,11 @@ impl SqliteStore {
             let reason = format!("its file {} is gone: drop the generation", path.display());
             return Err(GenerationError::Refused { reasons: vec![reason] });
         }
-        // It can be made again from the log, so a commit need not be durable before the next one begins.
-        let options = connect_options(&path).synchronous(SqliteSynchronous::Normal);
+        // It can be made again from the log, so a commit need not be durable before the next one begins. Pages of its keys
+        // are written again and again; a longer journal takes most of that.
+        let options = connect_options(&path)
+            .synchronous(SqliteSynchronous::Normal)
+            .pragma("wal_autocheckpoint", JOURNAL_PAGES);
         let side = Self::connect(&path, options).await?;
         side.migrate().await?;
         if may_make {
