@@ -21,7 +21,10 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
             let settings = &loaded.settings;
             let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
             let websites = store.websites().await?;
-            websites.first().context("the store has no website: add one with `dashi website add --name NAME`")?.id
+            websites
+                .first()
+                .context("the store has no website: add one with `dashi website add --name NAME`")?
+                .id
         }
     };
     let mut plan = LoadPlan::new(args.url.as_str(), website.to_string());
