@@ -5,19 +5,15 @@ use std::sync::{Arc, PoisonError};
 use dashi_domain::partitioner;
 use dashi_domain::position::{Offset, Partition};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
-use super::client::{Quiet, base_config};
-use super::{KafkaLog, MESSAGE_BYTES_MAX};
+use super::KafkaLog;
+use super::producer::{IdempotentProducer, NotAppended};
 use crate::{AppendError, NewRecord};
 
-/// Memory of all records that wait for their acknowledgement.
-const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// The producer, once there is one. It is made with the first append, and again when the library calls its state fatal.
+/// The producer, once there is one. It is made with the first append, and again when it is broken.
 pub(super) enum Slot {
     Unmade,
-    Made(FutureProducer<Quiet>),
+    Made(Arc<IdempotentProducer>),
     Closed,
 }
 
@@ -40,8 +36,7 @@ impl KafkaLog {
             .iter()
             .map(|record| {
                 let key = partitioner::key(record.session_id);
-                let message = FutureRecord::to(topic).key(&key).payload(&record.value);
-                producer.send_result(message).map_err(|(error, _)| refusal(error, record.value.len()))
+                producer.send(topic, &key, &record.value).map_err(|error| refusal(error, record.value.len()))
             })
             .collect();
         let mut outcomes = Vec::with_capacity(sent.len());
@@ -49,11 +44,9 @@ impl KafkaLog {
             outcomes.push(match sent {
                 Err(refused) => Err(refused),
                 Ok(delivery) => match delivery.await {
-                    Ok(Ok(delivery)) => Ok((
-                        Partition::new(delivery.partition as u32),
-                        Offset::new(delivery.offset.max(0) as u64),
-                    )),
-                    Ok(Err((error, _))) => Err(refusal(error, record.value.len())),
+                    Ok(Ok(place)) => Ok(place),
+                    Ok(Err(NotAppended::Kafka(error))) => Err(refusal(error, record.value.len())),
+                    Ok(Err(taken)) => Err(AppendError::Unconfirmed(Arc::new(taken))),
                     Err(_) => Err(AppendError::Closed),
                 },
             });
@@ -61,47 +54,36 @@ impl KafkaLog {
         if outcomes.iter().any(Result::is_err) {
             // The topic may be gone, or another one may have its name.
             self.0.topic.look_soon();
-            self.replace_if_fatal(&producer);
+            self.replace_if_broken(&producer);
         }
         outcomes
     }
 
-    fn producer(&self) -> Result<FutureProducer<Quiet>, AppendError> {
+    fn producer(&self) -> Result<Arc<IdempotentProducer>, AppendError> {
         if let Slot::Made(producer) = &*self.0.producer.read().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(producer.clone());
+            return Ok(Arc::clone(producer));
         }
         let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
         match &*slot {
-            Slot::Made(producer) => return Ok(producer.clone()),
+            Slot::Made(producer) => return Ok(Arc::clone(producer)),
             Slot::Closed => return Err(AppendError::Closed),
             Slot::Unmade => {}
         }
-        let settings = &self.0.settings;
-        let producer: FutureProducer<Quiet> = base_config(settings)
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            // The partitioner of every other Kafka client, and of the embedded log.
-            .set("partitioner", "murmur2_random")
-            .set("delivery.timeout.ms", settings.delivery_timeout.as_millis().to_string())
-            .set("linger.ms", settings.linger.as_millis().to_string())
-            .set("queue.buffering.max.messages", settings.queue_max.max(1).to_string())
-            .set("queue.buffering.max.kbytes", (QUEUE_BYTES_MAX / 1_024).to_string())
-            .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
-            .create_with_context(Quiet::default())
+        let producer = IdempotentProducer::new(&self.0.settings)
             .map_err(|error| AppendError::Unconfirmed(Arc::new(error)))?;
-        *slot = Slot::Made(producer.clone());
+        let producer = Arc::new(producer);
+        *slot = Slot::Made(Arc::clone(&producer));
         Ok(producer)
     }
 
-    /// An idempotent producer whose sequence is broken refuses everything from then on; a new producer starts a new
-    /// sequence. Records that the old one had not confirmed were answered as unconfirmed.
-    fn replace_if_fatal(&self, producer: &FutureProducer<Quiet>) {
-        if let Some((code, reason)) = producer.client().fatal_error() {
-            tracing::error!(code = ?code, reason, "the Kafka producer is broken, making a new one");
-            let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
-            if matches!(&*slot, Slot::Made(current) if current.client().fatal_error().is_some()) {
-                *slot = Slot::Unmade;
-            }
+    /// A producer whose sequence is broken refuses everything from then on, or is not to be believed; a new producer starts
+    /// a new sequence. Records that the old one had not confirmed were answered as unconfirmed.
+    fn replace_if_broken(&self, producer: &Arc<IdempotentProducer>) {
+        let Some(reason) = producer.broken() else { return };
+        let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(&*slot, Slot::Made(current) if Arc::ptr_eq(current, producer)) {
+            tracing::error!(reason, "the Kafka producer is broken, making a new one");
+            *slot = Slot::Unmade;
         }
     }
 

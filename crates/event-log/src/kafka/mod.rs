@@ -8,6 +8,7 @@ mod append;
 mod client;
 mod gaps;
 mod membership;
+mod producer;
 mod read;
 mod settings;
 mod topic;
