@@ -38,6 +38,7 @@ mod script;
 mod sessions;
 mod store_contract;
 mod supervision;
+mod torture;
 mod trace;
 mod umami_databases;
 mod unknown_types;

@@ -1,16 +1,12 @@
 //! The database, the broker or the disk is away. Every request is answered in bounded time, nothing that was
 //! acknowledged is lost, and all goes on by itself when it is back.
 
-use std::fs::{self, File};
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dashi_load::{LoadPlan, Mode, Report};
 use integration_tests::http::{self, Answer};
 use integration_tests::{
-    Deployment, KafkaServer, Ledger, PostgresServer, Server, TestDatabase, TestDirectory, eventually,
+    Deployment, KafkaServer, Ledger, PostgresServer, Server, Space, TestDatabase, TestDirectory, eventually,
     free_port, kafka,
 };
 use serde_json::{Value, json};
@@ -241,105 +237,22 @@ async fn without_its_broker_every_request_is_deferred_in_time_and_all_goes_on_wh
     assert_eq!(server.dashi.terminate().await, Some(0));
 }
 
-/// The file system that the files of a process lie in, which can run out of space.
-enum Space {
-    /// A file system of 64 MiB.
-    Disk(SmallDisk),
-    /// Files whose size can be limited.
-    Files(TestDirectory),
-}
-
-impl Space {
-    fn directory(&self) -> &Path {
-        match self {
-            Self::Disk(disk) => &disk.0,
-            Self::Files(directory) => directory.path(),
-        }
-    }
-
-    fn start(&self, deployment: &Deployment) -> Server {
-        // A process that does not ignore the signal dies when it goes beyond its limit.
-        let ignoring = ["sh", "-c", "trap '' XFSZ; exec \"$0\" \"$@\""];
-        deployment.start_through(&ignoring, "serve", &format!("127.0.0.1:{}", free_port()))
-    }
-
-    /// Leaves nothing.
-    fn take(&self, server: &Server) {
-        match self {
-            Self::Disk(_) => {
-                let ballast =
-                    File::options().create(true).append(true).open(self.directory().join("ballast"));
-                let mut ballast = ballast.expect("a file can be made");
-                for size in [64 * 1024, 1] {
-                    while ballast.write_all(&vec![0; size]).is_ok() {}
-                }
-            }
-            Self::Files(directory) => {
-                let size = |name| fs::metadata(directory.path().join(name)).map_or(0, |file| file.len());
-                limit_file_size(server, &size("log.db").max(size("log.db-wal")).to_string());
-            }
-        }
-    }
-
-    /// Gives it back.
-    fn give(&self, server: &mut Server) {
-        match self {
-            Self::Disk(_) => fs::remove_file(self.directory().join("ballast")).expect("it was taken"),
-            // The limit dies with the process.
-            Self::Files(_) if server.dashi.is_running() => limit_file_size(server, "unlimited"),
-            Self::Files(_) => {}
-        }
-    }
-}
-
-/// Where a small file system is mounted; unmounted on drop.
-struct SmallDisk(PathBuf, #[expect(dead_code, reason = "it is removed on drop")] TestDirectory);
-
-impl SmallDisk {
-    /// `None` if this user may not mount.
-    fn mount() -> Option<Self> {
-        let directory = TestDirectory::create("disk");
-        let at = directory.path().join("small");
-        fs::create_dir(&at).expect("the run's directory is writable");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "tmpfs"]).arg(&at).output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Self(at, directory))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // Lazily: a process that a failing test leaves behind may still have files there.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
-    }
-}
-
-fn limit_file_size(server: &Server, bytes: &str) {
-    let pid = server.dashi.pid().to_string();
-    let limit = format!("--fsize={bytes}:unlimited");
-    let output = Command::new("prlimit").args(["--pid", &pid, &limit]).output().expect("prlimit is there");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_requests_are_deferred_and_all_goes_on_when_there_is_space() {
-    match SmallDisk::mount() {
-        Some(disk) => without_space(Space::Disk(disk)).await,
-        // Where nobody may mount, the other test still shows it.
-        None => without_space(Space::Files(TestDirectory::create("files"))).await,
-    }
+    // Where nobody may mount, the other test still shows it.
+    without_space(Space::small_disk(64)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_files_may_not_grow_requests_are_deferred_and_all_goes_on_when_they_may() {
-    without_space(Space::Files(TestDirectory::create("files"))).await;
+    without_space(Space::files()).await;
 }
 
 async fn without_space(space: Space) {
     let file = |name: &str| format!("sqlite:{}", space.directory().join(name).display());
     let deployment = &Deployment::new(file("log.db"), file("store.db"));
     deployment.register().await;
-    let mut server = space.start(deployment).ready().await;
+    let mut server = space.start(deployment, "serve", &format!("127.0.0.1:{}", free_port())).ready().await;
     let mut ledger = Ledger::new(deployment);
     let load = ledger.start(&server.authority, steady(100.0));
     for _ in 0..2 {
@@ -347,7 +260,7 @@ async fn without_space(space: Space) {
             Ok::<_, String>(deployment.status().await?.totals.applied > 100)
         })
         .await;
-        space.take(&server);
+        space.take([&server.dashi]);
         // A small record may still find a place, but not for long.
         let (began, mut in_a_row) = (Instant::now(), 0);
         while in_a_row < 20 {
@@ -370,7 +283,7 @@ async fn without_space(space: Space) {
         })
         .await;
 
-        space.give(&mut server);
+        space.give([&mut server.dashi]);
         eventually(SOON, "events are taken again", async || {
             ledger.send(&server.authority, &[]).await.map(|answer| answer.status == 200)
         })
@@ -383,7 +296,7 @@ async fn without_space(space: Space) {
     ledger.check().await;
 
     // Dying without space loses nothing either.
-    space.take(&server);
+    space.take([&server.dashi]);
     let load = ledger.start(&server.authority, steady(100.0));
     eventually(SOON, "requests are deferred", async || {
         ledger.send(&server.authority, &[]).await.map(|answer| answer.status == 503)
@@ -391,7 +304,7 @@ async fn without_space(space: Space) {
     .await;
     server.dashi.kill9();
     ledger.stop(load).await;
-    space.give(&mut server);
+    space.give([&mut server.dashi]);
     let mut server = deployment.start("serve").ready().await;
     ledger.check().await;
     assert_eq!(server.dashi.terminate().await, Some(0));

@@ -82,7 +82,7 @@ pub async fn delete_records(brokers: &str, topic: &str, partition: i32, end: i64
     admin(brokers).delete_records(&offsets, &AdminOptions::new()).await.expect("the broker answers");
 }
 
-/// A Kafka broker (KRaft, one node) of one test's own, which it may stop and start. Killed on drop, its data removed.
+/// A Kafka broker (KRaft, broker and controller in one) of one test's own, which it may stop and start. Killed on drop, its data removed.
 #[derive(Debug)]
 pub struct KafkaServer {
     // Before the directory: fields are dropped in order, and the process writes into it.
@@ -99,23 +99,30 @@ impl KafkaServer {
 
     /// The same with more lines of `server.properties`.
     pub async fn start_with(more: &str) -> Self {
+        let mut server = Self::format(&cluster_id(), free_port(), more).await;
+        server.start_again().await;
+        server
+    }
+
+    /// A broker with empty storage, of the cluster with this id. It does not run yet.
+    async fn format(cluster_id: &str, controller_port: u16, more: &str) -> Self {
         let directory = TestDirectory::create("kafka");
         let port = free_port();
         let template = fs::read_to_string(repository().join("tests/kafka/server.properties"))
             .expect("the broker's settings are in the repository");
         let properties = template
             .replace("@PORT@", &port.to_string())
-            .replace("@CONTROLLER_PORT@", &free_port().to_string())
+            .replace("@CONTROLLER_PORT@", &controller_port.to_string())
             .replace("@DATA@", &directory.path().join("data").display().to_string());
         // A broker that comes back after a SIGKILL is refused until its earlier session has run out: 9 s by default.
+        // Of a setting that is there twice, the last one counts.
         let properties = format!(
             "{properties}\nbroker.session.timeout.ms=3000\nbroker.heartbeat.interval.ms=500\n{more}\n"
         );
         fs::write(directory.path().join("server.properties"), properties)
             .expect("the run's directory is writable");
-        let mut server = Self { process: None, directory, port };
-        server.format().await;
-        server.start_again().await;
+        let server = Self { process: None, directory, port };
+        server.format_storage(cluster_id).await;
         server
     }
 
@@ -207,9 +214,7 @@ impl KafkaServer {
         crate::process::read(&self.directory.path().join("stderr"))
     }
 
-    async fn format(&self) {
-        // Any 16 bytes will do for the cluster's id; 22 characters hold them in base64.
-        let cluster_id = &Uuid::now_v7().simple().to_string()[..22];
+    async fn format_storage(&self, cluster_id: &str) {
         let mut java = self.java(&["-XX:TieredStopAtLevel=1"]);
         java.args(["kafka.tools.StorageTool", "format", "-t", cluster_id, "-c"])
             .arg(self.directory.path().join("server.properties"));
@@ -233,6 +238,48 @@ impl KafkaServer {
             .args(["-cp", &format!("{}/*", setting("DASHI_TEST_KAFKA_LIBS"))]);
         java
     }
+}
+
+/// Three brokers, each of which is a controller, too. A topic has three replicas, and two acknowledge a record.
+#[derive(Debug)]
+pub struct KafkaCluster {
+    /// The brokers. One of them may be away.
+    pub brokers: [KafkaServer; 3],
+}
+
+impl KafkaCluster {
+    /// Starts the brokers on free ports and returns when they answer.
+    pub async fn start() -> Self {
+        let (id, controllers) = (cluster_id(), [free_port(), free_port(), free_port()]);
+        let numbered = || (1..).zip(controllers);
+        let voters: Vec<_> = numbered().map(|(number, port)| format!("{number}@127.0.0.1:{port}")).collect();
+        let mut brokers = Vec::new();
+        for (number, port) in numbered() {
+            let more = format!(
+                "node.id={number}\ncontroller.quorum.voters={}\ndefault.replication.factor=3\n\
+                 min.insync.replicas=2\noffsets.topic.replication.factor=3\n\
+                 transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\n\
+                 replica.lag.time.max.ms=5000\n",
+                voters.join(",")
+            );
+            brokers.push(KafkaServer::format(&id, port, &more).await);
+        }
+        let mut brokers: [KafkaServer; 3] = brokers.try_into().expect("there are three controllers");
+        let [first, second, third] = &mut brokers;
+        // None is ready without another one.
+        tokio::join!(first.start_again(), second.start_again(), third.start_again());
+        Self { brokers }
+    }
+
+    /// `host:port,host:port,host:port`.
+    pub fn addresses(&self) -> String {
+        self.brokers.each_ref().map(KafkaServer::address).join(",")
+    }
+}
+
+/// Any 16 bytes will do for a cluster's id; 22 characters hold them in base64.
+fn cluster_id() -> String {
+    Uuid::now_v7().simple().to_string()[..22].to_owned()
 }
 
 /// Sends ApiVersions (key 18, version 0), the one request that every broker answers without further ado.

@@ -86,7 +86,8 @@ fn servers() -> PathBuf {
     repository().join("target/test-servers")
 }
 
-pub(crate) fn environment(name: &str) -> Option<String> {
+/// A variable of the test run's environment; `None` if it is empty or not set.
+pub fn environment(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the harness is configured by scripts/test")]
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

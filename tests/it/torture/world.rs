@@ -1,0 +1,226 @@
+//! The processes and servers that are disturbed.
+
+use std::time::Duration;
+
+use integration_tests::kafka::unique_topic;
+use integration_tests::proxy::Proxy;
+use integration_tests::{
+    Deployment, KafkaCluster, PostgresServer, Server, Space, eventually, free_port, http,
+};
+
+use super::faults::{Active, Fault, Subject};
+
+/// How long a process may take until it is ready after all faults, on a busy machine.
+const READY: Duration = Duration::from_secs(120);
+
+/// A process of Dashi, which is always started at the same address.
+pub struct Role {
+    name: &'static str,
+    authority: String,
+    /// The process of the moment.
+    pub server: Server,
+}
+
+/// The servers behind the processes.
+pub enum Servers {
+    /// Log and store are files.
+    Files(Space),
+    /// Three brokers, and a database behind a proxy.
+    Cluster {
+        /// The brokers.
+        kafka: Box<KafkaCluster>,
+        /// The database.
+        postgres: PostgresServer,
+        /// The network between the processes and the database.
+        proxy: Proxy,
+    },
+}
+
+/// Everything that runs.
+pub struct World {
+    /// Log and store, as the processes see them.
+    pub deployment: Deployment,
+    /// Collectors and projectors.
+    pub processes: Vec<Role>,
+    /// What they use.
+    pub servers: Servers,
+    /// Logs of processes that have ended.
+    logs: String,
+}
+
+impl World {
+    /// A collector and a projector on the embedded log and SQLite, on a small disk.
+    pub async fn embedded() -> Self {
+        let space = Space::small_disk(2_048);
+        let file = |name: &str| format!("sqlite:{}", space.directory().join(name).display());
+        let deployment = Deployment::new(file("log.db"), file("store.db"));
+        Self::begin(deployment, Servers::Files(space), &["collect", "project"]).await
+    }
+
+    /// Two collectors and two projectors on three brokers and PostgreSQL.
+    pub async fn cluster() -> Self {
+        let (kafka, postgres) = tokio::join!(KafkaCluster::start(), PostgresServer::start());
+        postgres.create_database("torture").await;
+        let direct = postgres.url("torture");
+        let target = direct.split('@').nth(1).and_then(|rest| rest.split('/').next()).expect("host:port");
+        let proxy = Proxy::start(target).await;
+        let log = format!("kafka://{}/{}", kafka.addresses(), unique_topic("torture"));
+        let store = format!("postgres://postgres@{}/torture", proxy.authority());
+        let deployment = Deployment::new(log, store)
+            .with("DASHI_EVENT_LOG_PARTITIONS", "6")
+            .with("DASHI_KAFKA_SESSION_TIMEOUT_MS", "6000");
+        let servers = Servers::Cluster { kafka: Box::new(kafka), postgres, proxy };
+        Self::begin(deployment, servers, &["collect", "collect", "project", "project"]).await
+    }
+
+    async fn begin(deployment: Deployment, servers: Servers, roles: &[&'static str]) -> Self {
+        // Small batches, so that a kill falls into a commit more often than not.
+        let deployment = deployment.with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "50");
+        deployment.register().await;
+        let mut world = Self { deployment, processes: Vec::new(), servers, logs: String::new() };
+        for name in roles {
+            let authority = format!("127.0.0.1:{}", free_port());
+            let server = world.spawn(name, &authority);
+            world.processes.push(Role { name, authority, server });
+        }
+        world.ready().await;
+        world
+    }
+
+    /// The setup in the report.
+    pub fn name(&self) -> &'static str {
+        match self.servers {
+            Servers::Files(_) => "embedded log and SQLite, a collector and a projector",
+            Servers::Cluster { .. } => "three brokers and PostgreSQL, two collectors and two projectors",
+        }
+    }
+
+    /// Addresses of the collectors.
+    pub fn collectors(&self) -> impl Iterator<Item = String> {
+        self.processes.iter().filter(|role| role.name == "collect").map(|role| role.authority.clone())
+    }
+
+    /// Kinds of faults that can happen here.
+    pub fn faults(&self) -> Vec<fn(usize, usize) -> Fault> {
+        let mut faults: Vec<fn(usize, usize) -> Fault> = vec![
+            |process, _| Fault::Kill(process),
+            |process, _| Fault::Kill(process),
+            |process, _| Fault::Freeze(process),
+            |_, _| Fault::RollingRestart,
+        ];
+        match self.servers {
+            Servers::Files(_) => faults.push(|_, _| Fault::DiskFull),
+            Servers::Cluster { .. } => faults.extend::<[fn(usize, usize) -> Fault; 7]>([
+                |_, _| Fault::DatabaseStops { crash: false },
+                |_, _| Fault::DatabaseStops { crash: true },
+                |_, _| Fault::DatabaseHangs,
+                |_, _| Fault::DatabaseCut,
+                |_, _| Fault::DatabaseSlow,
+                |_, broker| Fault::BrokerKilled(broker),
+                |_, broker| Fault::BrokerFrozen(broker),
+            ]),
+        }
+        faults
+    }
+
+    fn spawn(&self, name: &str, authority: &str) -> Server {
+        match &self.servers {
+            Servers::Files(space) => space.start(&self.deployment, name, authority),
+            Servers::Cluster { .. } => self.deployment.start_at(name, authority),
+        }
+    }
+
+    /// Starts a process that has ended again.
+    pub fn start(&mut self, process: usize) {
+        let Role { name, authority, server } = &self.processes[process];
+        self.logs.push_str(&server.dashi.stderr());
+        self.processes[process].server = self.spawn(name, authority);
+    }
+
+    /// Stops each process in order, waits for its end, starts it and waits until it is ready.
+    pub async fn restart_each(&mut self) {
+        for process in 0..self.processes.len() {
+            let role = &mut self.processes[process];
+            let code = role.server.dashi.terminate().await;
+            assert_eq!(code, Some(0), "{} ended with {code:?}: {}", role.name, role.server.dashi.stderr());
+            self.start(process);
+            self.ready().await;
+        }
+    }
+
+    /// Waits until all processes are ready.
+    pub async fn ready(&mut self) {
+        for process in 0..self.processes.len() {
+            eventually(READY, "the process is ready", async || {
+                self.supervise(&[]);
+                let url = format!("http://{}/health/ready", self.processes[process].authority);
+                match http::get(&url).await {
+                    Ok(answer) if answer.status == 200 => Ok(()),
+                    Ok(answer) => Err(answer.text()),
+                    Err(error) => Err(format!("{error:#}")),
+                }
+            })
+            .await;
+        }
+    }
+
+    /// Starts a process again that could not start on a full disk, as a service manager does.
+    ///
+    /// # Panics
+    /// If a process has ended by itself for another reason.
+    pub fn supervise(&mut self, active: &[Active]) {
+        for index in 0..self.processes.len() {
+            let is_killed = active.iter().any(|fault| fault.fault.subject() == Subject::Process(index));
+            let Role { name, server, .. } = &mut self.processes[index];
+            if is_killed || server.dashi.is_running() {
+                continue;
+            }
+            let logs = server.dashi.stderr();
+            assert!(logs.contains("disk is full"), "{name} has ended by itself:\n{logs}");
+            self.start(index);
+        }
+    }
+
+    /// Lines of all processes' logs that have this text.
+    pub fn lines_with(&self, text: &str) -> Vec<String> {
+        let running: String = self.processes.iter().map(|role| role.server.dashi.stderr()).collect();
+        self.logs
+            .lines()
+            .chain(running.lines())
+            .filter(|line| line.contains(text))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Runs a command on log and store, which must end well within this time; returns its standard output.
+    pub async fn run(&self, args: &[&str], within: Duration) -> String {
+        let mut dashi = self.deployment.spawn(args);
+        let code = dashi.wait_exit(within).await.code();
+        assert_eq!(code, Some(0), "{args:?}: {}", dashi.logs());
+        dashi.stdout()
+    }
+
+    /// Stops all processes in order.
+    pub async fn stop(&mut self) {
+        for role in &mut self.processes {
+            assert_eq!(role.server.dashi.terminate().await, Some(0), "{}", role.name);
+        }
+    }
+}
+
+impl Drop for World {
+    /// Prints what the brokers did with their replicas, if the run has failed.
+    fn drop(&mut self) {
+        const OF_REPLICAS: [&str; 7] = ["runcat", "ISR", "isr", "unclean", "leader", "Recover", "recover"];
+        let Servers::Cluster { kafka, .. } = &self.servers else { return };
+        if std::thread::panicking() {
+            for (number, broker) in (1..).zip(&kafka.brokers) {
+                let logs = broker.logs();
+                let lines = logs.lines().filter(|line| {
+                    line.contains("torture") && OF_REPLICAS.iter().any(|word| line.contains(word))
+                });
+                eprintln!("---- replicas on broker {number}:\n{}", lines.collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+}
