@@ -13,6 +13,7 @@ mod contract;
 mod copies;
 mod crash;
 mod dashboard;
+mod dead_letters;
 mod erase;
 mod export;
 mod geography;

@@ -4,6 +4,7 @@ mod catalogue;
 mod fixture;
 mod generations;
 mod generations_postgres;
+mod letters;
 mod outcomes;
 mod ownership;
 mod profiles;
@@ -23,6 +24,12 @@ use generations::{
     a_swap_fences_every_writer_once_and_can_be_reverted,
     a_swap_that_stops_at_any_step_is_done_wholly_later_or_was_done,
     foreign_rows_are_refused_kept_or_lost_as_it_is_said,
+};
+use letters::{
+    a_letter_that_is_tried_again_has_one_outcome_more_and_one_dead_fewer,
+    late_records_give_the_rows_that_they_would_have_given_in_time,
+    letters_are_listed_by_filters_and_in_pages, letters_that_are_not_as_they_were_read_are_not_written,
+    letters_wait_behind_the_first_of_their_session,
 };
 use outcomes::{
     a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,
@@ -96,6 +103,11 @@ macro_rules! whole_contract {
             an_event_and_an_identify_with_one_id_are_one_event,
             of_two_partitions_with_one_event_one_applies_it,
             dead_letters_are_kept_with_their_place_and_reason,
+            letters_are_listed_by_filters_and_in_pages,
+            a_letter_that_is_tried_again_has_one_outcome_more_and_one_dead_fewer,
+            letters_that_are_not_as_they_were_read_are_not_written,
+            letters_wait_behind_the_first_of_their_session,
+            late_records_give_the_rows_that_they_would_have_given_in_time,
             outcomes_add_up,
             what_is_missing_is_noted_with_the_checkpoint_that_passes_it,
             a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,

@@ -108,6 +108,7 @@ fn settings() -> ProjectorSettings {
             names_sessions: false,
             null_deletes: false,
         },
+        parking: None,
         read_limit: ReadLimit { records_max: 1_000, bytes_max: 1 << 20, wait: Duration::from_millis(200) },
         batch_interval: Duration::from_millis(20),
         retry_wait_max: Duration::from_millis(500),

@@ -185,6 +185,11 @@ impl Running {
         Dashi::run(&args, &pairs(&self.env)).await
     }
 
+    /// Gives a variable of the environment another value, from the next start on.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts the process again, after its end, on the same log and store.
     pub async fn start_again(&mut self) {
         assert!(!self.dashi.is_running(), "it still runs");

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use dashi_config::FlagValue;
 
 use crate::audit::AuditArgs;
+use crate::dead_letters::DeadLettersArgs;
 use crate::erase::EraseArgs;
 use crate::import::ImportCommand;
 
@@ -24,8 +25,8 @@ use crate::import::ImportCommand;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, heal, import, replay, \
-    trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, dead-letters, heal, \
+    import, replay, trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
     settings and their origins."
 )]
@@ -95,6 +96,8 @@ pub enum Command {
     Compare(CompareArgs),
     /// Show that every record has its outcome and nothing is lost, by the hour (exit code 3 if it does not add up)
     Audit(AuditArgs),
+    /// List, show, retry, discard or export the records that could not be applied
+    DeadLetters(DeadLettersArgs),
     /// Erase a person, a session or all data of a website, by a command in the log that a replay obeys, too
     Erase(EraseArgs),
     /// Show where an event is and its outcome (exit code 3 if neither log nor store has it)

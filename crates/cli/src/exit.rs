@@ -11,7 +11,7 @@ pub enum Exit {
     /// A flag or a setting is wrong and has to be changed first.
     Misused = 2,
     /// It answered a question, and the answer is no: `compare` found a difference, `heal` damage, `trace` no event, `audit`
-    /// something that does not add up, `import` something that it cannot take, `replay swap`
+    /// something that does not add up, `dead-letters` some that are still dead, `import` something that it cannot take, `replay swap`
     /// foreign rows.
     No = 3,
     /// It was stopped and did not finish in time; nothing acknowledged is lost.

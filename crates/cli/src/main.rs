@@ -9,6 +9,7 @@ mod clock;
 mod column;
 mod compare;
 mod config;
+mod dead_letters;
 mod erase;
 mod exit;
 mod export;
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Replay(args) => replay::run(&loaded, args).await,
             Command::Compare(args) => compare::run(&loaded, &args).await,
             Command::Audit(args) => audit::run(&loaded, &args).await,
+            Command::DeadLetters(args) => dead_letters::run(&loaded, &args).await,
             Command::Erase(args) => erase::run(&loaded, &args).await,
             Command::Trace(args) => trace::run(&loaded, &args).await,
             Command::Heal(args) => heal::run(&loaded, &args).await,

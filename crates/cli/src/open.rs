@@ -8,6 +8,7 @@ use dashi_config::{LogUrl, Settings, StoreUrl, parse_log_url, parse_store_url};
 use dashi_domain::calendar::SaltRotation;
 use dashi_domain::fold::FoldRules;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
+use dashi_domain::parking::ParkingLimits;
 use dashi_domain::umami::Release;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
 use dashi_projector::ProjectorSettings;
@@ -232,6 +233,10 @@ pub fn projector_settings(
         owner: owner(),
         fold: dashi_domain::fold::fold,
         rules: fold_rules(settings, release)?,
+        parking: settings.dead_letters.park_session.then_some(ParkingLimits {
+            waiting_max: settings.dead_letters.parked_records_max,
+            sessions_max: settings.dead_letters.parked_sessions_max,
+        }),
         read_limit: ReadLimit {
             records_max: settings.projector.batch_records_max,
             bytes_max: settings.projector.batch_bytes_max,

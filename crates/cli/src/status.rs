@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use dashi_config::Loaded;
 use dashi_domain::missing::Missing;
-use dashi_domain::position::{Checkpoint, Partition};
+use dashi_domain::position::{Checkpoint, LogId, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
 use dashi_projector::{Standing, StandingReader};
-use dashi_store::{MissingRange, PartitionState, Store, StoreError};
+use dashi_store::{LetterCounts, MissingRange, PartitionState, Store, StoreError};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
@@ -25,6 +25,8 @@ struct Status {
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
     totals: Totals,
+    /// The dead letters of this log.
+    dead_letters: LettersStatus,
     /// The generations of the tables, and whether a rebuild is due.
     tables: Standing,
     /// Only for a database that Umami made.
@@ -98,6 +100,47 @@ struct TopicStatus {
 impl From<TopicNote> for TopicStatus {
     fn from(TopicNote { concern, text, remedy }: TopicNote) -> Self {
         Self { concern: concern.name(), refused: concern.is_refusal(), text, remedy }
+    }
+}
+
+/// Numbers of dead letters; each is counted as dead.
+#[derive(Debug, Default, Serialize)]
+struct LettersStatus {
+    /// That somebody has to look at.
+    open: u64,
+    discarded: u64,
+    /// Waiting behind others of their sessions.
+    waiting: u64,
+    /// Sessions whose later records wait.
+    held_sessions: u64,
+}
+
+impl LettersStatus {
+    fn of(log: &LogId, counts: &[LetterCounts]) -> Self {
+        let mut sum = Self::default();
+        for counts in counts.iter().filter(|counts| counts.log == *log) {
+            sum.open += counts.open;
+            sum.discarded += counts.discarded;
+            sum.waiting += counts.waiting;
+            sum.held_sessions += counts.held_sessions;
+        }
+        sum
+    }
+
+    /// A line, unless there are none.
+    fn line(&self) -> String {
+        let Self { open, discarded, waiting, held_sessions } = self;
+        if open + discarded + waiting == 0 {
+            return String::new();
+        }
+        let mut line = format!("dead letters: {open} to look at");
+        if *waiting > 0 {
+            line.push_str(&format!(", {waiting} waiting behind them in {held_sessions} sessions"));
+        }
+        if *discarded > 0 {
+            line.push_str(&format!(", {discarded} discarded"));
+        }
+        line + " (dashi dead-letters)\n"
     }
 }
 
@@ -186,8 +229,9 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let mut reader = StandingReader::new(store.clone(), log.id().clone());
     let tables = reader.read(Some(&rules)).await?;
     reader.close().await;
+    let dead_letters = LettersStatus::of(log.id(), &store.letter_counts().await?);
     let log = log.id().to_string();
-    let status = Status { log, other_log, topic, partitions, totals, tables, umami };
+    let status = Status { log, other_log, topic, partitions, totals, dead_letters, tables, umami };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
@@ -330,6 +374,7 @@ fn table(status: &Status) -> String {
         ));
     }
     out.push_str(&account(&status.totals));
+    out.push_str(&status.dead_letters.line());
     if let Some(other) = &status.other_log {
         out.push_str(&format!(
             "the store holds the projection of another log, {other}: if its topic or file was created again, start once with \

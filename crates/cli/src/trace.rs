@@ -8,6 +8,7 @@ use dashi_domain::calendar::iso_string;
 use dashi_domain::glance::Glance;
 use dashi_domain::ids::{message_name, named_event_id, request_name};
 use dashi_domain::log_record::LogRecord;
+use dashi_domain::parking::Parking;
 use dashi_domain::partitioner::{key, partition_for};
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_domain::record::Record;
@@ -72,6 +73,13 @@ struct DeadLetter {
     offset: u64,
     reason: String,
     set_aside_at_ms: i64,
+    /// How often it was folded.
+    tries: u32,
+    /// When a command to try it again was given last.
+    tried_at_ms: Option<i64>,
+    discarded_at_ms: Option<i64>,
+    /// Whether it waits behind an earlier record of its session.
+    waits: bool,
 }
 
 /// The erasure that covers an event.
@@ -165,11 +173,15 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) 
         .into_iter()
         .filter(|letter| is_of_event(&letter.record))
         .map(|letter| DeadLetter {
-            log: letter.log.to_string(),
-            partition: letter.partition.number(),
-            offset: letter.offset.number(),
+            log: letter.place.log.to_string(),
+            partition: letter.place.partition.number(),
+            offset: letter.place.offset.number(),
             reason: letter.reason,
             set_aside_at_ms: letter.set_aside_at_ms,
+            tries: letter.tries,
+            tried_at_ms: letter.tried_at_ms,
+            discarded_at_ms: letter.discarded_at_ms,
+            waits: letter.parking == Parking::Waits,
         })
         .collect();
     let in_log: Vec<_> = found.iter().map(|record| copy(record, &states)).collect();
@@ -369,6 +381,16 @@ fn text(trace: &Trace) -> String {
             iso_string(letter.set_aside_at_ms),
             letter.reason
         ));
+        if letter.tries > 1 {
+            let at = letter.tried_at_ms.map(iso_string).unwrap_or_default();
+            out.push_str(&format!("         tried {} times, commanded last {at}\n", letter.tries));
+        }
+        if let Some(at) = letter.discarded_at_ms {
+            out.push_str(&format!("         discarded {}\n", iso_string(at)));
+        }
+        if letter.waits {
+            out.push_str("         it waits behind an earlier dead letter of its session\n");
+        }
     }
     if trace.in_log.is_empty() && !trace.is_whole_log {
         out.push_str(

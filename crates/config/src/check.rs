@@ -262,7 +262,9 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
 /// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
-    let Settings { ingest, event_log, kafka, projector, database, profiles, api, shutdown, .. } = settings;
+    let Settings {
+        ingest, event_log, kafka, projector, dead_letters, database, profiles, api, shutdown, ..
+    } = settings;
     vec![
         ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
         ("ingest.in_flight_max", ingest.in_flight_max as u64),
@@ -291,6 +293,8 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("projector.read_wait_ms", projector.read_wait_ms),
         ("projector.retry_wait_ms_max", projector.retry_wait_ms_max),
         ("projector.failed_retry_ms", projector.failed_retry_ms),
+        ("dead_letters.parked_records_max", u64::from(dead_letters.parked_records_max)),
+        ("dead_letters.parked_sessions_max", dead_letters.parked_sessions_max as u64),
         ("database.pool_connections_max", u64::from(database.pool_connections_max)),
         ("database.statement_timeout_ms", database.statement_timeout_ms),
         ("profiles.live_s", profiles.live_s),

@@ -34,6 +34,8 @@ pub struct Settings {
     pub kafka: Kafka,
     /// The projector.
     pub projector: Projector,
+    /// Records that could not be applied.
+    pub dead_letters: DeadLetters,
     /// The store's connections.
     pub database: Database,
     /// The fold, which turns events into rows.
@@ -271,6 +273,18 @@ pub struct Projector {
     pub failed_retry_ms: u64,
     /// Whether a process is not ready while one of its partitions is failed.
     pub failed_partition_unready: bool,
+}
+
+/// Records that could not be applied.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetters {
+    /// Whether later records of a session wait behind a dead letter of it.
+    pub park_session: bool,
+    /// Records of one session that wait.
+    pub parked_records_max: u32,
+    /// Sessions of one partition that are held up at once.
+    pub parked_sessions_max: usize,
 }
 
 /// The store's connections.

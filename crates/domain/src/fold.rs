@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::chunk::Chunk;
+use crate::dead_letters::{LetterCommand, Tried};
 use crate::decimal::Decimal;
 use crate::erasure::ErasureCopy;
 use crate::flatten::{self, DataType, Leaf};
@@ -25,6 +26,7 @@ use crate::location::Location;
 use crate::log_record::LogRecord;
 use crate::missing::Missing;
 use crate::page_url::{UrlRules, page_url, performance_path, referrer};
+use crate::parking::Parking;
 use crate::profile::{self, LinkSource, ProfileLink, ProfileLinkKind, Stamp, TraitSend, parse_version};
 use crate::record::{Event, Record};
 use crate::rows::{
@@ -65,7 +67,7 @@ impl FoldRules {
 /// copy within the records, change nothing and count as duplicates.
 ///
 /// # Panics
-/// If an erasure is among several records: it is folded alone; see [`runs`].
+/// If a command, such as an erasure, is among several records: it is folded alone; see [`runs`].
 pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRules) -> Changes {
     let mut folding = Folding {
         rules,
@@ -104,6 +106,21 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                             records.len()
                         );
                         folding.changes.erasure = Some(copy);
+                    }
+                    LogRecord::Letters(command) => {
+                        assert!(
+                            records.len() == 1,
+                            "a command about dead letters is folded alone, and is one of {}",
+                            records.len()
+                        );
+                        folding.changes.applied.push(AppliedRow {
+                            record_id: command.command_id,
+                            record_type: "dead-letters".to_owned(),
+                            website_id: Uuid::nil(),
+                            session_id: command.key,
+                            received_at_ms: command.at_ms,
+                        });
+                        folding.changes.command = Some(command);
                     }
                     // Handled above.
                     LogRecord::Erased(_) => {}
@@ -184,6 +201,12 @@ pub struct Changes {
     pub dead_letters: Vec<DeadLetter>,
     /// An erasure, which is recognised by its copy's id. Then it is the only record.
     pub erasure: Option<ErasureCopy>,
+    /// A command about dead letters. Then it is the only record.
+    pub command: Option<LetterCommand>,
+    /// That the records are dead letters that a command has folded again. The projector fills this in, not the fold.
+    pub tried: Option<Tried>,
+    /// Sessions whose letters hold up nothing any more. The projector fills this in, too.
+    pub given_up: Vec<Uuid>,
     /// The outcomes of the records; their sum is the number of records.
     pub outcomes: Outcomes,
     /// The same by hour and website.
@@ -237,17 +260,22 @@ impl Outcome {
     }
 }
 
-/// Runs of records that are folded one after another: an erasure is a run of its own, for it takes away the rows of the
-/// records before it and none of those behind it.
+/// Runs of records that are folded one after another: a command is a run of its own, for it changes what the records before
+/// it made, and nothing of those behind it.
 pub fn runs(records: &[Record]) -> Vec<Range<usize>> {
     let (mut runs, mut start) = (Vec::new(), 0);
-    for place in (0..records.len()).filter(|place| ErasureCopy::is(&records[*place].value)) {
+    for place in (0..records.len()).filter(|place| is_command(&records[*place].value)) {
         runs.extend([start..place, place..place + 1]);
         start = place + 1;
     }
     runs.push(start..records.len());
     runs.retain(|run| !run.is_empty());
     runs
+}
+
+/// Whether a record is a command: no collector accepted it, and it is folded alone.
+pub fn is_command(value: &[u8]) -> bool {
+    ErasureCopy::is(value) || LetterCommand::is(value)
 }
 
 impl Outcomes {
@@ -276,6 +304,20 @@ impl Changes {
             + self.heatmap.len()
     }
 
+    /// Whether the records come after later ones of their sessions: then none of their values replaces a newer one (I6).
+    pub fn is_late(&self) -> bool {
+        self.tried.as_ref().is_some_and(|tried| !tried.in_order)
+    }
+
+    /// What some outcomes of this batch, all or those of an hour, add to the counts: applied, duplicate and dead. Letters that
+    /// were tried again were dead before.
+    pub fn added(&self, outcomes: &Outcomes) -> [i64; 3] {
+        let Outcomes { applied, duplicate, dead } = *outcomes;
+        let [applied, duplicate, dead] = [applied, duplicate, dead].map(|count| count as i64);
+        let before = if self.tried.is_some() { applied + duplicate + dead } else { 0 };
+        [applied, duplicate, dead - before]
+    }
+
     /// The changes of a single record that cannot be applied.
     pub fn dead_letter(record: &Record, reason: String) -> Self {
         let mut changes = Self::default();
@@ -283,8 +325,19 @@ impl Changes {
         changes
     }
 
+    /// Adds a record that waits behind a letter of its session, for this reason; it counts as dead.
+    pub(crate) fn wait(&mut self, record: &Record, reason: String) {
+        self.set_aside(record, reason);
+        if let Some(letter) = self.dead_letters.last_mut() {
+            letter.parking = Parking::Waits;
+        }
+    }
+
     fn set_aside(&mut self, record: &Record, reason: String) {
-        self.dead_letters.push(DeadLetter { offset: record.offset, reason, value: record.value.clone() });
+        let Record { offset, appended_at_ms, value, .. } = record;
+        let (offset, appended_at_ms, value) = (*offset, *appended_at_ms, value.clone());
+        let parking = Parking::None;
+        self.dead_letters.push(DeadLetter { offset, appended_at_ms, reason, value, parking });
         self.count(record, Outcome::Dead);
     }
 

@@ -6,7 +6,8 @@
 //! * requests: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost:
-//!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`]
+//!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`], [`dead_letters`];
+//!   waiting behind a record that cannot be applied: [`parking`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * versions of the rules: [`umami`]
@@ -16,6 +17,7 @@ pub mod calendar;
 pub mod chunk;
 pub mod client_address;
 mod dates;
+pub mod dead_letters;
 pub mod decimal;
 pub mod erasure;
 pub mod flatten;
@@ -31,6 +33,7 @@ pub mod location;
 pub mod log_record;
 pub mod missing;
 pub mod page_url;
+pub mod parking;
 pub mod partitioner;
 pub mod position;
 pub mod profile;

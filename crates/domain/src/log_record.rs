@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use crate::chunk::Chunk;
+use crate::dead_letters::LetterCommand;
 use crate::erasure::{ErasureCopy, Tombstone};
 use crate::heatmap::HeatmapPost;
 use crate::imported::Imported;
@@ -24,6 +25,8 @@ pub enum LogRecord<'a> {
     Imported(Imported),
     /// An erasure, which covers the records before it.
     Erasure(ErasureCopy),
+    /// A command about dead letters.
+    Letters(LetterCommand),
     /// The place of a record that an erasure covered.
     Erased(Tombstone),
 }
@@ -41,12 +44,15 @@ impl<'a> LogRecord<'a> {
             Some("heatmap") => HeatmapPost::decode(envelope, fields.0.remove("payload")).map(Self::Heatmap),
             Some("imported") => Imported::decode(envelope, fields).map(Self::Imported),
             Some("erase") => ErasureCopy::decode(envelope, fields.0.remove("payload")).map(Self::Erasure),
+            Some("dead-letters") => {
+                LetterCommand::decode(envelope, fields.0.remove("payload")).map(Self::Letters)
+            }
             Some("erased") => Tombstone::decode(envelope, fields.0.remove("payload")).map(Self::Erased),
             _ => Event::from_fields(envelope, fields).map(Self::Event),
         }
     }
 
-    /// The identity of the event, chunk, post, imported rows or copy; of a tombstone, that of the record that was there.
+    /// The identity of the event, chunk, post, imported rows, copy or command; of a tombstone, that of the record that was there.
     pub fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.event_id,
@@ -54,6 +60,7 @@ impl<'a> LogRecord<'a> {
             Self::Heatmap(post) => post.post_id,
             Self::Imported(imported) => imported.record_id,
             Self::Erasure(copy) => copy.copy_id,
+            Self::Letters(command) => command.command_id,
             Self::Erased(tombstone) => tombstone.record_id,
         }
     }
@@ -69,7 +76,7 @@ impl<'a> LogRecord<'a> {
         }
     }
 
-    /// The website, link or pixel that it is of.
+    /// The website, link or pixel that it is of; nil for a command about dead letters.
     pub fn source_id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.submission.payload.source.id,
@@ -77,6 +84,7 @@ impl<'a> LogRecord<'a> {
             Self::Heatmap(post) => post.submission.website_id,
             Self::Imported(imported) => imported.website_id,
             Self::Erasure(copy) => copy.erasure.website_id,
+            Self::Letters(_) => Uuid::nil(),
             Self::Erased(tombstone) => tombstone.website_id,
         }
     }

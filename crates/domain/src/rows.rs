@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::decimal::Decimal;
 use crate::flatten::DataType;
+use crate::parking::Parking;
 use crate::position::Offset;
 
 pub use crate::session::{SessionAttributes, SessionRow};
@@ -311,8 +312,12 @@ pub struct SessionLinkRow {
 pub struct DeadLetter {
     /// Where it lies.
     pub offset: Offset,
+    /// When the log took it, milliseconds since 1970.
+    pub appended_at_ms: i64,
     /// The reason, in words.
     pub reason: String,
     /// The record's value.
     pub value: Vec<u8>,
+    /// Whether it holds up its session, or waits.
+    pub parking: Parking,
 }

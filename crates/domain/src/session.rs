@@ -110,6 +110,21 @@ impl SessionAttributes {
         agent || place || screen || language || distinct_id
     }
 
+    /// The attributes of a session whose row was made by later events (`later`): those of the first of these events, filled by
+    /// the row's, then by the others of these. Where an identify names its session, the row's name is a later one and stays.
+    pub fn set_back(reported: &[Self], later: &Self, names_sessions: bool) -> Self {
+        let (mut earliest, others) = match reported {
+            [first, others @ ..] => (first.clone(), others),
+            [] => return later.clone(),
+        };
+        if names_sessions && later.distinct_id.is_some() {
+            earliest.distinct_id.clone_from(&later.distinct_id);
+        }
+        earliest.fill(later);
+        earliest.fill_from(others);
+        earliest
+    }
+
     /// Fills from one event after the other, as [`Self::fill`] does.
     pub fn fill_from(&mut self, reported: &[Self]) -> bool {
         let mut filled = false;

@@ -5,16 +5,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
+use dashi_domain::dead_letters::LetterCommand;
 use dashi_domain::erasure::ErasureCopy;
-use dashi_domain::fold::{Changes, runs};
+use dashi_domain::fold::{Changes, is_command, runs};
 use dashi_domain::guard::WriterStep;
 use dashi_domain::missing::{Missing, MissingCause, fingerprint, within};
+use dashi_domain::parking::{Parked, Part, cut};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote};
 use uuid::Uuid;
 
 use crate::fold_panic::catching;
+use crate::letters::{self, give_up, parked, wait};
 use crate::outage::chain;
 use crate::partition::PartitionTask;
 use crate::progress::now_ms;
@@ -42,25 +45,90 @@ pub(crate) async fn apply(
     missing: &[MissingRange],
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
+    let mut parked = parked(task, claim, from).await.map_err(failed)?;
     // Runs that are still to be applied; the last one is the next.
     let mut runs: Vec<Range<usize>> = runs(&records).into_iter().rev().collect();
     while let Some(run) = runs.pop() {
+        let part = match &parked {
+            Some(parked) if !run.is_empty() => parked.part(&records[run.clone()]),
+            _ => Part::Free(run.len()),
+        };
+        let (Part::Free(count) | Part::Waits(count)) = part else {
+            if let (Part::GivenUp(session), Some(parked)) = (part, &mut parked) {
+                give_up(task, claim, reached, vec![session]).await.map_err(failed)?;
+                tracing::warn!(
+                    partition = %claim.partition, %session,
+                    "as many records as may wait behind a dead letter of their session: its later ones are applied"
+                );
+                parked.give_up(session);
+            }
+            runs.push(run);
+            continue;
+        };
+        let (run, rest) = (run.start..run.start + count, run.start + count..run.end);
+        if !rest.is_empty() {
+            runs.push(rest);
+        }
         let Some(last) = records[run.clone()].last() else { continue };
         let to = Checkpoint::after(last.offset);
-        match commit(task, claim, reached, to, &records, run.clone(), missing).await.map_err(failed)? {
+        let goal = Goal::Passing { from: reached, to, missing };
+        if let (Part::Waits(_), Some(parked)) = (part, &mut parked) {
+            wait(task, claim, goal, &records[run], parked).await.map_err(failed)?;
+            reached = to;
+            continue;
+        }
+        match commit(task, claim, goal, &records, run.clone(), parked.as_mut()).await.map_err(failed)? {
             RunOutcome::Applied => reached = to,
             RunOutcome::Poisoned(reason) if run.len() == 1 => {
-                set_aside(task, claim, reached, to, last, reason, missing).await?;
+                set_aside(task, claim, goal, last, reason, parked.as_mut()).await.map_err(failed)?;
                 reached = to;
             }
-            RunOutcome::TooMany | RunOutcome::Poisoned(_) => {
-                let middle = run.start + run.len() / 2;
-                runs.push(middle..run.end);
-                runs.push(run.start..middle);
+            RunOutcome::TooMany | RunOutcome::Poisoned(_) => runs.extend(halves(run)),
+            RunOutcome::Cut(count) => {
+                runs.extend([run.start + count..run.end, run.start..run.start + count]);
             }
+        }
+        if parked.is_some() && reached == to && is_command(&last.value) {
+            // It may have taken letters away.
+            parked = letters::parked(task, claim, reached).await.map_err(failed)?;
         }
     }
     Ok(reached)
+}
+
+/// The second and the first half of a run.
+pub(crate) fn halves(run: Range<usize>) -> [Range<usize>; 2] {
+    let middle = run.start + run.len() / 2;
+    [middle..run.end, run.start..middle]
+}
+
+/// What a commit of some records is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Goal<'a> {
+    /// The checkpoint passes them.
+    Passing { from: Checkpoint, to: Checkpoint, missing: &'a [MissingRange] },
+    /// They are dead letters that are tried again, by a command or because nothing holds them up any more.
+    Trying { at: Checkpoint, command_id: Uuid, at_ms: i64, in_order: bool },
+}
+
+impl Goal<'_> {
+    /// Both ends of the commit's interval.
+    pub(crate) const fn interval(self) -> (Checkpoint, Checkpoint) {
+        match self {
+            Self::Passing { from, to, .. } => (from, to),
+            Self::Trying { at, .. } => (at, at),
+        }
+    }
+
+    /// The changes of these records with all that belongs to the commit.
+    pub(crate) fn completed(self, changes: Changes, records: &[Record]) -> Changes {
+        match self {
+            Self::Passing { from, to, missing } => passing(changes, from, to, records, missing),
+            Self::Trying { command_id, at_ms, in_order, .. } => {
+                Changes { tried: Some(letters::tried(command_id, at_ms, in_order, records)), ..changes }
+            }
+        }
+    }
 }
 
 /// The changes of records between two checkpoints, completed by the other offsets between them: those at which records are
@@ -91,13 +159,15 @@ fn noted(missing: &[MissingRange], from: Checkpoint, to: Checkpoint) -> Vec<Miss
 }
 
 /// Outcome of an attempt to commit a run of records.
-enum RunOutcome {
+pub(crate) enum RunOutcome {
     /// It is committed.
     Applied,
     /// It makes too many rows for one transaction; nothing was written. Take less of it.
     TooMany,
     /// One of its records cannot be applied, for this reason; nothing was written. Find it.
     Poisoned(String),
+    /// Only so many of the records may be committed together; nothing was written. The next one waits behind one of them.
+    Cut(usize),
 }
 
 /// Rows of data in one transaction, at most, unless a single record makes more: the statements that write them have a time
@@ -105,28 +175,39 @@ enum RunOutcome {
 const DATA_ROWS_MAX: usize = 50_000;
 
 /// Folds and commits one run of the records. If the store holds some of their events already, folds again without them.
-async fn commit(
+pub(crate) async fn commit(
     task: &PartitionTask,
     claim: &Claim,
-    from: Checkpoint,
-    to: Checkpoint,
+    goal: Goal<'_>,
     records: &Arc<[Record]>,
     run: Range<usize>,
-    missing: &[MissingRange],
+    mut parked: Option<&mut Parked>,
 ) -> Result<RunOutcome, CommitError> {
+    let (from, to) = goal.interval();
     let mut applied_before: HashSet<Uuid> = HashSet::new();
     loop {
-        let changes = match fold_aside(task, records, run.clone(), applied_before.clone()).await {
+        let mut changes = match fold_aside(task, records, run.clone(), applied_before.clone()).await {
             Ok(changes) => changes,
             Err(panic) => return Ok(RunOutcome::Poisoned(format!("the fold panicked: {panic}"))),
         };
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
             return Ok(RunOutcome::TooMany);
         }
+        if let Some(parked) = parked.as_deref() {
+            parked.mark(&mut changes.dead_letters);
+            if let Some(count) = cut(&records[run.clone()], &changes.dead_letters) {
+                return Ok(RunOutcome::Cut(count));
+            }
+        }
         if let Some(copy) = &changes.erasure {
             erase_ahead(task, claim, from, copy).await?;
         }
-        let changes = passing(changes, from, to, &records[run.clone()], missing);
+        let own = |command: &&LetterCommand| command.is_about(&claim.log, claim.partition);
+        if let Some(command) = changes.command.as_ref().filter(own) {
+            // No letter that is tried is a command.
+            Box::pin(letters::obey(task, claim, from, command)).await?;
+        }
+        let changes = goal.completed(changes, &records[run.clone()]);
         match commit_once(task, claim, from, to, &changes).await {
             Ok(()) => {
                 if let Some(dead) = changes.dead_letters.last() {
@@ -135,6 +216,9 @@ async fn commit(
                         dead_letters = changes.dead_letters.len(), "set records aside as dead letters"
                     );
                     report_dead_letter(task, claim, dead.offset, &dead.reason).await;
+                }
+                if let Some(parked) = &mut parked {
+                    parked.committed(&changes.dead_letters);
                 }
                 return Ok(RunOutcome::Applied);
             }
@@ -166,7 +250,7 @@ async fn erase_ahead(
     Ok(())
 }
 
-async fn commit_once(
+pub(crate) async fn commit_once(
     task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
@@ -176,7 +260,7 @@ async fn commit_once(
     let (began, call) = (Instant::now(), task.shared.progress.call(task.partition, "committing a batch"));
     let committed = task.shared.store.commit(claim, from, to, changes).await;
     drop(call);
-    task.shared.metrics.committed(&changes.outcomes, &committed?, began.elapsed());
+    task.shared.metrics.committed(changes, &committed?, began.elapsed());
     task.shared.metrics.missing(changes);
     if let (Some(first), Some(last)) = (changes.missing.first(), changes.missing.last()) {
         tracing::warn!(
@@ -210,18 +294,24 @@ async fn fold_aside(
 }
 
 /// Commits one record as a dead letter.
-async fn set_aside(
+pub(crate) async fn set_aside(
     task: &PartitionTask,
     claim: &Claim,
-    from: Checkpoint,
-    to: Checkpoint,
+    goal: Goal<'_>,
     record: &Record,
     reason: String,
-    missing: &[MissingRange],
-) -> Result<(), ApplyError> {
-    let changes = Changes::dead_letter(record, reason.clone());
-    let changes = passing(changes, from, to, std::slice::from_ref(record), missing);
-    commit_once(task, claim, from, to, &changes).await.map_err(failed)?;
+    parked: Option<&mut Parked>,
+) -> Result<(), CommitError> {
+    let mut changes = Changes::dead_letter(record, reason.clone());
+    if let Some(parked) = parked.as_deref() {
+        parked.mark(&mut changes.dead_letters);
+    }
+    let changes = goal.completed(changes, std::slice::from_ref(record));
+    let (from, to) = goal.interval();
+    commit_once(task, claim, from, to, &changes).await?;
+    if let Some(parked) = parked {
+        parked.committed(&changes.dead_letters);
+    }
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
     report_dead_letter(task, claim, record.offset, &reason).await;
     Ok(())

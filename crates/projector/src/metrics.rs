@@ -23,6 +23,9 @@ use crate::state::{FailureKind, PartitionState};
 #[derive(Debug, Clone)]
 pub struct ProjectorMetrics {
     records: Family<OutcomeLabel, Counter>,
+    letters_tried: Family<OutcomeLabel, Counter>,
+    parked: Counter,
+    parking_given_up: Counter,
     trait_sends: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
     lag_records: Family<PartitionLabel, Gauge>,
@@ -79,6 +82,9 @@ impl ProjectorMetrics {
         let buckets = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
         let metrics = Self {
             records: Family::default(),
+            letters_tried: Family::default(),
+            parked: Counter::default(),
+            parking_given_up: Counter::default(),
             trait_sends: Family::default(),
             commit_seconds: Histogram::new(buckets),
             lag_records: Family::default(),
@@ -101,6 +107,21 @@ impl ProjectorMetrics {
             "dashi_projector_records",
             "Records by outcome: applied, duplicate, dead, or missing from the log",
             metrics.records.clone(),
+        );
+        registry.register(
+            "dashi_projector_dead_letters_tried",
+            "Dead letters that a command tried again, by outcome: applied, duplicate, or still dead",
+            metrics.letters_tried.clone(),
+        );
+        registry.register(
+            "dashi_projector_parked_records",
+            "Records that wait, or waited, behind a dead letter of their session",
+            metrics.parked.clone(),
+        );
+        registry.register(
+            "dashi_projector_parking_given_up",
+            "Sessions of which as many records waited as may, so that later ones were applied",
+            metrics.parking_given_up.clone(),
         );
         registry.register(
             "dashi_projector_trait_sends",
@@ -198,16 +219,24 @@ impl ProjectorMetrics {
         }
     }
 
-    pub(crate) fn committed(&self, outcomes: &Outcomes, committed: &Committed, took: Duration) {
+    pub(crate) fn committed(&self, changes: &Changes, committed: &Committed, took: Duration) {
         let profiles = committed.profiles;
         for (outcome, count) in [("written", profiles.writes), ("avoided", profiles.avoided)] {
             self.trait_sends.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
         self.commit_seconds.observe(took.as_secs_f64());
-        let Outcomes { applied, duplicate, dead } = *outcomes;
+        let Outcomes { applied, duplicate, dead } = changes.outcomes;
+        // A letter that is tried again was counted when it was read.
+        let records = if changes.tried.is_some() { &self.letters_tried } else { &self.records };
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {
-            self.records.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+            records.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
+    }
+
+    /// Counts records that wait behind dead letters, and sessions whose order is given up.
+    pub(crate) fn parked(&self, records: u64, given_up: u64) {
+        self.parked.inc_by(records);
+        self.parking_given_up.inc_by(given_up);
     }
 
     /// Counts records that were missing from the log where a commit passed.

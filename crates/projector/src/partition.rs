@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, apply, passing};
 use crate::fold_panic::panic_text;
+use crate::letters::give_up;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
 use crate::progress::Progress;
@@ -200,6 +201,10 @@ impl PartitionTask {
             drop(call);
             match claimed {
                 Ok(claim) => {
+                    if let Err(error) = self.end_parking(&claim).await {
+                        outages.wait(None, Doing::Claiming, error).await?;
+                        continue;
+                    }
                     self.shared.metrics.claims.inc();
                     self.shared.progress.claimed(partition, claim.resume_from);
                     tracing::info!(
@@ -218,6 +223,21 @@ impl PartitionTask {
             }
         }
         Ok(None)
+    }
+
+    /// Where sessions do not wait any more: lets go those that did under another setting.
+    async fn end_parking(&self, claim: &Claim) -> Result<(), CommitError> {
+        if self.shared.settings.parking.is_some() {
+            return Ok(());
+        }
+        let held = self.shared.store.held_sessions(claim).await;
+        let partition = self.partition;
+        let held = held.map_err(|error| CommitError::NotWritten { partition, source: Arc::new(error) })?;
+        let sessions: Vec<_> = held.into_iter().map(|(session, ..)| session).collect();
+        if !sessions.is_empty() {
+            give_up(self, claim, claim.resume_from, sessions).await?;
+        }
+        Ok(())
     }
 
     /// After a read that failed: waits until it is time to try again; returns the checkpoint to go on from. A replay does

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use dashi_domain::fold::{Changes, FoldRules};
+use dashi_domain::parking::ParkingLimits;
 use dashi_domain::record::Record;
 use dashi_event_log::ReadLimit;
 use uuid::Uuid;
@@ -23,6 +24,8 @@ pub struct ProjectorSettings {
     pub fold: Fold,
     /// The rules of the fold.
     pub rules: FoldRules,
+    /// The bounds within which later records of a session wait behind a dead letter of it; `None` if they do not wait.
+    pub parking: Option<ParkingLimits>,
     /// Limits of one batch, and how long to wait for records.
     pub read_limit: ReadLimit,
     /// Least time between two batches of a partition, unless the last one was full.

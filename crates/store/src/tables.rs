@@ -312,6 +312,9 @@ static DEAD_LETTER: Table = Table {
         Column::new("record_offset", ColumnType::Integer),
         Column::new("reason", ColumnType::Text),
         Column::new("record", ColumnType::Bytes),
+        Column::new("tries", ColumnType::Integer),
+        Column::new("discarded_at", ColumnType::Integer),
+        Column::new("parking", ColumnType::Integer),
     ],
 };
 

@@ -213,8 +213,10 @@ pub(super) async fn a_checkpoint_goes_back_and_dead_letters_of_the_other_records
     let letter = |value: &str| Changes {
         dead_letters: vec![DeadLetter {
             offset: Offset::new(4),
+            appended_at_ms: NOON_MS,
             reason: "bad".to_owned(),
             value: value.into(),
+            parking: Default::default(),
         }],
         outcomes: Outcomes { dead: 1, ..Outcomes::default() },
         ..Changes::default()
@@ -307,7 +309,13 @@ pub(super) async fn what_a_store_holds_is_told(fixture: StoreFixture) {
         ]
     );
     // Any row of any table counts, one that only sets a record aside too.
-    let letter = DeadLetter { offset: Offset::ZERO, reason: "r".to_owned(), value: Vec::new() };
+    let letter = DeadLetter {
+        offset: Offset::ZERO,
+        appended_at_ms: NOON_MS,
+        reason: "r".to_owned(),
+        value: Vec::new(),
+        parking: Default::default(),
+    };
     store
         .commit(&claim, at(0), at(1), &Changes { dead_letters: vec![letter], ..Changes::default() })
         .await

@@ -318,7 +318,13 @@ pub(super) async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_r
             .unwrap();
         let mut changes = page_views([100 + n as u128]);
         changes.session_data = vec![property(n as u128, 7, table, "1")];
-        let letter = DeadLetter { offset: Offset::new(stands), reason: "r".to_owned(), value: Vec::new() };
+        let letter = DeadLetter {
+            offset: Offset::new(stands),
+            appended_at_ms: 0,
+            reason: "r".to_owned(),
+            value: Vec::new(),
+            parking: Default::default(),
+        };
         changes.dead_letters = vec![letter];
         let commit = tokio::spawn({
             let (store, claim, changes) = (store.clone(), claim.clone(), changes.clone());

@@ -124,6 +124,9 @@ pub(super) fn full_changes() -> Changes {
         imported_session_data: Vec::new(),
         imported_session_links: Vec::new(),
         erasure: None,
+        command: None,
+        tried: None,
+        given_up: Vec::new(),
         link_sources: vec![LinkSource {
             website_id: id(WEBSITE),
             by_session: id(11),
@@ -217,8 +220,10 @@ pub(super) fn full_changes() -> Changes {
         applied: vec![applied_row(600), AppliedRow { record_type: "é".to_owned(), ..applied_row(601) }],
         dead_letters: vec![DeadLetter {
             offset: Offset::new(7),
+            appended_at_ms: NOON_MS,
             reason: "it is \0 no é".to_owned(),
             value: vec![0, 255, b'{', 10],
+            parking: Default::default(),
         }],
         outcomes: Outcomes { applied: events.len() as u64 + 7, duplicate: 3, dead: 1 },
         missing: vec![missing(12, 13, MissingCause::Gap)],

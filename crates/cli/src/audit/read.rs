@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use dashi_domain::erasure::ErasureCopy;
+use dashi_domain::fold::is_command;
 use dashi_domain::glance::{HOUR_MS, HourKey};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit};
@@ -43,7 +43,7 @@ pub struct PartitionRead {
     pub passed: BTreeMap<HourKey, u64>,
     /// Records from the checkpoint on.
     pub unread: BTreeMap<HourKey, u64>,
-    /// Erasures among both, which no collector accepted.
+    /// Commands among both, which no collector accepted.
     pub commands: BTreeMap<HourKey, u64>,
     /// Offsets between records at which no record is any more.
     pub gaps: Vec<Range<u64>>,
@@ -158,7 +158,7 @@ async fn attempt(
             if since_ms.is_none_or(|since_ms| key.hour_ms >= since_ms) {
                 let is_passed = record.offset < checkpoint.offset();
                 counting.add(&mut read, key, is_passed);
-                if ErasureCopy::is(&record.value) {
+                if is_command(&record.value) {
                     *read.commands.entry(key).or_default() += 1;
                 }
             }

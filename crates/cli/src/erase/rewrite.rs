@@ -22,8 +22,8 @@ pub async fn overwrite(erasing: &Erasing<'_>, website_id: Uuid, placed: &[Placed
     let letters = erasing.store.dead_letters_with(&website_id.to_string()).await?;
     let dead: HashSet<(Partition, Offset)> = letters
         .iter()
-        .filter(|letter| letter.log == *erasing.log.id())
-        .map(|letter| (letter.partition, letter.offset))
+        .filter(|letter| letter.place.log == *erasing.log.id())
+        .map(|letter| (letter.place.partition, letter.place.offset))
         .collect();
     let mut partitions: BTreeMap<Partition, (Coverage, Offset)> = BTreeMap::new();
     for Placed { copy, partition, offset } in placed {

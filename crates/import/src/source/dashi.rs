@@ -54,6 +54,8 @@ fn item(line: u64, value: Vec<u8>) -> Result<Item, String> {
         LogRecord::Erasure(_) => {
             return Err("it is an erasure: run `dashi erase` on this log after the import".to_owned());
         }
+        // It names places in the log that it was written for.
+        LogRecord::Letters(_) => return Err("it is a command about dead letters of another log".to_owned()),
         LogRecord::Erased(_) => return Err("its record was erased".to_owned()),
     };
     drop(decoded);

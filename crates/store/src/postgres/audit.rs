@@ -1,8 +1,6 @@
 //! Counts by the hour.
 
-use std::collections::BTreeMap;
-
-use dashi_domain::fold::Outcomes;
+use dashi_domain::fold::Changes;
 use dashi_domain::glance::HourKey;
 use dashi_domain::position::LogId;
 use uuid::Uuid;
@@ -16,26 +14,32 @@ use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
 pub(super) async fn count_hours(
     connection: &mut Session,
     claim: &Claim,
-    hours: &BTreeMap<HourKey, Outcomes>,
+    changes: &Changes,
 ) -> Result<(), sqlx::Error> {
+    let hours = &changes.hours;
     if hours.is_empty() {
         return Ok(());
     }
     sqlx::query(
         "/* count_hours */
          INSERT INTO dashi.hour_count AS h (log_id, partition, hour, source_id, applied, duplicate, dead)
-         SELECT $1, $2, t.* FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[]) AS t
+         SELECT $1, $2, t.hour, t.source_id, t.applied, t.duplicate, greatest(t.dead, 0)
+         FROM unnest($3::bigint[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[])
+             AS t (hour, source_id, applied, duplicate, dead)
          ON CONFLICT (log_id, partition, hour, source_id) DO UPDATE
          SET applied = h.applied + excluded.applied, duplicate = h.duplicate + excluded.duplicate,
-             dead = h.dead + excluded.dead",
+             dead = CASE WHEN $8 THEN greatest(h.dead - excluded.applied - excluded.duplicate, 0)
+                         ELSE h.dead + excluded.dead END",
     )
     .bind(claim.log.as_str())
     .bind(claim.partition.number() as i32)
     .bind(column!(hours, hour => hour.0.hour_ms))
     .bind(column!(hours, hour => hour.0.source_id))
-    .bind(column!(hours, hour => hour.1.applied as i64))
-    .bind(column!(hours, hour => hour.1.duplicate as i64))
-    .bind(column!(hours, hour => hour.1.dead as i64))
+    .bind(column!(hours, hour => changes.added(hour.1)[0]))
+    .bind(column!(hours, hour => changes.added(hour.1)[1]))
+    .bind(column!(hours, hour => changes.added(hour.1)[2]))
+    // Letters that were tried again were dead before. Some were set aside before there was this table.
+    .bind(changes.tried.is_some())
     .execute(connection)
     .await?;
     Ok(())

@@ -18,6 +18,7 @@ mod generation;
 pub(crate) mod heal;
 pub(crate) mod history;
 mod insert;
+mod letters;
 mod pool;
 mod profile;
 mod rows;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::StoreError;
-use crate::trace::{AppliedEvent, DeadLetterColumns, IDENTITIES, SetAside};
+use crate::trace::{AppliedEvent, IDENTITIES};
 
 /// Each by primary key. Umami 3.0 has no recordings.
 const APPLIED: &str = "/* trace */
@@ -52,20 +52,5 @@ impl PostgresStore {
             event_data,
             has_revenue,
         }))
-    }
-
-    pub(crate) async fn set_aside(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
-        let doing = "looking among the dead letters";
-        let rows: Vec<DeadLetterColumns> = sqlx::query_as(
-            "/* trace_dead_letters */
-             SELECT log_id, partition::bigint, record_offset, reason, (extract(epoch FROM set_aside_at) * 1000)::bigint, record
-             FROM dashi.dead_letter WHERE position($1::bytea IN record) > 0
-             ORDER BY log_id, partition, record_offset",
-        )
-        .bind(text.as_bytes())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(StoreError::away(doing))?;
-        Ok(rows.into_iter().map(SetAside::from).collect())
     }
 }

@@ -1,8 +1,6 @@
 //! Counts by the hour.
 
-use std::collections::BTreeMap;
-
-use dashi_domain::fold::Outcomes;
+use dashi_domain::fold::Changes;
 use dashi_domain::glance::HourKey;
 use dashi_domain::position::LogId;
 use sqlx::sqlite::SqliteConnection;
@@ -16,23 +14,25 @@ use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
 pub(super) async fn count_hours(
     connection: &mut SqliteConnection,
     claim: &Claim,
-    hours: &BTreeMap<HourKey, Outcomes>,
+    changes: &Changes,
 ) -> Result<(), sqlx::Error> {
-    for (key, outcomes) in hours {
+    for (key, outcomes) in &changes.hours {
+        // Letters that were tried again were dead before. Some were set aside before there was this table.
+        let [applied, duplicate, dead] = changes.added(outcomes);
         sqlx::query(
             "INSERT INTO dashi_hour_count (log_id, partition, hour, source_id, applied, duplicate, dead)
-             VALUES (?, ?, ?, ?, ?, ?, ?)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, max(?7, 0))
              ON CONFLICT (log_id, partition, hour, source_id) DO UPDATE
              SET applied = applied + excluded.applied, duplicate = duplicate + excluded.duplicate,
-                 dead = dead + excluded.dead",
+                 dead = max(dead + ?7, 0)",
         )
         .bind(claim.log.as_str())
         .bind(claim.partition.number())
         .bind(key.hour_ms)
         .bind(text(key.source_id))
-        .bind(outcomes.applied as i64)
-        .bind(outcomes.duplicate as i64)
-        .bind(outcomes.dead as i64)
+        .bind(applied)
+        .bind(duplicate)
+        .bind(dead)
         .execute(&mut *connection)
         .await?;
     }

@@ -8,6 +8,7 @@ mod commit;
 mod erasure;
 mod generation;
 mod insert;
+mod letters;
 mod profile;
 mod rows;
 mod sources;
@@ -51,6 +52,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_5.sql"),
     include_str!("dashi_6.sql"),
     include_str!("dashi_7.sql"),
+    include_str!("dashi_8.sql"),
 ];
 
 /// The mark of this program's files (`PRAGMA application_id`): "Dash" in ASCII. Files from before this mark have 0.

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{SqliteStore, parse_uuid, text};
 use crate::StoreError;
-use crate::trace::{AppliedEvent, DeadLetterColumns, IDENTITIES, SetAside};
+use crate::trace::{AppliedEvent, IDENTITIES};
 
 impl SqliteStore {
     pub(crate) async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
@@ -44,17 +44,5 @@ impl SqliteStore {
             event_data: event_data as u64,
             has_revenue,
         }))
-    }
-
-    pub(crate) async fn set_aside(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
-        let rows: Vec<DeadLetterColumns> = sqlx::query_as(
-            "SELECT log_id, partition, record_offset, reason, set_aside_at, record FROM dashi_dead_letter
-             WHERE instr(record, ?) > 0 ORDER BY log_id, partition, record_offset",
-        )
-        .bind(text.as_bytes())
-        .fetch_all(&self.0.readers)
-        .await
-        .map_err(StoreError::away("looking among the dead letters"))?;
-        Ok(rows.into_iter().map(SetAside::from).collect())
     }
 }

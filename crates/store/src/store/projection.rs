@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::Store;
 use crate::{
     AppliedEvent, Claim, ClaimError, CommitError, Committed, ErrorNote, MissingRange, PartitionState,
-    SetAside, Snapshot, StoreError, tables,
+    Snapshot, StoreError, tables,
 };
 
 impl Store {
@@ -64,6 +64,8 @@ impl Store {
     ///
     /// 1. The guard moves the checkpoint and adds the batch's counts. Its row lock (PostgreSQL) or the one writing connection
     ///    (SQLite) keeps a second writer waiting until the transaction has ended; that one finds another epoch or checkpoint.
+    ///    Letters that were tried again leave the table or get the new reason; if one of them is not there as it was read, the
+    ///    transaction ends with [`CommitError::NotWritten`].
     /// 2. Chunks of recordings get the next free indexes of their visits and are inserted.
     /// 3. Events, identifies, and notes of records that leave no other row are inserted. Rows that are there already end the
     ///    transaction with [`CommitError::Duplicates`], as does a copy of an erasure that was applied.
@@ -73,6 +75,7 @@ impl Store {
     /// 7. Leaves of events' data, properties of sessions, and revenue.
     /// 8. Heatmaps: rows of posts, which replace equal clicks of recordings, then rows of recordings.
     /// 9. Dead letters are inserted; where the checkpoint moves back, those of offsets from `to` on then get another name.
+    ///    A command that discards letters marks them.
     /// 10. Ranges of records that the log no longer has.
     /// 11. Profiles: links, then people in their order, then the traits that differ ([`dashi_domain::profile`]).
     /// 12. The commit, after which subscribers are notified of changed profiles.
@@ -158,13 +161,5 @@ impl Store {
     /// The store does not answer.
     pub async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
         either!(self, store => store.trace(id).await)
-    }
-
-    /// The dead letters whose record contains `text`, of all logs. All dead letters are read for it.
-    ///
-    /// # Errors
-    /// The store does not answer.
-    pub async fn dead_letters_with(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
-        either!(self, store => store.set_aside(text).await)
     }
 }

@@ -15,19 +15,22 @@ use uuid::Uuid;
 use self::events::{
     copy_events, insert_applied, insert_event_data, insert_events, insert_identifies, insert_revenue,
 };
-use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
+use self::partition::{move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings, remove_recorded_clicks};
 use self::sessions::{
-    Replaced, fill_sessions, insert_sessions, link_sessions, name_sessions, upsert_session_data,
+    Replaced, fill_sessions, insert_sessions, link_sessions, name_sessions, set_sessions_back,
+    upsert_session_data,
 };
 use super::audit::count_hours;
 use super::catalogue::Catalogue;
 use super::copy::Way;
 use super::erasure::there;
+use super::letters::{settle_tried, write_letters};
 use super::pool::{Session, is_known};
 use super::{PostgresStore, profile};
 use crate::erasure::{ErasureTables as _, erase, last_offset};
 use crate::error::DriverMessage;
+use crate::letters::letters_moved;
 use crate::{Claim, CommitError, Committed};
 
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
@@ -130,6 +133,10 @@ impl PostgresStore {
                 let row = self.guard_row(claim).await?;
                 Err(Ended::Otherwise(CommitError::by_guard(claim, from, to, row)))
             }
+            Written::NothingForMovedLetters => {
+                session.roll_back().await;
+                Err(Ended::Otherwise(letters_moved(claim)))
+            }
             Written::NothingForDuplicates { with_recordings } => {
                 session.roll_back().await;
                 Err(Ended::Otherwise(CommitError::Duplicates(self.applied(changes, with_recordings).await?)))
@@ -172,6 +179,8 @@ enum Written {
     Rows(Committed),
     /// Nothing: epoch or checkpoint are others.
     NothingForTheGuard,
+    /// Nothing: letters that were tried again are not as they were read.
+    NothingForMovedLetters,
     /// Nothing that may stay: some of the rows were there.
     NothingForDuplicates { with_recordings: bool },
 }
@@ -203,6 +212,9 @@ async fn write(
     if !move_checkpoint(connection, claim, from, to, changes).await? {
         return Ok(Written::NothingForTheGuard);
     }
+    if !settle_tried(connection, claim, changes).await? {
+        return Ok(Written::NothingForMovedLetters);
+    }
     let recordings: &[ChunkRow] = if catalogue.has_table("session_replay") { &changes.chunks } else { &[] };
     let (recorded, indexes) = insert_recordings(connection, recordings, catalogue).await?;
     let events = match way {
@@ -222,7 +234,7 @@ async fn write(
     if is_known || inserted < to_insert as u64 {
         return Ok(Written::NothingForDuplicates { with_recordings: !recordings.is_empty() });
     }
-    count_hours(connection, claim, &changes.hours).await?;
+    count_hours(connection, claim, changes).await?;
     if let Some(copy) = &changes.erasure {
         let there = there(catalogue);
         let changed = erase(connection, &there, claim, copy, last_offset(to)).await?;
@@ -232,19 +244,23 @@ async fn write(
     }
     let inserted = insert_sessions(connection, &changes.sessions, catalogue, way).await?;
     let there: Vec<_> = changes.sessions.iter().filter(|row| !inserted.contains(&row.session_id)).collect();
+    if changes.is_late() {
+        set_sessions_back(connection, &there, changes.names_sessions).await?;
+    }
     fill_sessions(connection, &there).await?;
     if catalogue.has_session_link() {
         link_sessions(connection, &changes.session_links).await?;
         link_sessions(connection, &changes.imported_session_links).await?;
     }
     if catalogue.has_session_link() || changes.names_sessions {
-        name_sessions(connection, &changes.session_links).await?;
+        name_sessions(connection, &changes.session_links, changes.is_late()).await?;
     }
     for rows in changes.event_data.chunks(LEAVES_PER_STATEMENT) {
         insert_event_data(connection, rows, catalogue, way).await?;
     }
+    let replaced = if changes.is_late() { Replaced::Older } else { Replaced::All };
     for rows in changes.session_data.chunks(LEAVES_PER_STATEMENT) {
-        upsert_session_data(connection, rows, catalogue, Replaced::All, way).await?;
+        upsert_session_data(connection, rows, catalogue, replaced, way).await?;
     }
     for rows in changes.imported_session_data.chunks(LEAVES_PER_STATEMENT) {
         upsert_session_data(connection, rows, catalogue, Replaced::Older, way).await?;
@@ -263,7 +279,7 @@ async fn write(
             }
         }
     }
-    insert_dead_letters(connection, claim, &changes.dead_letters).await?;
+    write_letters(connection, claim, changes).await?;
     if to < from {
         set_dead_letters_aside(connection, claim, to).await?;
         connection.forget_copies(claim, to.offset()).await?;

@@ -1,9 +1,8 @@
-//! The rows of a partition itself: its checkpoint, dead letters, and ranges that the log lost.
+//! The rows of a partition itself: its checkpoint, the names of dead letters, and ranges that the log lost.
 
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
-use dashi_domain::rows::DeadLetter;
 
 use crate::Claim;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
@@ -20,11 +19,13 @@ pub(super) async fn move_checkpoint(
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
     let passed = Passed::of(changes, from, to);
+    let [applied, duplicate, dead] = changes.added(&changes.outcomes);
     let moved = sqlx::query(
         "/* move_checkpoint */
          UPDATE dashi.checkpoint
          SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
-             missing = missing + $9, markers = markers + $10, rewound = rewound + $11, fingerprint = $12,
+             missing = missing + $9, markers = markers + $10, rewound = rewound + $11,
+             fingerprint = CASE WHEN $13 THEN fingerprint ELSE $12 END,
              updated_at = clock_timestamp(),
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, clock_timestamp()) END
          WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
@@ -34,43 +35,18 @@ pub(super) async fn move_checkpoint(
     .bind(claim.epoch.number() as i64)
     .bind(from.offset().number() as i64)
     .bind(to.offset().number() as i64)
-    .bind(changes.outcomes.applied as i64)
-    .bind(changes.outcomes.duplicate as i64)
-    .bind(changes.outcomes.dead as i64)
+    .bind(applied)
+    .bind(duplicate)
+    .bind(dead)
     .bind(passed.missing)
     .bind(passed.markers)
     .bind(passed.rewound)
     .bind(changes.fingerprint)
+    .bind(changes.tried.is_some())
     .execute(connection)
     .await?
     .rows_affected();
     Ok(moved == 1)
-}
-
-pub(super) async fn insert_dead_letters(
-    connection: &mut Session,
-    claim: &Claim,
-    rows: &[DeadLetter],
-) -> Result<(), sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(
-        "/* insert_dead_letters */
-         INSERT INTO dashi.dead_letter (log_id, partition, record_offset, reason, record)
-         SELECT $1, $2, record_offset, reason, record
-         FROM unnest($3::bigint[], $4::text[], $5::bytea[]) AS t (record_offset, reason, record)
-         ON CONFLICT DO NOTHING",
-    )
-    .bind(claim.log.as_str())
-    .bind(claim.partition.number() as i32)
-    .bind(column!(rows, row => row.offset.number() as i64))
-    // A reason may quote the record, and text columns cannot hold U+0000.
-    .bind(column!(rows, row => row.reason.replace('\0', "\u{fffd}")))
-    .bind(column!(rows, row => row.value.as_slice()))
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Offsets from `to` on may get other records, whose dead letters are not to meet these.

@@ -112,6 +112,43 @@ pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]
     Ok(())
 }
 
+/// Makes late events that are older than their sessions' rows the first ones of these.
+pub(super) async fn set_sessions_back(
+    connection: &mut Session,
+    rows: &[&SessionRow],
+    names_sessions: bool,
+) -> Result<(), sqlx::Error> {
+    for row in rows {
+        let made_later: Option<PgRow> = sqlx::query(
+            "/* sessions_made_later */
+             SELECT browser::text, os::text, device::text, screen::text, language::text, country::text, region::text,
+                 city::text, distinct_id::text
+             FROM session WHERE session_id = $1 AND created_at > dashi.at_ms($2) FOR UPDATE",
+        )
+        .bind(row.session_id)
+        .bind(row.created_at_ms)
+        .fetch_optional(&mut *connection)
+        .await?;
+        let Some(made_later) = made_later else { continue };
+        let later = crate::profile::attributes(&made_later)?;
+        let attributes = SessionAttributes::set_back(row.reported(), &later, names_sessions);
+        let mut statement = sqlx::query(
+            "/* set_session_back */
+             UPDATE session
+             SET browser = $3, os = $4, device = $5, screen = $6, language = $7, country = $8, region = $9, city = $10,
+                 distinct_id = $11, created_at = dashi.at_ms($2)
+             WHERE session_id = $1",
+        )
+        .bind(row.session_id)
+        .bind(row.created_at_ms);
+        for value in columns_of(&attributes) {
+            statement = statement.bind(value.clone());
+        }
+        statement.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
 /// In the order of the table's columns.
 fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
     let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
@@ -137,20 +174,28 @@ pub(super) async fn link_sessions(
     run_with_links(connection, rows, sql).await
 }
 
-/// The last of the distinct ids that identifies named in a session goes into the session itself.
+/// The last of the distinct ids that identifies named in a session goes into the session itself; that of a late one only if
+/// none is newer.
 pub(super) async fn name_sessions(
     connection: &mut Session,
     rows: &[SessionLinkRow],
+    is_late: bool,
 ) -> Result<(), sqlx::Error> {
     let (unnest, names) = (unnest(&tables::SESSION_LINK), names(&tables::SESSION_LINK));
+    let none_newer = if is_late {
+        "AND NOT EXISTS (SELECT 1 FROM dashi.identify AS i WHERE i.session_id = t.session_id
+             AND i.website_id = t.website_id AND i.created_at > dashi.at_ms(t.created_at) AND i.distinct_id <> '')"
+    } else {
+        ""
+    };
     let sql = format!(
         "/* name_sessions */
          UPDATE session AS s SET distinct_id = t.distinct_id
-         FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id
+         FROM (SELECT DISTINCT ON (session_id) website_id, session_id, distinct_id, created_at
                FROM {unnest} WITH ORDINALITY AS t ({names}, place)
                ORDER BY session_id, place DESC) AS t
          WHERE s.session_id = t.session_id AND s.website_id = t.website_id
-             AND s.distinct_id IS DISTINCT FROM t.distinct_id"
+             AND s.distinct_id IS DISTINCT FROM t.distinct_id {none_newer}"
     );
     run_with_links(connection, rows, sql).await
 }

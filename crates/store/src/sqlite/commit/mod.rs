@@ -15,14 +15,16 @@ use self::events::{
     applied, applied_as_another_type, insert_applied, insert_event_data, insert_events, insert_identifies,
     insert_revenue,
 };
-use self::partition::{insert_dead_letters, move_checkpoint, note_missing, set_dead_letters_aside};
+use self::partition::{move_checkpoint, note_missing, set_dead_letters_aside};
 use self::recordings::{insert_heatmap, insert_recordings};
 use self::sessions::{name_sessions, upsert_session_data, upsert_sessions};
 use super::audit::count_hours;
 use super::erasure::there;
+use super::letters::{settle_tried, write_letters};
 use super::{SqliteStore, guard_row, text};
 use crate::erasure::{ErasureTables as _, erase, last_offset};
 use crate::error::DriverMessage;
+use crate::letters::letters_moved;
 use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
 impl SqliteStore {
@@ -63,6 +65,10 @@ async fn write(
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::by_guard(claim, from, to, row));
     }
+    if !settle_tried(&mut tx, claim, changes).await.map_err(failed)? {
+        tx.rollback().await.map_err(failed)?;
+        return Err(letters_moved(claim));
+    }
     let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
     let (recordings, indexes) = insert_recordings(&mut tx, &changes.chunks).await.map_err(failed)?;
     let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
@@ -79,7 +85,7 @@ async fn write(
         tx.rollback().await.map_err(failed)?;
         return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
     }
-    count_hours(&mut tx, claim, &changes.hours).await.map_err(failed)?;
+    count_hours(&mut tx, claim, changes).await.map_err(failed)?;
     if let Some(copy) = &changes.erasure {
         let changed = erase(&mut *tx, &there(), claim, copy, last_offset(to)).await.map_err(failed)?;
         note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
@@ -94,7 +100,7 @@ async fn write(
     upsert_session_data(&mut tx, changes).await.map_err(failed)?;
     insert_revenue(&mut tx, changes).await.map_err(failed)?;
     insert_heatmap(&mut tx, &changes.heatmap, &indexes).await.map_err(failed)?;
-    insert_dead_letters(&mut tx, claim, changes).await.map_err(failed)?;
+    write_letters(&mut tx, claim, changes).await.map_err(failed)?;
     if to < from {
         set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
         tx.forget_copies(claim, to.offset()).await.map_err(failed)?;

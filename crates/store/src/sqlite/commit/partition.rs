@@ -1,4 +1,4 @@
-//! The rows of a partition itself: its checkpoint, dead letters, and ranges that the log lost.
+//! The rows of a partition itself: its checkpoint, the names of dead letters, and ranges that the log lost.
 
 use dashi_domain::fold::Changes;
 use dashi_domain::missing::Missing;
@@ -19,21 +19,24 @@ pub(super) async fn move_checkpoint(
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
     let passed = Passed::of(changes, from, to);
+    let [applied, duplicate, dead] = changes.added(&changes.outcomes);
     let moved = sqlx::query(AssertSqlSafe(format!(
         "UPDATE dashi_checkpoint
          SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
-             missing = missing + ?, markers = markers + ?, rewound = rewound + ?, fingerprint = ?,
+             missing = missing + ?, markers = markers + ?, rewound = rewound + ?,
+             fingerprint = CASE WHEN ? THEN fingerprint ELSE ? END,
              updated_at = {NOW_MS},
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
          WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
     )))
     .bind(to.offset().number() as i64)
-    .bind(changes.outcomes.applied as i64)
-    .bind(changes.outcomes.duplicate as i64)
-    .bind(changes.outcomes.dead as i64)
+    .bind(applied)
+    .bind(duplicate)
+    .bind(dead)
     .bind(passed.missing)
     .bind(passed.markers)
     .bind(passed.rewound)
+    .bind(changes.tried.is_some())
     .bind(changes.fingerprint)
     .bind(claim.log.as_str())
     .bind(claim.partition.number())
@@ -43,27 +46,6 @@ pub(super) async fn move_checkpoint(
     .await?
     .rows_affected();
     Ok(moved == 1)
-}
-
-pub(super) async fn insert_dead_letters(
-    connection: &mut SqliteConnection,
-    claim: &Claim,
-    changes: &Changes,
-) -> Result<(), sqlx::Error> {
-    for row in &changes.dead_letters {
-        sqlx::query(AssertSqlSafe(format!(
-            "INSERT INTO dashi_dead_letter (log_id, partition, record_offset, reason, record, set_aside_at)
-             VALUES (?, ?, ?, ?, ?, {NOW_MS}) ON CONFLICT DO NOTHING"
-        )))
-        .bind(claim.log.as_str())
-        .bind(claim.partition.number())
-        .bind(row.offset.number() as i64)
-        .bind(row.reason.replace('\0', "\u{fffd}"))
-        .bind(row.value.as_slice())
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
 }
 
 /// Offsets from `to` on may get other records, whose dead letters are not to meet these.
