@@ -7,7 +7,7 @@
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost:
 //!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`], [`dead_letters`];
-//!   waiting behind a record that cannot be applied: [`parking`]
+//!   waiting behind a record that cannot be applied: [`parking`]; keeping them while the log is away: [`spool`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * versions of the rules: [`umami`]
@@ -41,6 +41,7 @@ pub mod record;
 pub mod rows;
 pub mod schema;
 pub mod session;
+pub mod spool;
 pub mod submission;
 pub mod text;
 pub mod token;
