@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dashi_domain::position::{LogId, Offset, Partition};
+use dashi_domain::spool::Full;
 
 /// The driver's own error, shared because one failure may answer many appends.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
@@ -62,6 +63,31 @@ pub enum OpenError {
         /// The cluster's answer.
         reason: String,
     },
+    /// A file of the spool cannot be made, read or written.
+    #[error("cannot open the spool {path}: set ingest.spool_directory to a directory of this collector's own that can be written, or ingest.spool = false", path = path.display())]
+    Spool {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Cause,
+    },
+    /// Another process uses the spool's directory.
+    #[error("another collector uses the spool's directory (it holds {lock}): give each its own ingest.spool_directory", lock = lock.display())]
+    SpoolTaken {
+        /// The file whose lock it holds.
+        lock: PathBuf,
+    },
+    /// The records in the spool's file are of another log.
+    #[error("the spool {path} holds events of the log {destination}, and this is the log {log}: set another ingest.spool_directory", path = path.display())]
+    SpoolOfOther {
+        /// The spool's file.
+        path: PathBuf,
+        /// The log that its records wait for.
+        destination: String,
+        /// The log that was opened.
+        log: LogId,
+    },
 }
 
 /// Why a record was not acknowledged. Try again later, except after `TooLarge`.
@@ -82,6 +108,9 @@ pub enum AppendError {
     /// With its present settings the log would lose records that it acknowledged. Nothing was appended.
     #[error("the event log takes no records: {0}")]
     Refused(String),
+    /// The log does not acknowledge, and the spool takes no more. The record may be in the log all the same.
+    #[error("the event log is away and the spool is full: {0}")]
+    SpoolFull(Full),
     /// The log was closed. Nothing was appended.
     #[error("the event log is closed")]
     Closed,

@@ -29,12 +29,14 @@ mod embedded;
 mod error;
 mod kafka;
 mod membership;
+mod spool;
 mod topic;
 
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
 pub use error::{AppendError, LogError, OpenError};
 pub use kafka::{KafkaLog, KafkaSettings};
 pub use membership::{Membership, Ownership};
+pub use spool::{Spool, SpoolSettings, SpoolState, SpoolStatus};
 pub use topic::{Concern, TopicNote};
 
 use std::ops::Range;
@@ -122,6 +124,38 @@ impl EventLog {
         match self {
             Self::Embedded(log) => log.append(records).await,
             Self::Kafka(log) => log.append(records).await,
+        }
+    }
+
+    /// Makes records durable, in their order: in the log, or in its [spool](EventLog::open_spool) while the log is away or
+    /// slow, from where they are forwarded before newer ones. Returns one result per record, in the same order. A record may
+    /// be in the log twice, if its acknowledgement was lost. Without a spool it is [`EventLog::append`].
+    ///
+    /// # Errors
+    /// Those of [`EventLog::append`], and [`AppendError::SpoolFull`].
+    pub async fn accept(&self, records: Vec<NewRecord>) -> Vec<Result<(), AppendError>> {
+        match self.spool() {
+            Some((log, spool)) => spool.accept(log, records).await,
+            None => self.append(records).await.into_iter().map(|appended| appended.map(drop)).collect(),
+        }
+    }
+
+    /// Opens the spool of this log, from now on for [`EventLog::accept`], and starts to forward what an earlier process left
+    /// there. An embedded log needs none: nothing is opened, and `None` is returned.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or another process uses it.
+    pub async fn open_spool(&self, settings: SpoolSettings) -> Result<Option<Spool>, OpenError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Kafka(log) => log.open_spool(settings).await.map(Some),
+        }
+    }
+
+    fn spool(&self) -> Option<(&KafkaLog, &Spool)> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::Kafka(log) => log.spool().map(|spool| (log, spool)),
         }
     }
 
@@ -329,8 +363,18 @@ impl EventLog {
         }
     }
 
-    /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend.
+    /// Stops to forward what the spool holds, and closes it, if there is one. To be called when nothing calls
+    /// [`EventLog::accept`] any more.
+    pub async fn close_spool(&self) {
+        if let Some((log, spool)) = self.spool() {
+            spool.close(log).await;
+        }
+    }
+
+    /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend. A spool keeps what
+    /// it holds for the next process that opens it.
     pub async fn close(&self) {
+        self.close_spool().await;
         match self {
             Self::Embedded(log) => log.close().await,
             Self::Kafka(log) => log.close().await,

@@ -56,14 +56,18 @@ async fn append(
         return Vec::new();
     }
     let began = Instant::now();
-    let appended = log.append(records).await;
+    let accepted = log.accept(records).await;
     metrics.append_seconds.observe(began.elapsed().as_secs_f64());
-    let result = |appended: Result<_, AppendError>| match appended {
-        Ok(_) => Ok(()),
+    let result = |accepted| match accepted {
+        Ok(()) => Ok(()),
         Err(AppendError::TooLarge { .. }) => Err(Rejection::TooLarge),
         Err(
-            AppendError::Full | AppendError::Unconfirmed(_) | AppendError::Refused(_) | AppendError::Closed,
+            AppendError::Full
+            | AppendError::Unconfirmed(_)
+            | AppendError::Refused(_)
+            | AppendError::SpoolFull(_)
+            | AppendError::Closed,
         ) => Err(Rejection::Unavailable),
     };
-    appended.into_iter().map(result).collect()
+    accepted.into_iter().map(result).collect()
 }

@@ -37,12 +37,27 @@ impl EmbeddedLog {
 
     /// Waits until the records are durable; returns the partition and offset of each, in their order.
     async fn enqueue(&self, records: Vec<NewRecord>) -> Result<Vec<(Partition, Offset)>, AppendError> {
+        self.submit(records)?.outcome().await
+    }
+
+    /// Puts records into the queue of the writer, behind those of earlier calls.
+    pub(crate) fn submit(&self, records: Vec<NewRecord>) -> Result<Submitted, AppendError> {
         let (done, outcome) = oneshot::channel();
         self.0.queue.try_send(Append { records, done }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
             mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
         })?;
-        outcome.await.unwrap_or(Err(AppendError::Closed))
+        Ok(Submitted(outcome))
+    }
+}
+
+/// Records in the writer's queue. They are written whether or not somebody waits for them.
+pub(crate) struct Submitted(oneshot::Receiver<Result<Vec<(Partition, Offset)>, AppendError>>);
+
+impl Submitted {
+    /// Waits until they are durable; returns the partition and offset of each, in their order.
+    pub(crate) async fn outcome(self) -> Result<Vec<(Partition, Offset)>, AppendError> {
+        self.0.await.unwrap_or(Err(AppendError::Closed))
     }
 }
 

@@ -8,10 +8,13 @@ mod file;
 mod lookout;
 mod membership;
 mod overwrite;
+mod queue;
 mod read;
 mod retention;
 
+pub(crate) use append::Submitted;
 pub(crate) use membership::SoleMembership;
+pub(crate) use queue::Queued;
 pub(crate) use read::EmbeddedReader;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use dashi_domain::position::{Offset, Partition};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaLog;
-use super::producer::{IdempotentProducer, NotAppended};
+use super::producer::{Acknowledgement, IdempotentProducer, NotAppended};
 use crate::{AppendError, NewRecord};
 
 /// The producer, once there is one. It is made with the first append, and again when it is broken.
@@ -17,30 +17,51 @@ pub(super) enum Slot {
     Closed,
 }
 
+/// Records that were given to the producer, one entry for each.
+pub(crate) struct Sent {
+    producer: Arc<IdempotentProducer>,
+    deliveries: Vec<Result<Acknowledgement, AppendError>>,
+}
+
 impl KafkaLog {
     pub(crate) async fn append(
         &self,
         records: Vec<NewRecord>,
     ) -> Vec<Result<(Partition, Offset), AppendError>> {
+        match self.send(&records) {
+            Ok(sent) => self.outcomes(sent, &records).await,
+            Err(error) => vec![Err(error); records.len()],
+        }
+    }
+
+    /// Gives records to the producer, behind those of earlier calls, and does not wait.
+    pub(crate) fn send(&self, records: &[NewRecord]) -> Result<Sent, AppendError> {
         // A topic that loses acknowledged records takes none.
         if let Some(reason) = self.0.topic.refusal() {
-            return vec![Err(AppendError::Refused(reason)); records.len()];
+            return Err(AppendError::Refused(reason));
         }
-        let producer = match self.producer() {
-            Ok(producer) => producer,
-            Err(error) => return vec![Err(error); records.len()],
-        };
+        let producer = self.producer()?;
         let topic = self.0.settings.topic.as_str();
         // All records are handed over before the first acknowledgement is awaited, so that they share requests.
-        let sent: Vec<_> = records
+        let deliveries = records
             .iter()
             .map(|record| {
                 let key = partitioner::key(record.session_id);
                 producer.send(topic, &key, &record.value).map_err(|error| refusal(error, record.value.len()))
             })
             .collect();
-        let mut outcomes = Vec::with_capacity(sent.len());
-        for (sent, record) in sent.into_iter().zip(&records) {
+        Ok(Sent { producer, deliveries })
+    }
+
+    /// Waits for the outcome of each of these records, which were given to the producer.
+    pub(crate) async fn outcomes(
+        &self,
+        sent: Sent,
+        records: &[NewRecord],
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
+        let Sent { producer, deliveries } = sent;
+        let mut outcomes = Vec::with_capacity(deliveries.len());
+        for (sent, record) in deliveries.into_iter().zip(records) {
             outcomes.push(match sent {
                 Err(refused) => Err(refused),
                 Ok(delivery) => match delivery.await {
@@ -57,6 +78,24 @@ impl KafkaLog {
             self.replace_if_broken(&producer);
         }
         outcomes
+    }
+
+    /// Gives up on everything that was given to the producer: each record that is not acknowledged yet soon has the outcome
+    /// [`AppendError::Unconfirmed`], and none of them is sent any more. Of each partition, the log has a prefix of the
+    /// records, or will have. Records of later calls go to another producer.
+    pub(crate) async fn abandon(&self) {
+        let slot = {
+            let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
+            match &*slot {
+                Slot::Made(_) => std::mem::replace(&mut *slot, Slot::Unmade),
+                Slot::Unmade | Slot::Closed => return,
+            }
+        };
+        let Slot::Made(producer) = slot else { return };
+        // It waits for the library's threads.
+        if let Err(error) = tokio::task::spawn_blocking(move || producer.abandon()).await {
+            tracing::error!(error = %error, "abandoning the Kafka producer ended with a panic");
+        }
     }
 
     fn producer(&self) -> Result<Arc<IdempotentProducer>, AppendError> {

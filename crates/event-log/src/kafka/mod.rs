@@ -14,11 +14,12 @@ mod settings;
 mod topic;
 mod topic_id;
 
+pub(crate) use append::Sent;
 pub(crate) use membership::KafkaMembership;
 pub(crate) use read::KafkaReader;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use dashi_domain::position::{LogId, Offset, Partition};
@@ -29,7 +30,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use self::append::Slot;
 use self::client::{Quiet, base_config, reader_config};
 use self::topic::{State, Topic, TopicState, create_topic, log_id, look_up, topic_state};
-use crate::{Extent, LogError, OpenError};
+use crate::{Extent, LogError, OpenError, Spool, SpoolSettings};
 
 /// Settings of a log on Kafka.
 #[derive(Debug, Clone)]
@@ -59,7 +60,7 @@ pub struct KafkaSettings {
 }
 
 /// Size of the largest record: the largest request body and its envelope.
-const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 12 * 1024 * 1024;
 
 /// How long one question to the cluster may take.
 const ASK: Duration = Duration::from_secs(5);
@@ -84,6 +85,17 @@ struct Shared {
     topic: TopicState,
     admin: AdminClient<Quiet>,
     producer: RwLock<Slot>,
+    /// Once it was opened.
+    spool: OnceLock<Spool>,
+}
+
+/// A log that is still open, perhaps.
+pub(crate) struct WeakKafkaLog(Weak<Shared>);
+
+impl WeakKafkaLog {
+    pub(crate) fn upgrade(&self) -> Option<KafkaLog> {
+        self.0.upgrade().map(KafkaLog)
+    }
 }
 
 impl KafkaLog {
@@ -115,7 +127,14 @@ impl KafkaLog {
                 Ok(Topic::There(topic)) => {
                     let id = log_id(&topic.cluster, &settings.topic, &topic.id);
                     let producer = RwLock::new(Slot::Unmade);
-                    let log = Self(Arc::new(Shared { id, settings, topic, admin, producer }));
+                    let log = Self(Arc::new(Shared {
+                        id,
+                        settings,
+                        topic,
+                        admin,
+                        producer,
+                        spool: OnceLock::new(),
+                    }));
                     // Before any record is accepted, so that a topic that would lose records refuses them.
                     log.look().await;
                     log.watch();
@@ -148,6 +167,30 @@ impl KafkaLog {
 
     pub(crate) fn id(&self) -> &LogId {
         &self.0.id
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakKafkaLog {
+        WeakKafkaLog(Arc::downgrade(&self.0))
+    }
+
+    /// See [`EventLog::open_spool`](crate::EventLog::open_spool).
+    pub(crate) async fn open_spool(&self, settings: SpoolSettings) -> Result<Spool, OpenError> {
+        let spool = Spool::open(self, settings).await?;
+        // The directory's lock lets no second one be opened.
+        Ok(self.0.spool.get_or_init(|| spool).clone())
+    }
+
+    pub(crate) fn spool(&self) -> Option<&Spool> {
+        self.0.spool.get()
+    }
+
+    /// Why the log takes no records, if its settings would lose them.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        self.0.topic.refusal()
+    }
+
+    pub(crate) fn delivery_timeout(&self) -> Duration {
+        self.0.settings.delivery_timeout
     }
 
     /// Asks the cluster in a thread of its own, since the library's calls block; asks again while a partition is changing

@@ -8,7 +8,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{DeliveryResult, Message as _};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::oneshot;
 
 use super::client::{Quiet, base_config};
@@ -16,6 +16,9 @@ use super::{KafkaSettings, MESSAGE_BYTES_MAX};
 
 /// Memory of all records that wait for their acknowledgement.
 const QUEUE_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// How long the outcomes of an abandoned producer's records may take.
+const PURGED: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One sequence of records, acknowledged by all in-sync replicas.
 pub(super) struct IdempotentProducer {
@@ -76,6 +79,13 @@ impl IdempotentProducer {
         let client = self.client.client();
         let taken = || lock(&client.context().places).taken.clone();
         client.fatal_error().map(|(code, reason)| format!("{code:?}: {reason}")).or_else(taken)
+    }
+
+    /// Blocks. Gives up all records that are not acknowledged yet; none of them is sent any more.
+    pub(super) fn abandon(&self) {
+        self.client.purge(PurgeConfig::default().queue().inflight());
+        // What is left is given up when the producer goes.
+        let _ = self.client.flush(PURGED);
     }
 
     /// Waits until all records are acknowledged or given up.
