@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::PostgresStore;
 use super::pool::Session;
 use crate::audit::{CountColumns, partition_counts};
-use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
+use crate::spool::SpoolColumns;
+use crate::{Claim, CollectorRun, PartitionCounts, SpoolNote, StoreError, Tally};
 
 /// Adds the outcomes of a batch to those of their hours, in the commit's transaction.
 pub(super) async fn count_hours(
@@ -103,5 +104,53 @@ impl PostgresStore {
             count: count as u64,
         };
         Ok(rows.into_iter().map(tally).collect())
+    }
+
+    pub(crate) async fn note_spool(&self, note: &SpoolNote) -> Result<(), StoreError> {
+        let away = StoreError::away("noting what a spool holds");
+        if note.is_empty() {
+            let gone = sqlx::query("DELETE FROM dashi.spool WHERE spool_id = $1").bind(&note.spool_id);
+            return gone.execute(&self.pool).await.map(drop).map_err(away);
+        }
+        sqlx::query(
+            "/* note_spool */
+             INSERT INTO dashi.spool (spool_id, log_id, collector, directory, state, records, bytes, set_aside, oldest_at,
+                 full_because, trouble, hours)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (spool_id) DO UPDATE
+             SET log_id = excluded.log_id, collector = excluded.collector, directory = excluded.directory,
+                 state = excluded.state, records = excluded.records, bytes = excluded.bytes,
+                 set_aside = excluded.set_aside, oldest_at = excluded.oldest_at,
+                 full_because = excluded.full_because, trouble = excluded.trouble, hours = excluded.hours,
+                 noted_at = clock_timestamp()",
+        )
+        .bind(&note.spool_id)
+        .bind(note.log.as_str())
+        .bind(&note.collector)
+        .bind(&note.directory)
+        .bind(&note.state)
+        .bind(note.records as i64)
+        .bind(note.bytes as i64)
+        .bind(note.set_aside as i64)
+        .bind(note.oldest_ms)
+        .bind(&note.full)
+        .bind(&note.trouble)
+        .bind(note.hours_text())
+        .execute(&self.pool)
+        .await
+        .map(drop)
+        .map_err(away)
+    }
+
+    pub(crate) async fn spools(&self) -> Result<Vec<SpoolNote>, StoreError> {
+        let rows: Vec<SpoolColumns> = sqlx::query_as(
+            "SELECT spool_id, log_id, collector, directory, state, records, bytes, set_aside, oldest_at, full_because,
+                    trouble, hours, (extract(epoch FROM noted_at) * 1000)::bigint
+             FROM dashi.spool ORDER BY collector, spool_id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(StoreError::away("reading what the spools hold"))?;
+        Ok(rows.into_iter().map(SpoolNote::from).collect())
     }
 }

@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Connection as _};
 
 use super::{NOW_MS, SqliteStore, parse_uuid, text};
 use crate::audit::{CountColumns, partition_counts};
-use crate::{Claim, CollectorRun, PartitionCounts, StoreError, Tally};
+use crate::spool::SpoolColumns;
+use crate::{Claim, CollectorRun, PartitionCounts, SpoolNote, StoreError, Tally};
 
 /// Adds the outcomes of a batch to those of their hours, in the commit's transaction. A batch has few hours and websites.
 pub(super) async fn count_hours(
@@ -107,5 +108,51 @@ impl SqliteStore {
             tallies.push(Tally { key, subject, outcome, count: count as u64 });
         }
         Ok(tallies)
+    }
+
+    pub(crate) async fn note_spool(&self, note: &SpoolNote) -> Result<(), StoreError> {
+        let mut writer = self.0.writer.lock().await;
+        let noted = if note.is_empty() {
+            sqlx::query("DELETE FROM dashi_spool WHERE spool_id = ?")
+                .bind(&note.spool_id)
+                .execute(&mut *writer)
+                .await
+        } else {
+            sqlx::query(AssertSqlSafe(format!(
+                "INSERT OR REPLACE INTO dashi_spool (spool_id, log_id, collector, directory, state, records, bytes,
+                     set_aside, oldest_at, full_because, trouble, hours, noted_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, {NOW_MS})"
+            )))
+            .bind(&note.spool_id)
+            .bind(note.log.as_str())
+            .bind(&note.collector)
+            .bind(&note.directory)
+            .bind(&note.state)
+            .bind(note.records as i64)
+            .bind(note.bytes as i64)
+            .bind(note.set_aside as i64)
+            .bind(note.oldest_ms)
+            .bind(&note.full)
+            .bind(&note.trouble)
+            .bind(note.hours_text())
+            .execute(&mut *writer)
+            .await
+        };
+        if noted.is_err() {
+            self.renew(&mut writer).await;
+        }
+        noted.map(drop).map_err(StoreError::away("noting what a spool holds"))
+    }
+
+    pub(crate) async fn spools(&self) -> Result<Vec<SpoolNote>, StoreError> {
+        let rows: Vec<SpoolColumns> = sqlx::query_as(
+            "SELECT spool_id, log_id, collector, directory, state, records, bytes, set_aside, oldest_at, full_because,
+                    trouble, hours, noted_at
+             FROM dashi_spool ORDER BY collector, spool_id",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(StoreError::away("reading what the spools hold"))?;
+        Ok(rows.into_iter().map(SpoolNote::from).collect())
     }
 }

@@ -3,7 +3,7 @@
 use dashi_domain::position::LogId;
 
 use super::Store;
-use crate::{CollectorRun, PartitionCounts, StoreError, Tally};
+use crate::{CollectorRun, PartitionCounts, SpoolNote, StoreError, Tally};
 
 impl Store {
     /// The records of a log that were counted, by partition, all of one moment: counts and checkpoints agree.
@@ -29,5 +29,21 @@ impl Store {
     /// The store does not answer.
     pub async fn tallies(&self, log: &LogId) -> Result<Vec<Tally>, StoreError> {
         either!(self, store => store.tallies(log).await)
+    }
+
+    /// Notes what a collector's spool holds, in place of what was noted of it before. Durable on return.
+    ///
+    /// # Errors
+    /// The store does not answer; note it again, or what it holds then.
+    pub async fn note_spool(&self, note: &SpoolNote) -> Result<(), StoreError> {
+        either!(self, store => store.note_spool(note).await)
+    }
+
+    /// The spools that held something when their collectors noted it last, of all logs.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn spools(&self) -> Result<Vec<SpoolNote>, StoreError> {
+        either!(self, store => store.spools().await)
     }
 }
