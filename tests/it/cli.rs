@@ -95,7 +95,7 @@ async fn status_accounts_for_every_record(setup: Setup) {
         before["totals"],
         json!({
             "in_log": 0, "applied": 0, "duplicate": 0, "dead": 0, "missing": 0, "markers": 0, "rewound": 0,
-            "removed": 0, "lag_records": 0, "unaccounted": 0,
+            "removed": 0, "lag_records": 0, "unaccounted": 0, "spooled": 0,
         })
     );
     for place in 0..30 {

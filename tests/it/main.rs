@@ -37,6 +37,7 @@ mod recordings;
 mod replay;
 mod script;
 mod sessions;
+mod spool;
 mod store_contract;
 mod supervision;
 mod torture;

@@ -78,7 +78,10 @@ impl Deployment {
             website: Uuid::now_v7().to_string(),
             env: Vec::new(),
         };
-        new.with("APP_SECRET", "a secret of the tests").with("DASHI_KAFKA_GROUP", &group)
+        // A process that is started again has a directory of its own, so that it would not find the spool of the one before.
+        new.with("APP_SECRET", "a secret of the tests")
+            .with("DASHI_KAFKA_GROUP", &group)
+            .with("DASHI_INGEST_SPOOL", "false")
     }
 
     /// With log and store as files in this directory.

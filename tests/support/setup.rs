@@ -101,7 +101,12 @@ impl Setup {
         }
         let store = database.as_ref().map_or_else(|| path("store.db"), |database| database.url().to_owned());
         // A group of its own: in a shared one, tests would make each other's projectors wait.
-        let mut all = BTreeMap::from([("APP_SECRET", SECRET), ("DASHI_KAFKA_GROUP", &topic)]);
+        let mut all = BTreeMap::from([
+            ("APP_SECRET", SECRET),
+            ("DASHI_KAFKA_GROUP", &topic),
+            // A test that has a spool says where.
+            ("DASHI_INGEST_SPOOL", "false"),
+        ]);
         all.extend(env.iter().copied());
         let env = all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let authority = format!("127.0.0.1:{}", free_port());

@@ -29,6 +29,7 @@ mod replay;
 mod secret_file;
 mod serve;
 mod settings;
+mod spool;
 mod status;
 mod topic;
 mod trace;

@@ -10,7 +10,9 @@ use dashi_domain::fold::FoldRules;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
 use dashi_domain::parking::ParkingLimits;
 use dashi_domain::umami::Release;
-use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
+use dashi_event_log::{
+    EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit, SpoolSettings,
+};
 use dashi_projector::ProjectorSettings;
 use dashi_store::{
     PostgresSettings, PostgresStore, SqliteSettings, SqliteStore, Store, StoreError, UmamiTables,
@@ -62,6 +64,21 @@ pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog
             })
             .await?,
         ),
+    })
+}
+
+/// The settings of a collector's spool; `None` without one. An embedded log opens none. `adopt` forwards what waits for other
+/// logs to this one.
+pub fn spool_settings(settings: &Settings, adopt: bool) -> Option<SpoolSettings> {
+    let ingest = &settings.ingest;
+    ingest.spool.then(|| SpoolSettings {
+        directory: ingest.spool_directory.clone().into(),
+        bytes_max: ingest.spool_bytes_max,
+        age_max: Duration::from_secs(ingest.spool_age_s_max),
+        after: Duration::from_millis(ingest.spool_after_ms),
+        queue_max: settings.event_log.append_queue_max,
+        batch_max: settings.event_log.append_batch_max,
+        adopt,
     })
 }
 

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
-use dashi_event_log::EventLog;
+use dashi_event_log::{EventLog, Spool};
 use dashi_http::answer;
 use dashi_ingest::{SessionIds, SourceRegistry};
 use dashi_projector::{Progress, ProjectorState, Stuck};
@@ -37,6 +37,8 @@ pub const PATHS: [&str; 2] = ["/health/{check}", "/metrics"];
 /// process that only projects, when log and store answer.
 pub struct Ops {
     pub log: EventLog,
+    /// The spool of a collector whose log is on Kafka.
+    pub spool: Option<Spool>,
     pub store: Store,
     /// The list of websites of a collector.
     pub sources: Option<SourceRegistry>,
@@ -77,6 +79,7 @@ pub struct Readiness {
     checks: serde_json::Map<String, serde_json::Value>,
     /// The partitions of this process that do not move.
     stuck: Vec<Stuck>,
+    spool: Option<serde_json::Value>,
 }
 
 impl Ops {
@@ -95,14 +98,18 @@ impl Ops {
     async fn check(&self) -> Readiness {
         if self.draining.is_cancelled() {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
-            return Readiness { ready: false, checks, stuck: Vec::new() };
+            return Readiness { ready: false, checks, stuck: Vec::new(), spool: None };
         }
         if let Some((at, readiness)) = &*self.probes.checked.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < FRESH
         {
             return readiness.clone();
         }
-        let mut readiness = Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new() };
+        let spool = self.spool.as_ref().map(crate::spool::readiness);
+        let is_spooled = spool.as_ref().is_some_and(|(_, takes)| *takes);
+        let spool = spool.map(|(shown, _)| shown);
+        let mut readiness =
+            Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new(), spool };
         let needs_store = self.sources.is_none();
         let (of_log, of_store) = (self.log.clone(), self.store.clone());
         let slow_log = if matches!(self.log, EventLog::Embedded(_)) { SLOW_DISK } else { Duration::ZERO };
@@ -112,7 +119,8 @@ impl Ops {
                 of_store.ping().await
             }),
         );
-        readiness.note("event_log", log, true);
+        // Events are durable in the spool while the log is away.
+        readiness.note("event_log", log, !is_spooled);
         if let EventLog::Kafka(_) = &self.log {
             // A collector goes on under the new topic: events that it accepts there are durable. A projector does not.
             readiness.note("topic", crate::topic::readiness(&self.log), needs_store);
@@ -180,6 +188,9 @@ impl Readiness {
 
     fn json(&self) -> serde_json::Value {
         let mut value = json!({ "ready": self.ready, "checks": self.checks });
+        if let Some(spool) = &self.spool {
+            value["spool"] = spool.clone();
+        }
         if !self.stuck.is_empty() {
             let shown = self.stuck.iter().take(STUCK_MAX).map(|stuck| {
                 json!({

@@ -7,7 +7,7 @@ use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
 use dashi_projector::{Standing, StandingReader};
-use dashi_store::{LetterCounts, MissingRange, PartitionState, Store, StoreError};
+use dashi_store::{LetterCounts, MissingRange, PartitionState, SpoolNote, Store, StoreError};
 use serde::Serialize;
 
 use crate::args::StatusArgs;
@@ -16,6 +16,7 @@ use crate::exit::Exit;
 use crate::open;
 use crate::output::print;
 use crate::replay::{release, standing};
+use crate::spool::SpoolReport;
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -27,6 +28,8 @@ struct Status {
     totals: Totals,
     /// The dead letters of this log.
     dead_letters: LettersStatus,
+    /// Collectors' spools that hold accepted events.
+    spools: Vec<SpoolReport>,
     /// The generations of the tables, and whether a rebuild is due.
     tables: Standing,
     /// Only for a database that Umami made.
@@ -147,6 +150,8 @@ impl LettersStatus {
 /// The account of all records (I2): each is applied, a duplicate, dead, missing, or not read yet.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
+    /// Accepted events that lie in collectors' spools and not in the log yet, when that was noted last.
+    spooled: u64,
     /// Offsets from `low` to the high watermark, of all partitions.
     in_log: u64,
     applied: u64,
@@ -197,9 +202,14 @@ struct PartitionStatus {
 pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
-    let log = open::log(settings, open::Absent::Refuse).await?;
+    let log = match open::log(settings, open::Absent::Refuse).await {
+        Ok(log) => log,
+        Err(error) => return Err(without_log(error, &store).await),
+    };
     let states = store.partitions().await?;
     let missing = store.missing().await?;
+    // Before the log: an event goes from a spool into the log.
+    let spools = store.spools().await?;
     let mut partitions = Vec::new();
     for partition in log.partitions().await? {
         let state = states.iter().find(|state| state.log == *log.id() && state.partition == partition);
@@ -220,6 +230,9 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         totals.unaccounted += partition.unaccounted;
         totals.lag_records += partition.lag_records;
     }
+    let spools: Vec<_> = spools.into_iter().map(|note| SpoolReport::of(note, log.id().as_str())).collect();
+    let of_log = spools.iter().filter(|spool| spool.other_log.is_none());
+    totals.spooled = of_log.map(|spool| spool.records + spool.set_aside).sum();
     let is_projected = states.is_empty() || states.iter().any(|state| state.log == *log.id());
     let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
@@ -231,10 +244,24 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     reader.close().await;
     let dead_letters = LettersStatus::of(log.id(), &store.letter_counts().await?);
     let log = log.id().to_string();
-    let status = Status { log, other_log, topic, partitions, totals, dead_letters, tables, umami };
+    let status = Status { log, other_log, topic, partitions, totals, dead_letters, spools, tables, umami };
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
+}
+
+/// The error of a log that cannot be opened, with what collectors' spools hold meanwhile.
+async fn without_log(error: anyhow::Error, store: &Store) -> anyhow::Error {
+    let spools = store.spools().await.unwrap_or_default();
+    if spools.is_empty() {
+        return error;
+    }
+    let text = |note: SpoolNote| {
+        let log = note.log.to_string();
+        SpoolReport::of(note, &log).text()
+    };
+    let lines: String = spools.into_iter().map(text).collect();
+    error.context(format!("the log cannot be opened; collectors' spools hold accepted events:\n{lines}"))
 }
 
 async fn partition_status(
@@ -316,6 +343,7 @@ fn account(totals: &Totals) -> String {
          not applied yet {lag_records}"
     );
     for (name, count) in [
+        ("in spools", totals.spooled),
         ("markers", totals.markers),
         ("removed from the log", totals.removed),
         ("read again", totals.rewound),
@@ -375,6 +403,9 @@ fn table(status: &Status) -> String {
     }
     out.push_str(&account(&status.totals));
     out.push_str(&status.dead_letters.line());
+    for spool in &status.spools {
+        out.push_str(&spool.text());
+    }
     if let Some(other) = &status.other_log {
         out.push_str(&format!(
             "the store holds the projection of another log, {other}: if its topic or file was created again, start once with \

@@ -109,6 +109,14 @@ pub fn check(
     let on_kafka = matches!(log, Some(LogUrl::Kafka { .. }));
     if on_kafka {
         errors.extend(times_on_kafka(settings));
+        if settings.ingest.spool && settings.ingest.spool_directory.is_empty() {
+            errors.push(ConfigError::OutOfRange {
+                key: "ingest.spool_directory",
+                got: "\"\"".to_owned(),
+                reason: "the spool needs a place on a disk",
+                remedy: "set a directory of this collector's own, or ingest.spool = false",
+            });
+        }
     }
     errors.extend(settings.kafka.properties.keys().filter_map(|property| reserved(property)));
     if settings.secret_text().is_none() {
@@ -281,6 +289,9 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("ingest.website_refresh_ms", ingest.website_refresh_ms),
         ("ingest.website_recheck_ms", ingest.website_recheck_ms),
         ("ingest.retry_after_s", ingest.retry_after_s),
+        ("ingest.spool_after_ms", ingest.spool_after_ms),
+        ("ingest.spool_bytes_max", ingest.spool_bytes_max),
+        ("ingest.spool_age_s_max", ingest.spool_age_s_max),
         ("ingest.redirect_wait_ms", ingest.redirect_wait_ms),
         ("event_log.partitions", u64::from(event_log.partitions)),
         ("event_log.append_queue_max", event_log.append_queue_max as u64),
@@ -328,6 +339,14 @@ fn times_on_kafka(settings: &Settings) -> Vec<ConfigError> {
             reason: "a stop could cut off requests whose record still arrives, and the clients' retries would be \
                      second events",
             remedy: "make the grace the longer one",
+        });
+    }
+    if settings.ingest.spool && settings.ingest.spool_after_ms >= delivery_ms {
+        errors.push(ConfigError::Unsafe {
+            first: shown("ingest.spool_after_ms", settings.ingest.spool_after_ms),
+            second: delivery.clone(),
+            reason: "records would be given up one by one before the spool takes all of them in their order",
+            remedy: "make the delivery timeout the longer one",
         });
     }
     if settings.kafka.linger_ms >= delivery_ms {

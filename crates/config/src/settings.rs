@@ -129,6 +129,16 @@ pub struct Ingest {
     pub website_recheck_ms: u64,
     /// Value of `Retry-After` in a 503.
     pub retry_after_s: u64,
+    /// Whether events become durable in a spool while a log on Kafka is away or slow.
+    pub spool: bool,
+    /// The spool's directory, of this collector's own.
+    pub spool_directory: String,
+    /// How long an append may wait for its acknowledgement before its events go into the spool.
+    pub spool_after_ms: u64,
+    /// Bytes of the events in the spool; more are answered 503.
+    pub spool_bytes_max: u64,
+    /// Age of the spool's oldest event at which further ones are answered 503.
+    pub spool_age_s_max: u64,
     /// How long a visitor of a link or pixel may be kept waiting until the visit is stored.
     pub redirect_wait_ms: u64,
     /// Whether submissions of unknown types are kept in the log.

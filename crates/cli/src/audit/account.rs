@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use dashi_domain::calendar::iso_string;
 use dashi_domain::fold::Outcomes;
 use dashi_domain::glance::HourKey;
-use dashi_store::{MissingRange, PartitionCounts, Tally};
+use dashi_domain::position::LogId;
+use dashi_store::{MissingRange, PartitionCounts, SpoolNote, Tally};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -24,6 +25,10 @@ pub struct Input<'a> {
     /// The collectors' counts.
     pub tallies: &'a [Tally],
     pub missing: &'a [MissingRange],
+    /// What collectors' spools hold, of all logs. Read after the tallies and before the log.
+    pub spools: &'a [SpoolNote],
+    /// The log that is audited.
+    pub log: &'a LogId,
     /// The log. Read after the counts.
     pub read: &'a [PartitionRead],
     pub website: Option<Uuid>,
@@ -37,6 +42,8 @@ pub struct Input<'a> {
 pub struct Line {
     /// Submissions that collectors accepted.
     pub accepted: u64,
+    /// Accepted submissions that lie in a collector's spool and, but for copies, not in the log yet.
+    pub spooled: u64,
     /// Records in the log.
     pub in_log: u64,
     pub applied: u64,
@@ -95,6 +102,7 @@ pub fn account(input: &Input<'_>) -> Audit {
         }
     }
     accounting.collectors(&hours);
+    accounting.spooled();
     let mut total = Line::default();
     for line in hours.values() {
         total.add(line);
@@ -114,6 +122,7 @@ pub fn account(input: &Input<'_>) -> Audit {
 impl Line {
     fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
+        self.spooled += other.spooled;
         self.in_log += other.in_log;
         self.applied += other.applied;
         self.duplicate += other.duplicate;
@@ -146,6 +155,11 @@ impl Accounting<'_> {
         self.input.since_ms.is_none() && self.input.website.is_none()
     }
 
+    /// The spools whose records are for this log.
+    fn spools(&self) -> impl Iterator<Item = &SpoolNote> {
+        self.input.spools.iter().filter(|spool| spool.log == *self.input.log)
+    }
+
     fn hours(&self) -> BTreeMap<i64, Line> {
         let mut hours: BTreeMap<i64, Line> = BTreeMap::new();
         for read in self.input.read {
@@ -163,6 +177,10 @@ impl Accounting<'_> {
                 line.duplicate += outcomes.duplicate;
                 line.dead += outcomes.dead;
             }
+        }
+        for (key, records) in self.spools().flat_map(|spool| &spool.hours).filter(|(key, _)| self.counts(key))
+        {
+            hours.entry(key.hour_ms).or_default().spooled += records;
         }
         for tally in self.input.tallies {
             let is_accepted = tally.outcome == "accepted";
@@ -320,7 +338,7 @@ impl Accounting<'_> {
         let (mut more, mut more_hours) = (0, 0);
         for (hour_ms, line) in hours {
             // Retention may have removed records whose outcomes are known.
-            let known = line.in_log.max(line.outcomes() + line.not_read);
+            let known = line.in_log.max(line.outcomes() + line.not_read) + line.spooled;
             let commands = |read: &PartitionRead| -> u64 {
                 let of_hour = |key: &HourKey| key.hour_ms == *hour_ms && self.counts(key);
                 read.commands.iter().filter(|(key, _)| of_hour(key)).map(|(_, count)| count).sum()
@@ -340,8 +358,8 @@ impl Accounting<'_> {
                     );
                     self.find("accepted_not_in_log", None, Some(*hour_ms), lacking - missing, text);
                 }
-            } else if events > line.accepted {
-                more += events - line.accepted;
+            } else if events > line.accepted + line.spooled {
+                more += events - line.accepted - line.spooled;
                 more_hours += 1;
             }
         }
@@ -352,10 +370,27 @@ impl Accounting<'_> {
             self.notes.push(format!(
                 "the log has {more} records more than the collectors' tallies, in {more_hours} hours, and each has its outcome. \
                  Likely causes: {running}a collector was killed within seconds after it had accepted them; an append was durable \
-                 though its acknowledgement did not come, so the client had a 503; a program older than the tallies, an import \
+                 though its acknowledgement did not come, so the client had a 503, or a spool forwarded it again; a program older than the tallies, an import \
                  or another producer appended them"
             ));
         }
+    }
+
+    fn spooled(&mut self) {
+        let spools = self.spools().filter(|spool| spool.records + spool.set_aside > 0);
+        let notes: Vec<String> = spools
+            .map(|spool| {
+                format!(
+                    "{} accepted events lie in the spool of {} ({}) and not in the log yet, as it noted at {}: the spool \
+                     forwards them when the log takes them",
+                    spool.records + spool.set_aside,
+                    spool.collector,
+                    spool.directory,
+                    iso_string(spool.noted_at_ms)
+                )
+            })
+            .collect();
+        self.notes.extend(notes);
     }
 
     fn find(
@@ -383,6 +418,7 @@ mod tests {
 
     /// Ten records in two hours, of which the last two are not applied; nine were accepted.
     struct Case {
+        spools: Vec<SpoolNote>,
         counts: PartitionCounts,
         tallies: Vec<Tally>,
         read: PartitionRead,
@@ -397,6 +433,7 @@ mod tests {
             count,
         };
         Case {
+            spools: Vec::new(),
             counts: PartitionCounts {
                 partition: Partition::new(3),
                 checkpoint: Checkpoint::at(Offset::new(8)),
@@ -428,6 +465,8 @@ mod tests {
                 counts: std::slice::from_ref(&self.counts),
                 tallies: &self.tallies,
                 missing: &[],
+                spools: &self.spools,
+                log: &LogId::new("audited"),
                 read: std::slice::from_ref(&self.read),
                 website,
                 since_ms,
@@ -445,8 +484,9 @@ mod tests {
         let audit = case().audit();
         assert!(audit.adds_up, "{audit:?}");
         assert_eq!(audit.hours.len(), 2);
-        let Line { accepted, in_log, applied, duplicate, dead, not_read, refused } = audit.total;
-        assert_eq!((accepted, in_log, applied, duplicate, dead, not_read), (9, 10, 6, 1, 1, 2));
+        let Line { accepted, spooled, in_log, applied, duplicate, dead, not_read, refused } = audit.total;
+        assert_eq!((accepted, spooled, in_log), (9, 0, 10));
+        assert_eq!((applied, duplicate, dead, not_read), (6, 1, 1, 2));
         assert_eq!(refused, BTreeMap::from([("bot".to_owned(), 7)]));
         // The one record more than was tallied is explained.
         assert_eq!(audit.notes.len(), 1, "{:?}", audit.notes);
@@ -492,6 +532,35 @@ mod tests {
         // Unless its loss is known.
         case.counts.missing = 1;
         assert_eq!(case.kinds(), []);
+    }
+
+    #[test]
+    fn an_accepted_submission_that_lies_in_a_spool_of_this_log_is_there() {
+        let mut case = case();
+        case.tallies[1].count += 3;
+        assert_eq!(case.kinds(), [("accepted_not_in_log", 2)]);
+        let spool = |log: &str, records| SpoolNote {
+            spool_id: log.to_owned(),
+            log: LogId::new(log),
+            collector: "host/1".to_owned(),
+            directory: "data/spool".to_owned(),
+            state: "spooling".to_owned(),
+            records,
+            bytes: 100,
+            set_aside: 0,
+            oldest_ms: None,
+            full: None,
+            trouble: None,
+            hours: vec![(key(11, 1), records)],
+            noted_at_ms: 0,
+        };
+        case.spools = vec![spool("another", 9), spool("audited", 1)];
+        assert_eq!(case.kinds(), [("accepted_not_in_log", 1)]);
+        case.spools[1] = spool("audited", 2);
+        let audit = case.audit();
+        assert!(audit.adds_up, "{audit:?}");
+        assert_eq!((audit.total.accepted, audit.total.spooled, audit.total.in_log), (12, 2, 10));
+        assert!(audit.notes.iter().any(|note| note.contains("2 accepted events lie in the spool of host/1")));
     }
 
     #[test]

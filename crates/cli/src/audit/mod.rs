@@ -46,15 +46,18 @@ pub async fn run(loaded: &Loaded, args: &AuditArgs) -> anyhow::Result<Exit> {
     let store = open::store(&settings.store, settings, open::Absent::Refuse).await?;
     let log = open::log(settings, open::Absent::Refuse).await?;
     // In this order each is a lower bound of the next: an event is in the log before it is accepted, and before it is
-    // applied.
+    // applied; one that is accepted while the log is away is in a spool, and goes from there into the log.
     let tallies = store.tallies(log.id()).await?;
     let counts = store.counts(log.id()).await?;
     let missing = store.missing().await?;
+    let spools = store.spools().await?;
     let read = read::all(&log, &counts, since_ms, args.json).await?;
     let audit = account(&Input {
         counts: &counts,
         tallies: &tallies,
         missing: &missing,
+        spools: &spools,
+        log: log.id(),
         read: &read,
         website: args.website,
         since_ms,

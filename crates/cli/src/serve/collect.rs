@@ -81,7 +81,8 @@ impl Collecting {
         let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
         let run =
             CollectorRun { log: base.log.id().clone(), run_id: Uuid::now_v7(), collector: open::owner() };
-        helpers.spawn(|stop| tally::keep(tallies, store, run, stop));
+        let spool = base.spool.clone();
+        helpers.spawn(|stop| tally::keep(tallies, spool, store, run, stop));
         let collector = Collector::new(base.log.clone(), sources.clone(), settings, metrics);
         Ok(Self { collector, sources })
     }

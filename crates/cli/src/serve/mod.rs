@@ -19,7 +19,7 @@ use anyhow::Context as _;
 use axum::Router;
 use dashi_config::{Loaded, Origin, Settings};
 use dashi_domain::umami::Release;
-use dashi_event_log::EventLog;
+use dashi_event_log::{EventLog, Spool};
 use dashi_http::{ServerLimits, ServerMetrics, serve};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
@@ -36,6 +36,7 @@ use crate::serve::helpers::{Helpers, log_panic};
 use crate::serve::profiles::ReadingProfiles;
 use crate::serve::project::Projecting;
 use crate::serve::tables::Tables;
+use crate::spool::SpoolMetrics;
 use crate::topic::TopicMetrics;
 use crate::{logging, open, open_files, settings};
 
@@ -108,6 +109,8 @@ struct Base<'s> {
     /// Where the process listens.
     address: SocketAddr,
     log: EventLog,
+    /// The spool of a collector whose log is on Kafka.
+    spool: Option<Spool>,
     store: Store,
     /// Cancelled when the process begins to stop.
     draining: CancellationToken,
@@ -136,11 +139,18 @@ impl Process {
         let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
         let store = open::store(&settings.store, settings, open::Absent::Create).await?;
         let log = open::log(settings, open::Absent::Create).await?;
-        let base = Base { settings, roles, address, log, store, draining: CancellationToken::new() };
+        let spool = match open::spool_settings(settings, accept_new_log) {
+            Some(spool) if roles.collects() => log.open_spool(spool).await?,
+            _ => None,
+        };
+        let base = Base { settings, roles, address, log, spool, store, draining: CancellationToken::new() };
 
         let (mut registry, mut helpers) = (Registry::default(), Helpers::default());
         if let EventLog::Kafka(_) = &base.log {
             registry.register_collector(Box::new(TopicMetrics(base.log.clone())));
+        }
+        if let Some(spool) = &base.spool {
+            registry.register_collector(Box::new(SpoolMetrics(spool.clone())));
         }
         let server_metrics = ServerMetrics::new(&mut registry);
         let session_ids = ids.as_ref().map(|ids| ids.sessions.clone());
@@ -156,6 +166,7 @@ impl Process {
 
         let ops = Ops {
             log: base.log.clone(),
+            spool: base.spool.clone(),
             store: base.store.clone(),
             sources: collecting.as_ref().map(Collecting::sources),
             ids: session_ids,
@@ -206,6 +217,8 @@ impl Process {
             }
         };
         tokio::join!(projecting, answering);
+        // Before the last note of what it holds is written.
+        self.log.close_spool().await;
         self.helpers.stop().await;
         self.log.close().await;
         self.store.close().await;

@@ -1,9 +1,10 @@
-//! The collector's tallies on their way into the store.
+//! The collector's tallies, and a note of what its spool holds, on their way into the store.
 
 use std::time::Duration;
 
+use dashi_event_log::Spool;
 use dashi_ingest::Tallies;
-use dashi_store::{CollectorRun, Store, Tally};
+use dashi_store::{CollectorRun, SpoolNote, Store, StoreError, Tally};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
@@ -18,14 +19,20 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 const ROWS: usize = 500;
 
 /// Writes the tallies every few seconds, and once more when it is stopped. While the store is away they wait in memory.
-pub async fn keep(tallies: Tallies, store: Store, run: CollectorRun, stop: CancellationToken) {
-    let mut is_failing = false;
+pub async fn keep(
+    tallies: Tallies,
+    spool: Option<Spool>,
+    store: Store,
+    run: CollectorRun,
+    stop: CancellationToken,
+) {
+    let (mut is_failing, mut noted) = (false, None);
     loop {
         let stops = tokio::select! {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(INTERVAL) => false,
         };
-        match write(&tallies, &store, &run).await {
+        match write(&tallies, spool.as_ref(), &mut noted, &store, &run).await {
             Ok(()) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(lost = tallies.lost(), "the collector's tallies are written again");
@@ -45,8 +52,21 @@ pub async fn keep(tallies: Tallies, store: Store, run: CollectorRun, stop: Cance
     }
 }
 
-async fn write(tallies: &Tallies, store: &Store, run: &CollectorRun) -> Result<(), String> {
+async fn write(
+    tallies: &Tallies,
+    spool: Option<&Spool>,
+    noted: &mut Option<SpoolNote>,
+    store: &Store,
+    run: &CollectorRun,
+) -> Result<(), String> {
     let changed = tallies.changed();
+    // In this order: what was accepted by now is in the log, or noted as in the spool, before it is tallied.
+    if let Some(note) = spool.map(|spool| note(spool, run))
+        && noted.as_ref() != Some(&note)
+    {
+        in_time(store.note_spool(&note)).await?;
+        *noted = Some(note);
+    }
     for some in changed.chunks(ROWS) {
         let rows: Vec<Tally> = some
             .iter()
@@ -57,11 +77,35 @@ async fn write(tallies: &Tallies, store: &Store, run: &CollectorRun) -> Result<(
                 count: *count,
             })
             .collect();
-        match tokio::time::timeout(ATTEMPT, store.note_tallies(run, &rows)).await {
-            Ok(Ok(())) => tallies.written(some, now_ms()),
-            Ok(Err(error)) => return Err(format!("{:#}", anyhow::Error::from(error))),
-            Err(_) => return Err(format!("the store did not answer within {} s", ATTEMPT.as_secs())),
-        }
+        in_time(store.note_tallies(run, &rows)).await?;
+        tallies.written(some, now_ms());
     }
     Ok(())
+}
+
+async fn in_time(writing: impl Future<Output = Result<(), StoreError>>) -> Result<(), String> {
+    match tokio::time::timeout(ATTEMPT, writing).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("{:#}", anyhow::Error::from(error))),
+        Err(_) => Err(format!("the store did not answer within {} s", ATTEMPT.as_secs())),
+    }
+}
+
+fn note(spool: &Spool, run: &CollectorRun) -> SpoolNote {
+    let status = spool.status();
+    SpoolNote {
+        spool_id: status.id,
+        log: run.log.clone(),
+        collector: run.collector.clone(),
+        directory: status.directory.display().to_string(),
+        state: status.state.name().to_owned(),
+        records: status.records,
+        bytes: status.bytes,
+        set_aside: status.set_aside,
+        oldest_ms: status.oldest_ms,
+        full: status.full.map(|full| full.to_string()),
+        trouble: status.trouble,
+        hours: spool.hours(),
+        noted_at_ms: 0,
+    }
 }
