@@ -34,9 +34,11 @@ use letters::{
 use outcomes::{
     a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,
     an_event_and_an_identify_with_one_id_are_one_event, applied_events_are_named_and_nothing_is_written,
-    dead_letters_are_kept_with_their_place_and_reason, of_two_partitions_with_one_event_one_applies_it,
-    outcomes_add_up, ranges_of_what_is_missing_are_bounded_and_their_counts_are_not,
-    what_a_store_holds_is_told, what_is_missing_is_noted_with_the_checkpoint_that_passes_it,
+    dead_letters_are_kept_with_their_place_and_reason,
+    notes_of_spools_are_replaced_and_go_when_they_hold_nothing,
+    of_two_partitions_with_one_event_one_applies_it, outcomes_add_up,
+    ranges_of_what_is_missing_are_bounded_and_their_counts_are_not, what_a_store_holds_is_told,
+    what_is_missing_is_noted_with_the_checkpoint_that_passes_it,
 };
 use ownership::{
     a_batch_for_a_locked_file_is_not_written_within_a_bounded_time, a_dropped_commit_is_whole_or_not_at_all,
@@ -113,6 +115,7 @@ macro_rules! whole_contract {
             a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,
             ranges_of_what_is_missing_are_bounded_and_their_counts_are_not,
             what_a_store_holds_is_told,
+            notes_of_spools_are_replaced_and_go_when_they_hold_nothing,
             errors_are_noted_for_their_owner_only,
             an_error_is_over_when_the_checkpoint_moves,
             a_replay_claims_only_what_no_live_projector_has_claimed,

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 
 use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold};
+use dashi_domain::glance::{HOUR_MS, HourKey};
 use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset};
 use dashi_domain::record::Record;
 use dashi_domain::rows::DeadLetter;
 use dashi_domain::umami::Release;
-use dashi_store::{CommitError, compare};
+use dashi_store::{CommitError, SpoolNote, compare};
 use uuid::Uuid;
 
 use super::fixture::{NOON_MS, P0, P1, Raw, StoreFixture, WEBSITE, at, claim, commit, id, log, page_views};
@@ -322,4 +323,51 @@ pub(super) async fn what_a_store_holds_is_told(fixture: StoreFixture) {
         .unwrap();
     assert!(!store.is_empty().await.unwrap());
     store.close().await;
+}
+
+pub(super) async fn notes_of_spools_are_replaced_and_go_when_they_hold_nothing(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let hour = |hour: i64, source| HourKey { hour_ms: hour * HOUR_MS, source_id: id(source) };
+    let first = SpoolNote {
+        spool_id: "first".to_owned(),
+        log: log(),
+        collector: "host/1".to_owned(),
+        directory: "data/spool".to_owned(),
+        state: "spooling".to_owned(),
+        records: 7,
+        bytes: 4_900,
+        set_aside: 1,
+        oldest_ms: Some(NOON_MS),
+        full: Some("it is full".to_owned()),
+        trouble: Some("no answer".to_owned()),
+        hours: vec![(hour(3, 1), 6), (hour(4, WEBSITE), 2)],
+        noted_at_ms: 0,
+    };
+    let second = SpoolNote { spool_id: "second".to_owned(), collector: "host/2".to_owned(), ..first.clone() };
+    store.note_spool(&second).await.unwrap();
+    store.note_spool(&first).await.unwrap();
+    let noted = async || {
+        let mut notes = store.spools().await.unwrap();
+        for note in &mut notes {
+            assert!(std::mem::take(&mut note.noted_at_ms) > NOON_MS / 2, "{note:?}");
+        }
+        notes
+    };
+    assert_eq!(noted().await, [first.clone(), second.clone()]);
+    let later = SpoolNote {
+        state: "forwarding".to_owned(),
+        records: 2,
+        set_aside: 0,
+        oldest_ms: None,
+        full: None,
+        trouble: None,
+        hours: Vec::new(),
+        ..first.clone()
+    };
+    store.note_spool(&later).await.unwrap();
+    assert_eq!(noted().await, [later.clone(), second.clone()]);
+    let idle = SpoolNote { state: "idle".to_owned(), records: 0, ..later };
+    store.note_spool(&idle).await.unwrap();
+    store.note_spool(&idle).await.unwrap();
+    assert_eq!(noted().await, [second]);
 }
