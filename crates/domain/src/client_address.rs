@@ -305,7 +305,8 @@ impl TrustedProxies {
     }
 }
 
-fn parse_network(entry: &str) -> Option<IpNet> {
+/// A network in the notation `10.0.0.0/8`.
+pub(crate) fn parse_network(entry: &str) -> Option<IpNet> {
     let (address, length) = entry.rsplit_once('/')?;
     let length = u8::try_from(number(length, 10)?).ok()?;
     IpNet::new(parse_lenient(address)?.ip, length).ok()

@@ -10,9 +10,11 @@
 //!   waiting behind a record that cannot be applied: [`parking`]; keeping them while the log is away: [`spool`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
+//! * limits of what is taken: [`rate`], [`networks`], [`backlog`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
+pub mod backlog;
 pub mod calendar;
 pub mod chunk;
 pub mod client_address;
@@ -32,11 +34,13 @@ pub mod json;
 pub mod location;
 pub mod log_record;
 pub mod missing;
+pub mod networks;
 pub mod page_url;
 pub mod parking;
 pub mod partitioner;
 pub mod position;
 pub mod profile;
+pub mod rate;
 pub mod record;
 pub mod rows;
 pub mod schema;
