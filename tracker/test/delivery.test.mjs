@@ -213,6 +213,21 @@ test("each event of a batch has its own verdict: taken, dropped with a warning, 
   );
 });
 
+test("events of a batch beyond a limit of the collector are sent again after Retry-After, and the others are done", async () => {
+  for (const status of [429, 503]) {
+    const site = new Site();
+    site.answer = ({ payload: { name } }) => (site.batches.length < 3 && name === "beyond" ? failing(status) : ok());
+    site.batchAnswer = (answers) => ({ ...batched(answers), headers: { "Retry-After": "30" } });
+    const page = await openBatch(site, ["fits", "beyond", "fits too"]);
+    await site.advance(30_000);
+    assert.deepEqual(site.batches, [["first"], ["fits", "beyond", "fits too"]]);
+    await site.advance(30_000);
+    assert.deepEqual(site.batches, [["first"], ["fits", "beyond", "fits too"], ["beyond"]]);
+    assert.deepEqual(taken(site), ["first", "fits", "fits too", "beyond"]);
+    assert.deepEqual([site.queued, page.warnings], [[], []]);
+  }
+});
+
 test("an event of a batch that is refused again and again goes the way of a single one, and holds up no other for long", async () => {
   const site = new Site();
   site.answer = ({ payload }) => (payload.name === "poison" ? failing(500) : ok());
