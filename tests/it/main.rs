@@ -23,6 +23,7 @@ mod hostile;
 mod import;
 mod import_files;
 mod invariants;
+mod limits;
 mod log_contract;
 mod outage;
 mod ownership;

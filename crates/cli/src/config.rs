@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use dashi_config::{Loaded, Settings};
+use dashi_ingest::check_limits_file;
 
 use crate::args::ConfigCommand;
-use crate::exit::Exit;
+use crate::exit::{Exit, Misuse};
 use crate::output::print;
 use crate::{open, reach, settings};
 
@@ -24,6 +25,13 @@ pub async fn run(loaded: &Loaded, command: ConfigCommand) -> anyhow::Result<Exit
         ConfigCommand::Check { connect } => {
             settings::check(loaded)?;
             open::parse_all(&loaded.settings)?;
+            let limits = &loaded.settings.limits.file;
+            if !limits.is_empty() {
+                let entries = check_limits_file(limits.as_ref()).map_err(|error| {
+                    Misuse(format!("limits.file: {error}; a collector keeps its last good version"))
+                })?;
+                print(&format!("{limits}: {entries} entries\n"));
+            }
             if connect {
                 reach::run(&loaded.settings).await?;
                 print("settings are valid; the event log and the store can be reached\n");

@@ -18,6 +18,8 @@ use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::sync::watch;
 
+use crate::serve::LimitsState;
+
 /// How long an answer of readiness is given again, and how long one check may take: probes give up after a second.
 const FRESH: Duration = Duration::from_millis(500);
 const CHECK: Duration = Duration::from_millis(700);
@@ -42,6 +44,8 @@ pub struct Ops {
     pub store: Store,
     /// The list of websites of a collector.
     pub sources: Option<SourceRegistry>,
+    /// The limits of a collector.
+    pub limits: Option<LimitsState>,
     /// The session ids of a collector.
     pub ids: Option<SessionIds>,
     /// The projector, if this process has one.
@@ -80,6 +84,8 @@ pub struct Readiness {
     /// The partitions of this process that do not move.
     stuck: Vec<Stuck>,
     spool: Option<serde_json::Value>,
+    /// The backlog of a process that collects.
+    backlog: Option<serde_json::Value>,
 }
 
 impl Ops {
@@ -98,7 +104,7 @@ impl Ops {
     async fn check(&self) -> Readiness {
         if self.draining.is_cancelled() {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
-            return Readiness { ready: false, checks, stuck: Vec::new(), spool: None };
+            return Readiness { ready: false, checks, stuck: Vec::new(), spool: None, backlog: None };
         }
         if let Some((at, readiness)) = &*self.probes.checked.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < FRESH
@@ -108,8 +114,9 @@ impl Ops {
         let spool = self.spool.as_ref().map(crate::spool::readiness);
         let is_spooled = spool.as_ref().is_some_and(|(_, takes)| *takes);
         let spool = spool.map(|(shown, _)| shown);
+        let backlog = self.limits.as_ref().map(LimitsState::json);
         let mut readiness =
-            Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new(), spool };
+            Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new(), spool, backlog };
         let needs_store = self.sources.is_none();
         let (of_log, of_store) = (self.log.clone(), self.store.clone());
         let slow_log = if matches!(self.log, EventLog::Embedded(_)) { SLOW_DISK } else { Duration::ZERO };
@@ -128,6 +135,10 @@ impl Ops {
         if let Some(sources) = &self.sources {
             let loaded = if sources.is_loaded() { Ok(()) } else { Err("the list was never read".to_owned()) };
             readiness.note("websites", loaded, true);
+        }
+        if let Some(file) = self.limits.as_ref().and_then(|limits| limits.file.as_ref()) {
+            // The collector goes on with its last good version.
+            readiness.note("limits_file", file.error().map_or(Ok(()), Err), false);
         }
         if let Some(ids) = &self.ids {
             let decided = if ids.is_decided() {
@@ -190,6 +201,9 @@ impl Readiness {
         let mut value = json!({ "ready": self.ready, "checks": self.checks });
         if let Some(spool) = &self.spool {
             value["spool"] = spool.clone();
+        }
+        if let Some(backlog) = &self.backlog {
+            value["backlog"] = backlog.clone();
         }
         if !self.stuck.is_empty() {
             let shown = self.stuck.iter().take(STUCK_MAX).map(|stuck| {

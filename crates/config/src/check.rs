@@ -7,7 +7,7 @@ use dashi_domain::client_address::TrustedProxies;
 use super::{
     error::ConfigError,
     secret::redact_url,
-    settings::{Kafka, Settings},
+    settings::{Kafka, Limits, Settings},
     url::{LogUrl, StoreUrl, parse_log_url, parse_store_url},
 };
 
@@ -26,6 +26,12 @@ const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 
 /// Fewest characters of an API key. At 16 letters and digits, guessing has no prospect.
 const API_KEY_CHARS_MIN: usize = 16;
+
+/// Most addresses whose counts are kept: 320 MB.
+const ADDRESSES_MAX: usize = 10_000_000;
+
+/// Longest ages and waits of the backlog: a month, in seconds.
+const BACKLOG_S_MAX: u64 = 2_678_400;
 
 /// Most streams or reads: far above any number of connections, and far below the limit of a semaphore.
 const PERMITS_MAX: usize = 1_000_000;
@@ -157,6 +163,56 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
         });
     }
     errors.extend(kafka_ranges(&settings.kafka));
+    errors.extend(limits_ranges(&settings.limits));
+    errors
+}
+
+fn limits_ranges(limits: &Limits) -> Vec<ConfigError> {
+    let mut errors = Vec::new();
+    if limits.addresses_max > ADDRESSES_MAX {
+        errors.push(ConfigError::OutOfRange {
+            key: "limits.addresses_max",
+            got: limits.addresses_max.to_string(),
+            reason: "each address takes 32 bytes of memory, all of them from the first event on",
+            remedy: "set 1 to 10000000",
+        });
+    }
+    for (key, got) in [
+        ("limits.backlog_s_max", limits.backlog_s_max),
+        ("limits.retry_after_s_max", limits.retry_after_s_max),
+    ] {
+        if got > BACKLOG_S_MAX {
+            errors.push(ConfigError::OutOfRange {
+                key,
+                got: got.to_string(),
+                reason: "this is longer than a month",
+                remedy: "give seconds, at most 2678400; to shed nothing, set limits.backlog_policy = \"accept\"",
+            });
+        }
+    }
+    for (key, burst, rate_key, rate) in [
+        (
+            "limits.website_burst_events_max",
+            limits.website_burst_events_max,
+            "limits.website_rate_events_max",
+            limits.website_rate_events_max,
+        ),
+        (
+            "limits.address_burst_events_max",
+            limits.address_burst_events_max,
+            "limits.address_rate_events_max",
+            limits.address_rate_events_max,
+        ),
+    ] {
+        if burst > 0 && rate == 0 {
+            errors.push(ConfigError::Unsafe {
+                first: format!("{key} = {burst}"),
+                second: format!("{rate_key} = 0"),
+                reason: "a burst is a part of a rate, so nothing would be limited",
+                remedy: "set the rate, or a number by the day",
+            });
+        }
+    }
     errors
 }
 
@@ -268,10 +324,20 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 }
 
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
-/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`.
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, and the numbers of events in `limits`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings {
-        ingest, event_log, kafka, projector, dead_letters, database, profiles, api, shutdown, ..
+        ingest,
+        limits,
+        event_log,
+        kafka,
+        projector,
+        dead_letters,
+        database,
+        profiles,
+        api,
+        shutdown,
+        ..
     } = settings;
     vec![
         ("ingest.body_bytes_max", ingest.body_bytes_max as u64),
@@ -293,6 +359,9 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("ingest.spool_bytes_max", ingest.spool_bytes_max),
         ("ingest.spool_age_s_max", ingest.spool_age_s_max),
         ("ingest.redirect_wait_ms", ingest.redirect_wait_ms),
+        ("limits.backlog_s_max", limits.backlog_s_max),
+        ("limits.retry_after_s_max", limits.retry_after_s_max),
+        ("limits.addresses_max", limits.addresses_max as u64),
         ("event_log.partitions", u64::from(event_log.partitions)),
         ("event_log.append_queue_max", event_log.append_queue_max as u64),
         ("event_log.append_batch_max", event_log.append_batch_max as u64),

@@ -23,5 +23,7 @@ pub use check::{ServedPaths, check};
 pub use error::ConfigError;
 pub use layer::{FlagValue, Layers, Loaded, load};
 pub use origin::Origin;
-pub use settings::{IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, UmamiRelease};
+pub use settings::{
+    BacklogPolicy, IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, UmamiRelease,
+};
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

@@ -24,6 +24,8 @@ pub struct Settings {
     pub umami_release: UmamiRelease,
     /// The HTTP server and the collector.
     pub ingest: Ingest,
+    /// Limits of what the collector takes in.
+    pub limits: Limits,
     /// The tracker script.
     pub script: Script,
     /// The location of addresses.
@@ -149,6 +151,46 @@ pub struct Ingest {
     pub send_path: String,
     /// Whether browsers are made to use HTTPS only.
     pub force_ssl: bool,
+}
+
+/// Limits of what the collector takes in. Numbers of events are no limit at 0.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limits {
+    /// What happens to events while the backlog is too old.
+    pub backlog_policy: BacklogPolicy,
+    /// The age past which it is.
+    pub backlog_s_max: u64,
+    /// Largest `Retry-After` of an event that is shed.
+    pub retry_after_s_max: u64,
+    /// Events of one website per second.
+    pub website_rate_events_max: u64,
+    /// Events of one website at once; 0 for those of ten seconds.
+    pub website_burst_events_max: u64,
+    /// Events of one website in a day.
+    pub website_day_events_max: u64,
+    /// Events of one address per second.
+    pub address_rate_events_max: u64,
+    /// Events of one address at once; 0 for those of ten seconds.
+    pub address_burst_events_max: u64,
+    /// Events of one address in a day.
+    pub address_day_events_max: u64,
+    /// Addresses whose counts are kept.
+    pub addresses_max: usize,
+    /// The limits file; empty for none.
+    pub file: String,
+}
+
+/// What happens to events while the backlog is too old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BacklogPolicy {
+    /// They are taken.
+    Accept,
+    /// They are shed.
+    Shed,
+    /// Those of websites of lower priorities are shed first.
+    Priorities,
 }
 
 /// The tracker script.

@@ -49,6 +49,44 @@ pub enum Rejection {
     NoSuchSlug,
     /// It cannot be made durable now; the client should send it again later.
     Unavailable,
+    /// The block list has it.
+    Listed(Listed),
+    /// It exceeds a limit of its sender.
+    Limited {
+        /// The limit.
+        limit: Limit,
+        /// After how many seconds it fits.
+        retry_after_s: u64,
+    },
+    /// The backlog of its partition is too old.
+    Shed {
+        /// After how many seconds the client should send it again.
+        retry_after_s: u64,
+    },
+}
+
+/// The kind of entry by which the block list has an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listed {
+    /// Its website, link or pixel.
+    Website,
+    /// Its client's address, or the one that its payload names.
+    Address,
+    /// Its distinct id.
+    DistinctId,
+}
+
+/// A limit of a sender.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Events per second of a website, link or pixel.
+    WebsiteRate,
+    /// Events of a website, link or pixel by the day.
+    WebsiteDay,
+    /// Events per second of an address.
+    AddressRate,
+    /// Events of an address by the day.
+    AddressDay,
 }
 
 impl Rejection {
@@ -61,13 +99,14 @@ impl Rejection {
             | Self::BadToken
             | Self::Malformed
             | Self::ClientGone => StatusCode::BAD_REQUEST,
-            Self::Blocked => StatusCode::FORBIDDEN,
+            Self::Blocked | Self::Listed(_) => StatusCode::FORBIDDEN,
+            Self::Limited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::NoSuchSlug => StatusCode::NOT_FOUND,
             Self::TooLarge | Self::TooMany { .. } | Self::RecordTooLarge { .. } => {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Shed { .. } => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -90,10 +129,11 @@ impl Rejection {
             Self::UnknownWebsite => ("Website not found.", "bad-request"),
             Self::NoToken => ("Missing session token.", "bad-request"),
             Self::BadToken => ("Invalid session token.", "bad-request"),
-            Self::Blocked => ("Forbidden", "forbidden"),
+            Self::Blocked | Self::Listed(_) => ("Forbidden", "forbidden"),
+            Self::Limited { .. } => ("Too many requests", "too-many-requests"),
             Self::TooLarge => ("Payload too large", "payload-too-large"),
             Self::TooSlow => ("Request timeout", "request-timeout"),
-            Self::Unavailable => ("Service unavailable", "service-unavailable"),
+            Self::Unavailable | Self::Shed { .. } => ("Service unavailable", "service-unavailable"),
         };
         error_json(self.status(), message, code)
     }
@@ -112,14 +152,31 @@ impl Rejection {
             Self::ClientGone => "client_gone",
             Self::NoSuchSlug => "not_found",
             Self::Unavailable => "unavailable",
+            Self::Listed(Listed::Website) => "listed_website",
+            Self::Listed(Listed::Address) => "listed_address",
+            Self::Listed(Listed::DistinctId) => "listed_distinct_id",
+            Self::Limited { limit: Limit::WebsiteRate, .. } => "limited_website_rate",
+            Self::Limited { limit: Limit::WebsiteDay, .. } => "limited_website_day",
+            Self::Limited { limit: Limit::AddressRate, .. } => "limited_address_rate",
+            Self::Limited { limit: Limit::AddressDay, .. } => "limited_address_day",
+            Self::Shed { .. } => "shed",
+        }
+    }
+
+    /// The time after which it may be sent again, in seconds, if this rejection has one of its own.
+    pub fn own_retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Limited { retry_after_s, .. } | Self::Shed { retry_after_s } => Some(*retry_after_s),
+            _ => None,
         }
     }
 
     /// The answer to a whole request.
     pub fn into_response(self, retry_after_s: u64) -> Response {
         let mut response = json(self.status(), self.to_json());
-        if matches!(self, Self::Unavailable) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
+        let own = self.own_retry_after_s();
+        if let Some(after_s) = own.or(matches!(self, Self::Unavailable).then_some(retry_after_s)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after_s));
         }
         if matches!(self, Self::TooLarge | Self::TooSlow | Self::Malformed | Self::ClientGone) {
             // The rest of the body is not read, so the connection cannot serve another request.

@@ -19,6 +19,7 @@ use crate::answer::Rejection;
 use crate::client::Client;
 use crate::frame::Frame;
 use crate::geo::GeoDatabase;
+use crate::limiter::Limiter;
 use crate::limits::Limits;
 use crate::metrics::{IngestMetrics, Subject};
 use crate::origin::Origin;
@@ -82,6 +83,8 @@ pub struct CollectorSettings {
     pub script: ScriptSettings,
     /// Whether every answer demands that browsers use HTTPS only.
     pub force_ssl: bool,
+    /// The limits of what is taken in.
+    pub limiter: Limiter,
 }
 
 /// Accepts events over HTTP and appends them to the log.
@@ -90,6 +93,7 @@ pub struct Collector {
     pub(crate) sources: SourceRegistry,
     pub(crate) rules: Rules,
     pub(crate) limits: Limits,
+    pub(crate) limiter: Limiter,
     pub(crate) routes: Routes,
     pub(crate) script: Script,
     pub(crate) metrics: IngestMetrics,
@@ -120,6 +124,7 @@ impl Collector {
             limits: Limits::new(&settings),
             routes: Routes::new(&settings),
             script: Script::new(&settings.script),
+            limiter: settings.limiter.clone(),
             rules: Rules::new(settings),
             metrics,
             background: TaskTracker::new(),

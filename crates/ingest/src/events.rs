@@ -9,13 +9,14 @@ use dashi_domain::submission::{
 };
 use dashi_domain::token::TokenClaims;
 use dashi_http::answer::json;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use uuid::Uuid;
 
 use crate::answer::{Accepted, IGNORED_JSON, Ignored, Rejection, batch_json};
 use crate::decide::{Decision, decide, website_to_look_up};
 use crate::endpoint::{Attempt, Endpoint, Posted};
 use crate::frame::{Outcomes, PartOutcome};
+use crate::limiter::RequestLimits;
 use crate::limits::LARGE_BODY_BYTES;
 use crate::metrics::Subject;
 use crate::source_registry::Found;
@@ -45,7 +46,7 @@ fn decide_one(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Rejecti
     deciding.note_unknown_type(&parsed);
     let decision = match parsed {
         Ok(submission) => deciding.decide(submission, None),
-        Err(error) => Decision::Refuse(Rejection::Schema(error)),
+        Err(error) => deciding.refuse(Rejection::Schema(error)),
     };
     Ok(deciding.attempt(vec![decision]))
 }
@@ -66,7 +67,7 @@ fn decide_each(posted: &Posted<'_>) -> Result<Attempt<Accepted, Ignored>, Reject
                     invalid += 1;
                     // The answer spells out the reasons of no more elements than that.
                     let error = if invalid > BATCH_ERRORS_MAX { error.without_reasons() } else { error };
-                    Decision::Refuse(Rejection::Schema(error))
+                    deciding.refuse(Rejection::Schema(error))
                 }
             }
         })
@@ -85,6 +86,9 @@ struct Deciding<'r> {
     unknown_types: Vec<(&'static str, bool)>,
     /// How many identifies of a person came before in the request.
     identifies: HashMap<(Uuid, String), i64>,
+    limits: Option<RequestLimits<'r>>,
+    /// The website, link or pixel of each decision so far, if there are limits.
+    sources: Vec<Uuid>,
 }
 
 impl<'r> Deciding<'r> {
@@ -98,12 +102,31 @@ impl<'r> Deciding<'r> {
             unknown: Vec::new(),
             unknown_types: Vec::new(),
             identifies: HashMap::new(),
+            limits: posted.collector.limiter.of_request(&posted.client.address, posted.now),
+            sources: Vec::new(),
         }
+    }
+
+    /// Refuses a body or an element that is no submission.
+    fn refuse(&mut self, rejection: Rejection) -> Decision {
+        if self.limits.is_some() {
+            self.sources.push(Uuid::nil());
+        }
+        Decision::Refuse(rejection)
     }
 
     /// Decides a submission. If its website has to be looked up first, that is noted and the decision is not used.
     fn decide(&mut self, submission: Submission<'_>, index: Option<usize>) -> Decision {
         let Posted { collector, client, websites, .. } = self.posted;
+        if let Some(limits) = &self.limits {
+            let payload = &submission.payload;
+            self.sources.push(payload.source.id);
+            if let Some(rejection) =
+                limits.blocked(payload.source.id, payload.ip.as_deref(), payload.id.as_deref())
+            {
+                return Decision::Refuse(rejection);
+            }
+        }
         if let Some(website) = website_to_look_up(&submission, self.claims.as_ref()) {
             match websites.get(website) {
                 Some(Found::Yes(_)) => {}
@@ -146,9 +169,14 @@ impl<'r> Deciding<'r> {
         self.unknown_types.extend(unknown);
     }
 
-    fn attempt(mut self, decisions: Vec<Decision>) -> Attempt<Accepted, Ignored> {
+    fn attempt(mut self, mut decisions: Vec<Decision>) -> Attempt<Accepted, Ignored> {
         if self.unknown.is_empty() {
             // Not before, since a body whose websites are looked up is decided once more.
+            if let Some(limits) = &self.limits {
+                for (decision, source) in decisions.iter_mut().zip(&self.sources) {
+                    limits.apply(*source, decision);
+                }
+            }
             for (kind, is_kept) in self.unknown_types {
                 self.posted.collector.metrics.count_unknown(kind, is_kept);
             }
@@ -169,14 +197,31 @@ fn answer_one(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejecti
     }
 }
 
-/// If no element is in the log and a retry may help, the answer refuses the whole request. Otherwise each element has
-/// its own answer, and the client learns which ones to send again.
+/// If no element is in the log and a retry may help, the answer refuses the whole request: as unavailable if one element is,
+/// else as the one that may be sent again first. Otherwise each element has its own answer, and the client learns which
+/// ones to send again.
 fn answer_each(outcomes: Outcomes<Accepted, Ignored>) -> Result<Response, Rejection> {
     let is_deferred =
         |outcome: &PartOutcome<_, _>| matches!(outcome, PartOutcome::Refused(Rejection::Unavailable));
     let is_taken = |outcome: &PartOutcome<_, _>| !matches!(outcome, PartOutcome::Refused(_));
-    if outcomes.iter().any(is_deferred) && !outcomes.iter().any(is_taken) {
+    let is_any_taken = outcomes.iter().any(is_taken);
+    if outcomes.iter().any(is_deferred) && !is_any_taken {
         return Err(Rejection::Unavailable);
     }
-    Ok(json(StatusCode::OK, batch_json(&outcomes)))
+    let after_s = |outcome: &PartOutcome<_, _>| match outcome {
+        PartOutcome::Refused(rejection) => rejection.own_retry_after_s(),
+        _ => None,
+    };
+    let first =
+        outcomes.iter().enumerate().filter_map(|(index, outcome)| Some((after_s(outcome)?, index))).min();
+    let Some((after_s, index)) = first else { return Ok(json(StatusCode::OK, batch_json(&outcomes))) };
+    if is_any_taken {
+        let mut response = json(StatusCode::OK, batch_json(&outcomes));
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(after_s));
+        return Ok(response);
+    }
+    match outcomes.into_iter().nth(index) {
+        Some(PartOutcome::Refused(rejection)) => Err(rejection),
+        _ => Err(Rejection::Unavailable),
+    }
 }

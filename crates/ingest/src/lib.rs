@@ -8,9 +8,12 @@
 //! * `decide`: one submission and its circumstances in, a decision out; no I/O
 //! * [`Past`]: decides about requests of the past, which an import reads from files
 //! * `rules`, `limits`: the settings that hold for every request
+//! * [`Limiter`]: the limits of what is taken in, off by default; `limits_file` is its file, [`BacklogGate`] the age of the
+//!   backlog, `usages` the memory of rates and numbers
 
 mod answer;
 mod append;
+mod backlog;
 mod body;
 mod client;
 mod collector;
@@ -20,7 +23,9 @@ mod events;
 mod finishing;
 mod frame;
 mod geo;
+mod limiter;
 mod limits;
+mod limits_file;
 mod metrics;
 mod now;
 mod origin;
@@ -33,6 +38,7 @@ mod session_ids;
 mod slots;
 mod source_registry;
 mod tallies;
+mod usages;
 mod visit;
 mod websites;
 
@@ -44,8 +50,11 @@ mod any_body;
 #[path = "../../domain/fuzz/src/whole.rs"]
 mod whole;
 
+pub use backlog::{BacklogGate, BacklogGateSettings, BacklogState, PartitionAge};
 pub use collector::{Collector, CollectorSettings};
 pub use geo::{GeoDatabase, GeoKeeper};
+pub use limiter::{Limiter, LimiterSettings};
+pub use limits_file::{LimitsFileKeeper, WatchedFile, check_limits_file, rate_limit};
 pub use metrics::IngestMetrics;
 pub use past::{Past, PastDecision, PastRequest, PastRules};
 pub use routes::{PATHS, SCRIPT_PATH, SEND_PATH};

@@ -57,6 +57,11 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
     if submission.is_empty() {
         return answer(Unstored::Empty);
     }
+    // A chunk names no distinct id: only its website and its address may be blocked.
+    let limits = collector.limiter.of_request(&client.address, now);
+    if let Some(rejection) = limits.as_ref().and_then(|limits| limits.blocked(website_id, None, None)) {
+        return Err(rejection);
+    }
     if client.token.is_none() {
         return Err(Rejection::NoToken);
     }
@@ -106,7 +111,11 @@ fn decide(posted: &Posted<'_>) -> Result<Attempt<(), Unstored>, Rejection> {
                 .encode()
         }
     };
-    Ok(Attempt::Decided(vec![Decision::Append(NewRecord { session_id, value }, ())]))
+    let mut decision = Decision::Append(NewRecord { session_id, value }, ());
+    if let Some(limits) = limits {
+        limits.apply(website_id, &mut decision);
+    }
+    Ok(Attempt::Decided(vec![decision]))
 }
 
 /// The feature that this needs and that the website has turned off, if there is one.

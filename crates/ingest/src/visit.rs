@@ -177,13 +177,27 @@ async fn append_visit(
     let body =
         [("type", Value::String("event".into())), ("payload", Value::Object(Object::from_members(payload)))];
     let body = Value::Object(Object::from_members(body.map(|(key, value)| (key.into(), value))));
-    let decision = match Submission::from_value(body, collector.rules.schema()) {
-        Ok(submission) => decide(&collector.rules, None, &client, None, submission, None, Now::read().ms),
+    let now = Now::read();
+    let limits = collector.limiter.of_request(&client.address, now);
+    let mut decision = match Submission::from_value(body, collector.rules.schema()) {
+        Ok(submission) => match limits.as_ref().and_then(|limits| limits.blocked(id, None, None)) {
+            Some(rejection) => Decision::Refuse(rejection),
+            None => decide(&collector.rules, None, &client, None, submission, None, now.ms),
+        },
         Err(error) => Decision::Refuse(Rejection::Schema(error)),
     };
+    if let Some(limits) = limits {
+        limits.apply(id, &mut decision);
+    }
     let of_outcomes = Arc::clone(collector);
     let respond = move |outcomes: Outcomes<_, _>| {
-        if let Some(PartOutcome::Refused(Rejection::Unavailable | Rejection::TooLarge)) = outcomes.first() {
+        let is_lost = |rejection: &Rejection| {
+            matches!(rejection, Rejection::Unavailable | Rejection::TooLarge)
+                || rejection.own_retry_after_s().is_some()
+        };
+        if let Some(PartOutcome::Refused(rejection)) = outcomes.first()
+            && is_lost(rejection)
+        {
             of_outcomes.unrecorded(id);
         }
     };

@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use dashi_config::Settings;
+use dashi_domain::backlog::BacklogPolicy;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_ingest::{
-    Collector, CollectorSettings, GeoDatabase, IngestMetrics, ScriptSettings, SessionIds, SourceRegistry,
-    SourceRegistrySettings,
+    BacklogGate, BacklogGateSettings, Collector, CollectorSettings, GeoDatabase, IngestMetrics, Limiter,
+    LimiterSettings, ScriptSettings, SessionIds, SourceRegistry, SourceRegistrySettings, rate_limit,
 };
 use dashi_store::CollectorRun;
 use prometheus_client::registry::Registry;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use crate::exit::Misuse;
 use crate::open;
 use crate::serve::Base;
+use crate::serve::backlog::{self, LimitsMetrics, LimitsState};
 use crate::serve::helpers::Helpers;
 use crate::serve::tables::Tables;
 use crate::serve::tally;
@@ -43,6 +45,7 @@ impl Ids {
 pub struct Collecting {
     collector: Arc<Collector>,
     sources: SourceRegistry,
+    limits: LimitsState,
 }
 
 impl Collecting {
@@ -76,7 +79,8 @@ impl Collecting {
             helpers.spawn(|stop| keeper.keep(stop));
             geo = database;
         }
-        let settings = collector_settings(settings, ids, geo)?;
+        let (limiter, limits) = limits(base, helpers, registry);
+        let settings = collector_settings(settings, ids, geo, limiter)?;
         let metrics = IngestMetrics::new(registry);
         let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
         let run =
@@ -84,7 +88,7 @@ impl Collecting {
         let spool = base.spool.clone();
         helpers.spawn(|stop| tally::keep(tallies, spool, store, run, stop));
         let collector = Collector::new(base.log.clone(), sources.clone(), settings, metrics);
-        Ok(Self { collector, sources })
+        Ok(Self { collector, sources, limits })
     }
 
     pub fn router(&self) -> Router {
@@ -96,13 +100,63 @@ impl Collecting {
         self.sources.clone()
     }
 
+    /// The state of the limits, for readiness.
+    pub fn limits(&self) -> LimitsState {
+        self.limits.clone()
+    }
+
     /// Waits until everything that was begun is durable or given up. To be called after the last connection has closed.
     pub async fn drain(self) {
         self.collector.drain().await;
     }
 }
 
-fn collector_settings(settings: &Settings, ids: Ids, geo: GeoDatabase) -> anyhow::Result<CollectorSettings> {
+/// Makes the limiter, and starts the tasks that measure the backlog and watch the limits file.
+fn limits(base: &Base<'_>, helpers: &mut Helpers, registry: &mut Registry) -> (Limiter, LimitsState) {
+    let limits = &base.settings.limits;
+    let retry_after_s_min = base.settings.ingest.retry_after_s;
+    let backlog = BacklogGate::new(BacklogGateSettings {
+        policy: match limits.backlog_policy {
+            dashi_config::BacklogPolicy::Accept => BacklogPolicy::Accept,
+            dashi_config::BacklogPolicy::Shed => BacklogPolicy::Shed,
+            dashi_config::BacklogPolicy::Priorities => BacklogPolicy::Priorities,
+        },
+        age_max_ms: limits.backlog_s_max * 1_000,
+        retry_after_s_min,
+        retry_after_s_max: limits.retry_after_s_max.max(retry_after_s_min),
+    });
+    let (log, store, gate) = (base.log.clone(), base.store.clone(), backlog.clone());
+    helpers.spawn(|stop| backlog::measure(log, store, gate, stop));
+    let set = |number: u64| Some(number).filter(|number| *number > 0);
+    let (limiter, keeper) = Limiter::open(LimiterSettings {
+        website: rate_limit(
+            set(limits.website_rate_events_max),
+            set(limits.website_burst_events_max),
+            set(limits.website_day_events_max),
+        ),
+        address: rate_limit(
+            set(limits.address_rate_events_max),
+            set(limits.address_burst_events_max),
+            set(limits.address_day_events_max),
+        ),
+        addresses_max: limits.addresses_max,
+        file: not_empty(&limits.file).map(Into::into),
+        backlog: backlog.clone(),
+    });
+    let state = LimitsState { backlog, file: keeper.as_ref().map(dashi_ingest::LimitsFileKeeper::watched) };
+    if let Some(keeper) = keeper {
+        helpers.spawn(|stop| keeper.keep(stop));
+    }
+    registry.register_collector(Box::new(LimitsMetrics(state.clone())));
+    (limiter, state)
+}
+
+fn collector_settings(
+    settings: &Settings,
+    ids: Ids,
+    geo: GeoDatabase,
+    limiter: Limiter,
+) -> anyhow::Result<CollectorSettings> {
     let ingest = &settings.ingest;
     let blocked = BlockedAddresses::parse(&ingest.ignore_ip);
     for entry in blocked.unparsable() {
@@ -144,6 +198,7 @@ fn collector_settings(settings: &Settings, ids: Ids, geo: GeoDatabase) -> anyhow
             modified: made_at(),
         },
         force_ssl: ingest.force_ssl,
+        limiter,
     })
 }
 

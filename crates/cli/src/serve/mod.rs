@@ -4,6 +4,7 @@
 //! `project`, `profiles`; each starts its tasks and returns what runs and how it stops. `tables` makes the store's
 //! tables and decides the rules that roles need to know, `introduce` prints how to send a first event.
 
+mod backlog;
 mod collect;
 mod helpers;
 mod introduce;
@@ -11,6 +12,8 @@ mod profiles;
 mod project;
 mod tables;
 mod tally;
+
+pub use backlog::LimitsState;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -169,6 +172,7 @@ impl Process {
             spool: base.spool.clone(),
             store: base.store.clone(),
             sources: collecting.as_ref().map(Collecting::sources),
+            limits: collecting.as_ref().map(Collecting::limits),
             ids: session_ids,
             projector: projecting.as_ref().map(|projecting| projecting.readiness(settings)),
             draining: base.draining.clone(),

@@ -70,6 +70,12 @@ fn a_limit_of_zero_is_refused_unless_it_means_something() {
         "kafka.linger_ms",
         "ingest.cors_max_age_s",
         "projector.batch_interval_ms",
+        "limits.website_rate_events_max",
+        "limits.website_burst_events_max",
+        "limits.website_day_events_max",
+        "limits.address_rate_events_max",
+        "limits.address_burst_events_max",
+        "limits.address_day_events_max",
     ]);
     let schema = Schema::compiled_in();
     for key in schema.leaves().iter().filter(|(_, value)| value.is_integer()).map(|(key, _)| key.as_str()) {
@@ -96,12 +102,27 @@ fn values_out_of_range_are_refused() {
         ("projector.retry_wait_ms_max", "2147483648"),
         ("api.streams_max", "1000001"),
         ("api.reads_max", "1000001"),
+        ("limits.addresses_max", "10000001"),
+        ("limits.backlog_s_max", "2678401"),
+        ("limits.retry_after_s_max", "2678401"),
     ] {
         let error = refusal(&[(key, value)]);
         assert!(error.starts_with(&format!("{key} = {value}: ")), "{error}");
     }
     assert!(refusal(&[("kafka.group", "")]).contains("kafka.group"));
     assert!(check_settings(&settings(&[("event_log.partitions", "4096")]), |_| true).is_ok());
+}
+
+#[test]
+fn a_burst_without_a_rate_is_refused() {
+    for sender in ["website", "address"] {
+        let (burst, rate) =
+            (format!("limits.{sender}_burst_events_max"), format!("limits.{sender}_rate_events_max"));
+        let [burst, rate] = [burst, rate].map(|key| &*key.leak());
+        let error = refusal(&[(burst, "5")]);
+        assert!(error.starts_with(&format!("{burst} = 5 with {rate} = 0: ")), "{error}");
+        assert!(check_settings(&settings(&[(burst, "5"), (rate, "1")]), |_| true).is_ok());
+    }
 }
 
 #[test]
