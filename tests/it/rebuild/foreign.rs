@@ -56,6 +56,11 @@ async fn foreign_rows_are_named_and_kept_or_lost_as_is_told(place: &Place) {
     assert_eq!(database.count(&own).await, 0);
     replay_json(deployment, &["rollback"], 0).await;
     assert_eq!(database.count(&own).await, 1);
+    // No generation is ready now; one is kept, and named.
+    let refused = replay(deployment, &["swap"]).await;
+    assert_eq!(refused.code, Some(3), "{}{}", refused.stdout, refused.stderr);
+    let remedy = format!("`dashi replay swap {number}`");
+    assert!(refused.stderr.contains(&remedy), "{remedy} is not in {}", refused.stderr);
     database.execute(&format!("DELETE FROM website_event WHERE event_id = '{event}'")).await;
     database.execute(&format!("DELETE FROM session WHERE session_id = '{session}'")).await;
     assert_eq!(server.dashi.terminate().await, Some(0));
