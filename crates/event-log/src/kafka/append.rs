@@ -7,7 +7,7 @@ use dashi_domain::position::{Offset, Partition};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaLog;
-use super::producer::{Acknowledgement, IdempotentProducer, NotAppended};
+use super::producer::{Acknowledgement, IdempotentProducer, NotAppended, PlaceTaken};
 use crate::{AppendError, NewRecord};
 
 /// The producer, once there is one. It is made with the first append, and again when it is broken.
@@ -67,7 +67,9 @@ impl KafkaLog {
                 Ok(delivery) => match delivery.await {
                     Ok(Ok(place)) => Ok(place),
                     Ok(Err(NotAppended::Kafka(error))) => Err(refusal(error, record.value.len())),
-                    Ok(Err(taken)) => Err(AppendError::Unconfirmed(Arc::new(taken))),
+                    Ok(Err(NotAppended::PlaceTaken(taken))) => {
+                        self.place_in_another_topic(&producer, taken).await
+                    }
                     Err(_) => Err(AppendError::Closed),
                 },
             });
@@ -78,6 +80,21 @@ impl KafkaLog {
             self.replace_if_broken(&producer);
         }
         outcomes
+    }
+
+    /// An offset that was acknowledged before is the record's own if the topic was created again since: then its offsets
+    /// begin again.
+    async fn place_in_another_topic(
+        &self,
+        producer: &IdempotentProducer,
+        taken: PlaceTaken,
+    ) -> Result<(Partition, Offset), AppendError> {
+        let is_in_another =
+            taken.offset >= 0 && self.current_log().await.is_ok_and(|log| log != *producer.log());
+        if is_in_another {
+            return Ok((Partition::new(taken.partition as u32), Offset::new(taken.offset as u64)));
+        }
+        Err(AppendError::Unconfirmed(Arc::new(taken)))
     }
 
     /// Gives up on everything that was given to the producer: each record that is not acknowledged yet soon has the outcome
@@ -108,7 +125,8 @@ impl KafkaLog {
             Slot::Closed => return Err(AppendError::Closed),
             Slot::Unmade => {}
         }
-        let producer = IdempotentProducer::new(&self.0.settings)
+        let log = self.0.topic.replaced().unwrap_or_else(|| self.0.id.clone());
+        let producer = IdempotentProducer::new(&self.0.settings, log)
             .map_err(|error| AppendError::Unconfirmed(Arc::new(error)))?;
         let producer = Arc::new(producer);
         *slot = Slot::Made(Arc::clone(&producer));
@@ -122,6 +140,14 @@ impl KafkaLog {
         let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(&*slot, Slot::Made(current) if Arc::ptr_eq(current, producer)) {
             tracing::error!(reason, "the Kafka producer is broken, making a new one");
+            *slot = Slot::Unmade;
+        }
+    }
+
+    /// The next append gets a new producer. Records that the one of now was given keep it until they have their outcome.
+    pub(super) fn renew_producer(&self) {
+        let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
+        if let Slot::Made(_) = &*slot {
             *slot = Slot::Unmade;
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use dashi_domain::position::{Offset, Partition};
+use dashi_domain::position::{LogId, Offset, Partition};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -22,6 +22,7 @@ const PURGED: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// One sequence of records, acknowledged by all in-sync replicas.
 pub(super) struct IdempotentProducer {
+    log: LogId,
     client: ThreadedProducer<Acknowledging>,
 }
 
@@ -34,24 +35,30 @@ pub(super) enum NotAppended {
     /// The library gave up, or was refused.
     #[error(transparent)]
     Kafka(#[from] KafkaError),
-    /// The broker answered as for a copy of an earlier record, which another record has been acknowledged for: it took the
-    /// record for a repetition and did not append it. The producer's sequence is not the broker's any more.
-    #[error(
-        "partition {partition} acknowledged offset {offset}, at or before offset {last} of a record that was acknowledged \
-         earlier: it did not append this one"
-    )]
-    PlaceTaken {
-        /// The record's partition.
-        partition: i32,
-        /// The offset in the acknowledgement; -1 if it has none.
-        offset: i64,
-        /// The offset of the last record that was acknowledged.
-        last: i64,
-    },
+    /// See [`PlaceTaken`].
+    #[error(transparent)]
+    PlaceTaken(#[from] PlaceTaken),
+}
+
+/// The broker answered as for a copy of an earlier record, which another record has been acknowledged for: it took the record
+/// for a repetition and did not append it, and the producer's sequence is not the broker's any more. Or the topic was
+/// created again.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "partition {partition} acknowledged offset {offset}, at or before offset {last} of a record that was acknowledged \
+     earlier: it did not append this one"
+)]
+pub(super) struct PlaceTaken {
+    /// The record's partition.
+    pub partition: i32,
+    /// The offset in the acknowledgement; -1 if it has none.
+    pub offset: i64,
+    /// The offset of the last record that was acknowledged.
+    pub last: i64,
 }
 
 impl IdempotentProducer {
-    pub(super) fn new(settings: &KafkaSettings) -> KafkaResult<Self> {
+    pub(super) fn new(settings: &KafkaSettings, log: LogId) -> KafkaResult<Self> {
         let client = base_config(settings)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -63,7 +70,12 @@ impl IdempotentProducer {
             .set("queue.buffering.max.kbytes", (QUEUE_BYTES_MAX / 1_024).to_string())
             .set("message.max.bytes", MESSAGE_BYTES_MAX.to_string())
             .create_with_context(Acknowledging::default())?;
-        Ok(Self { client })
+        Ok(Self { client, log })
+    }
+
+    /// The log that the topic was known to hold when this was made.
+    pub(super) fn log(&self) -> &LogId {
+        &self.log
     }
 
     /// Hands a record over; it shares requests with those that are handed over soon.
@@ -142,9 +154,9 @@ impl Places {
     fn take(&mut self, partition: i32, offset: i64) -> Result<(Partition, Offset), NotAppended> {
         let last = self.last.entry(partition).or_insert(-1);
         if offset <= *last {
-            let error = NotAppended::PlaceTaken { partition, offset, last: *last };
+            let error = PlaceTaken { partition, offset, last: *last };
             self.taken.get_or_insert_with(|| error.to_string());
-            return Err(error);
+            return Err(error.into());
         }
         *last = offset;
         Ok((Partition::new(partition as u32), Offset::new(offset as u64)))
@@ -168,7 +180,9 @@ mod tests {
         assert_eq!(places.take(1, 3).ok(), place(1, 3));
         assert_eq!(places.taken, None);
         for offset in [7, 0, -1] {
-            let Err(NotAppended::PlaceTaken { partition: 0, last: 7, .. }) = places.take(0, offset) else {
+            let Err(NotAppended::PlaceTaken(PlaceTaken { partition: 0, last: 7, .. })) =
+                places.take(0, offset)
+            else {
                 panic!("offset {offset} has been acknowledged")
             };
         }

@@ -135,6 +135,15 @@ impl KafkaLog {
         }
     }
 
+    /// The log that the topic holds now.
+    pub(super) async fn current_log(&self) -> Result<LogId, LogError> {
+        match self.ask_id(None).await? {
+            Found::Id(id) if id == self.0.topic.id => Ok(self.0.id.clone()),
+            Found::Id(id) => Ok(self.replace(&id)),
+            Found::Absent => Err(self.absent()),
+        }
+    }
+
     async fn ask_id(&self, broker: Option<i32>) -> Result<Found, LogError> {
         let shared = Arc::clone(&self.0);
         let asked = tokio::task::spawn_blocking(move || {
@@ -159,6 +168,8 @@ impl KafkaLog {
         drop(replaced);
         if is_new {
             topic.look_soon();
+            // The new topic's offsets begin again, below those that the producer knows as acknowledged.
+            self.renew_producer();
         }
         found
     }
