@@ -97,6 +97,7 @@ async fn torture(mut world: World, again: &str) {
         answered[1] += report.counts.requests + report.counts.errors.total() + report.counts.missed;
     }
     diary.enter("the faults are over");
+    let forwarded = world.spools_are_empty().await;
 
     let status = ledger.check().await;
     let audit = world.run(&["audit", "--json"], LONG).await;
@@ -119,13 +120,15 @@ async fn torture(mut world: World, again: &str) {
     let _ = writeln!(
         report,
         "\n| events | |\n|---|---|\n| sent | {} |\n| acknowledged | {} |\n| in the log | {} |\n| applied | {} |\n\
-         | duplicate | {} |\n| dead letters | {} |\n| Kafka producers replaced | {} |\n",
+         | duplicate | {} |\n| dead letters | {} |\n| forwarded from a spool by the last collectors | {} |\n| Kafka producers \
+         replaced | {} |\n",
         answered[1],
         ledger.acknowledged(),
         totals.in_log,
         totals.applied,
         totals.duplicate,
         totals.dead,
+        forwarded,
         replaced.len()
     );
     for line in replaced {

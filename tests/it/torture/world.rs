@@ -5,7 +5,7 @@ use std::time::Duration;
 use integration_tests::kafka::unique_topic;
 use integration_tests::proxy::Proxy;
 use integration_tests::{
-    Deployment, KafkaCluster, PostgresServer, Server, Space, eventually, free_port, http,
+    Deployment, KafkaCluster, PostgresServer, Server, Space, TestDirectory, eventually, free_port, http,
 };
 
 use super::faults::{Active, Fault, Subject};
@@ -33,6 +33,8 @@ pub enum Servers {
         postgres: PostgresServer,
         /// The network between the processes and the database.
         proxy: Proxy,
+        /// The collectors' spools, which outlive their processes.
+        spools: TestDirectory,
     },
 }
 
@@ -69,7 +71,12 @@ impl World {
         let deployment = Deployment::new(log, store)
             .with("DASHI_EVENT_LOG_PARTITIONS", "6")
             .with("DASHI_KAFKA_SESSION_TIMEOUT_MS", "6000");
-        let servers = Servers::Cluster { kafka: Box::new(kafka), postgres, proxy };
+        let servers = Servers::Cluster {
+            kafka: Box::new(kafka),
+            postgres,
+            proxy,
+            spools: TestDirectory::create("spools"),
+        };
         Self::begin(deployment, servers, &["collect", "collect", "project", "project"]).await
     }
 
@@ -126,7 +133,11 @@ impl World {
     fn spawn(&self, name: &str, authority: &str) -> Server {
         match &self.servers {
             Servers::Files(space) => space.start(&self.deployment, name, authority),
-            Servers::Cluster { .. } => self.deployment.start_at(name, authority),
+            Servers::Cluster { spools, .. } => {
+                let spool = spools.path().join(authority.replace(':', "-")).display().to_string();
+                let own = self.deployment.clone().with("DASHI_INGEST_SPOOL", "true");
+                own.with("DASHI_INGEST_SPOOL_DIRECTORY", &spool).start_at(name, authority)
+            }
         }
     }
 
@@ -179,6 +190,26 @@ impl World {
             assert!(logs.contains("disk is full"), "{name} has ended by itself:\n{logs}");
             self.start(index);
         }
+    }
+
+    /// Waits until the collectors have forwarded all that their spools hold; returns how many events went that way.
+    pub async fn spools_are_empty(&self) -> u64 {
+        let mut forwarded = 0;
+        for authority in self.collectors() {
+            eventually(READY, "the spool is empty", async || {
+                let answer = http::get(&format!("http://{authority}/health/ready"))
+                    .await
+                    .map_err(|error| format!("{error:#}"))?;
+                let spool = &answer.json()["spool"];
+                let is_empty = spool.is_null() || spool["records"] == 0;
+                if is_empty { Ok(()) } else { Err(spool.to_string()) }
+            })
+            .await;
+            let metrics = http::get(&format!("http://{authority}/metrics")).await.expect("it answers").text();
+            let line = metrics.lines().find_map(|line| line.strip_prefix("dashi_spool_forwarded_total "));
+            forwarded += line.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
+        }
+        forwarded
     }
 
     /// Lines of all processes' logs that have this text.
