@@ -90,7 +90,7 @@ impl KafkaLog {
         taken: PlaceTaken,
     ) -> Result<(Partition, Offset), AppendError> {
         let is_in_another =
-            taken.offset >= 0 && self.current_log().await.is_ok_and(|log| log != *producer.log());
+            taken.offset >= 0 && self.current_log(None).await.is_ok_and(|log| log != *producer.log());
         if is_in_another {
             return Ok((Partition::new(taken.partition as u32), Offset::new(taken.offset as u64)));
         }
@@ -101,14 +101,7 @@ impl KafkaLog {
     /// [`AppendError::Unconfirmed`], and none of them is sent any more. Of each partition, the log has a prefix of the
     /// records, or will have. Records of later calls go to another producer.
     pub(crate) async fn abandon(&self) {
-        let slot = {
-            let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
-            match &*slot {
-                Slot::Made(_) => std::mem::replace(&mut *slot, Slot::Unmade),
-                Slot::Unmade | Slot::Closed => return,
-            }
-        };
-        let Slot::Made(producer) = slot else { return };
+        let Some(producer) = self.take_producer() else { return };
         // It waits for the library's threads.
         if let Err(error) = tokio::task::spawn_blocking(move || producer.abandon()).await {
             tracing::error!(error = %error, "abandoning the Kafka producer ended with a panic");
@@ -146,9 +139,20 @@ impl KafkaLog {
 
     /// The next append gets a new producer. Records that the one of now was given keep it until they have their outcome.
     pub(super) fn renew_producer(&self) {
+        drop(self.take_producer());
+    }
+
+    /// Takes the producer out, so that the next append makes one. It is dropped outside the lock, for that may wait for the
+    /// library's threads.
+    fn take_producer(&self) -> Option<Arc<IdempotentProducer>> {
         let mut slot = self.0.producer.write().unwrap_or_else(PoisonError::into_inner);
-        if let Slot::Made(_) = &*slot {
-            *slot = Slot::Unmade;
+        match &*slot {
+            Slot::Made(producer) => {
+                let producer = Arc::clone(producer);
+                *slot = Slot::Unmade;
+                Some(producer)
+            }
+            Slot::Unmade | Slot::Closed => None,
         }
     }
 

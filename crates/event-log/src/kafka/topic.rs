@@ -125,19 +125,17 @@ impl KafkaLog {
             return Ok(());
         }
         let began = Instant::now();
-        match self.ask_id(broker).await? {
-            Found::Id(id) if id == topic.id => {
-                *last = Some(began);
-                Ok(())
-            }
-            Found::Id(id) => Err(self.is_replaced(self.replace(&id))),
-            Found::Absent => Err(self.absent()),
+        let found = self.current_log(broker).await?;
+        if found != self.0.id {
+            return Err(self.is_replaced(found));
         }
+        *last = Some(began);
+        Ok(())
     }
 
-    /// The log that the topic holds now.
-    pub(super) async fn current_log(&self) -> Result<LogId, LogError> {
-        match self.ask_id(None).await? {
+    /// The log that the topic holds now, by this broker or any.
+    pub(super) async fn current_log(&self, broker: Option<i32>) -> Result<LogId, LogError> {
+        match self.ask_id(broker).await? {
             Found::Id(id) if id == self.0.topic.id => Ok(self.0.id.clone()),
             Found::Id(id) => Ok(self.replace(&id)),
             Found::Absent => Err(self.absent()),
