@@ -175,6 +175,56 @@ async fn partitions_move_as_projectors_come_and_die() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projector_with_a_name_keeps_its_partitions_over_a_restart() {
+    let (deployment, _database) = on_kafka_and_postgres().await;
+    // The restart has to be over before the group gives up waiting for the name, on a busy machine, too.
+    let deployment = deployment.with("DASHI_KAFKA_SESSION_TIMEOUT_MS", "45000");
+    let named = |name: &str| deployment.clone().with("DASHI_KAFKA_INSTANCE_ID", name);
+    let mut collector = deployment.start("collect").ready().await;
+    let mut first = named("first").start("project").ready().await;
+    let mut second = named("second").start("project").ready().await;
+    let mut ledger = Ledger::new(&deployment);
+    let load = ledger.start(&collector.authority, steady(200.0));
+    until(&deployment, SOON, "two projectors share the partitions", |status| {
+        let shares = [&first, &second].map(|projector| status.owned_by(&projector.dashi).len());
+        shares.iter().all(|share| *share > 0) && shares.iter().sum::<usize>() == 8
+    })
+    .await;
+
+    let before = answered(&deployment).await;
+    let (stay, wait) = (before.owned_by(&first.dashi), before.owned_by(&second.dashi));
+    assert_eq!(second.dashi.terminate().await, Some(0));
+    let mut second = named("second").start("project").ready().await;
+    until(&deployment, SOON, "the one that came back has the partitions that it had", |status| {
+        status.owned_by(&second.dashi) == wait
+    })
+    .await;
+    let after = answered(&deployment).await;
+    assert_eq!(after.owned_by(&first.dashi), stay);
+    let (before, after) = (epochs(&before), epochs(&after));
+    assert!(stay.iter().all(|partition| after[partition] == before[partition]), "{before:?} {after:?}");
+    assert!(wait.iter().all(|partition| after[partition] == before[partition] + 1), "{before:?} {after:?}");
+
+    // A second process under one name: the older one ends, and says why.
+    let mut double = named("first").start("project").ready().await;
+    assert_eq!(first.dashi.wait_exit(SOON).await.code(), Some(1));
+    let errors = first.dashi.stderr();
+    assert!(errors.contains("another projector has joined the group as first"), "{errors}");
+    until(&deployment, SOON, "the newer one has its partitions", |status| {
+        status.owned_by(&double.dashi) == stay
+    })
+    .await;
+
+    let report = ledger.stop(load).await;
+    assert_eq!(report.counts.statuses.keys().collect::<Vec<_>>(), [&200], "{report}");
+    let status = ledger.check().await;
+    assert_eq!(status.totals.duplicate, 0);
+    for server in [&mut collector, &mut second, &mut double] {
+        assert_eq!(server.dashi.terminate().await, Some(0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_projector_is_succeeded_and_harmless_when_it_wakes() {
     let (deployment, database) = on_kafka_and_postgres().await;
     let collector = deployment.start("collect").ready().await;

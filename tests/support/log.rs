@@ -30,6 +30,7 @@ pub fn kafka_settings(brokers: &str, topic: &str) -> KafkaSettings {
         delivery_timeout: Duration::from_secs(30),
         linger: Duration::ZERO,
         session_timeout: Duration::from_secs(6),
+        instance_id: None,
         queue_max: 100,
         record_bytes_max: 1 << 20,
         topic_check_interval: Duration::from_secs(1),

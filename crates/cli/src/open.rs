@@ -57,6 +57,7 @@ pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog
                 delivery_timeout: Duration::from_millis(settings.kafka.delivery_timeout_ms),
                 linger: Duration::from_millis(settings.kafka.linger_ms),
                 session_timeout: Duration::from_millis(settings.kafka.session_timeout_ms),
+                instance_id: Some(settings.kafka.instance_id.clone()).filter(|id| !id.is_empty()),
                 queue_max: settings.event_log.append_queue_max,
                 record_bytes_max: settings.ingest.body_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
                 topic_check_interval: Duration::from_millis(settings.kafka.topic_check_ms),

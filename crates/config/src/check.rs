@@ -445,6 +445,7 @@ const RESERVED: &[(&[&str], &str)] = &[
     (&["linger.ms", "queue.buffering.max.ms"], "use the setting kafka.linger_ms"),
     (&["session.timeout.ms"], "use the setting kafka.session_timeout_ms"),
     (&["group.id"], "use the setting kafka.group"),
+    (&["group.instance.id"], "use the setting kafka.instance_id"),
     (
         &["partition.assignment.strategy", "group.protocol", "group.remote.assignor"],
         "projectors of one group hand partitions over by cooperative rebalancing",

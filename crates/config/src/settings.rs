@@ -290,6 +290,8 @@ pub struct Kafka {
     pub linger_ms: u64,
     /// Silence after which a projector loses its partitions.
     pub session_timeout_ms: u64,
+    /// Name of a projector in the group that it keeps over restarts; empty for none.
+    pub instance_id: String,
     /// How often the topic's identity and settings are checked.
     pub topic_check_ms: u64,
     /// Settings of librdkafka, passed through; they include passwords.

@@ -187,6 +187,16 @@ pub enum LogError {
         /// Which setting is wrong, and the command that corrects it.
         reason: String,
     },
+    /// Another process joined the group under this one's name and has its partitions now. Stop: if both went on, each would
+    /// take them from the other.
+    #[error(
+        "another projector has joined the group as {instance_id} and has this one's partitions now; give each projector \
+         a kafka.instance_id of its own"
+    )]
+    Fenced {
+        /// The name.
+        instance_id: String,
+    },
     /// Another process projects this log.
     #[error("another process projects the event log already (it holds {lock}); stop it first", lock = lock.display())]
     Taken {

@@ -74,6 +74,7 @@ pub(super) fn kafka_settings(brokers: &str, topic: &str, partitions: u32) -> Kaf
         delivery_timeout: Duration::from_secs(30),
         linger: Duration::from_millis(1),
         session_timeout: Duration::from_secs(6),
+        instance_id: None,
         queue_max: 100_000,
         record_bytes_max: 1 << 20,
         topic_check_interval: Duration::from_secs(1),

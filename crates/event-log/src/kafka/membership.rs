@@ -20,7 +20,11 @@ impl KafkaLog {
         let settings = &self.0.settings;
         let context = GroupContext::default();
         let changes = Arc::clone(&context.changes);
-        let consumer: StreamConsumer<GroupContext> = base_config(settings)
+        let mut config = base_config(settings);
+        if let Some(id) = &settings.instance_id {
+            config.set("group.instance.id", id);
+        }
+        let consumer: StreamConsumer<GroupContext> = config
             .set("group.id", group)
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
@@ -31,8 +35,13 @@ impl KafkaLog {
             .create_with_context(context)
             .map_err(LogError::away("joining the consumer group"))?;
         consumer.subscribe(&[&settings.topic]).map_err(LogError::away("joining the consumer group"))?;
-        let topic = settings.topic.clone();
-        Ok(Membership::Group(KafkaMembership { topic, consumer, changes, is_failing: false }))
+        Ok(Membership::Group(KafkaMembership {
+            topic: settings.topic.clone(),
+            instance_id: settings.instance_id.clone(),
+            consumer,
+            changes,
+            is_failing: false,
+        }))
     }
 }
 
@@ -151,6 +160,7 @@ fn partitions(list: &TopicPartitionList) -> Vec<Partition> {
 /// See [`Membership::Group`].
 pub struct KafkaMembership {
     topic: String,
+    instance_id: Option<String>,
     consumer: StreamConsumer<GroupContext>,
     changes: Arc<Changes>,
     /// Whether the last save that was answered failed.
@@ -171,10 +181,21 @@ impl KafkaMembership {
                 // Polled so that the group's protocol goes on. A record that arrived before the pause is dropped: readers
                 // read it, too.
                 received = self.consumer.recv() => if let Err(error) = received {
+                    self.is_member()?;
                     tracing::warn!(error = %error, "the consumer group's client has an error");
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 },
             }
+        }
+    }
+
+    /// Whether the group still has this member: with a name, it is another's as soon as another joins under it.
+    fn is_member(&self) -> Result<(), LogError> {
+        match self.consumer.client().fatal_error() {
+            Some((RDKafkaErrorCode::FencedInstanceId, _)) => {
+                Err(LogError::Fenced { instance_id: self.instance_id.clone().unwrap_or_default() })
+            }
+            _ => Ok(()),
         }
     }
 

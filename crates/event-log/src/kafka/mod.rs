@@ -49,6 +49,8 @@ pub struct KafkaSettings {
     pub linger: Duration,
     /// Silence after which the group gives a member's partitions to others.
     pub session_timeout: Duration,
+    /// Name of a member of the group that comes back under it after a restart; `None` for a member that leaves.
+    pub instance_id: Option<String>,
     /// Records that may wait for their acknowledgement.
     pub queue_max: usize,
     /// Size of the largest record that may be appended; a topic that takes less gets a warning.
