@@ -10,10 +10,12 @@
 //!   waiting behind a record that cannot be applied: [`parking`]; keeping them while the log is away: [`spool`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
+//! * applied events in a few words: [`applied`]
 //! * limits of what is taken: [`rate`], [`networks`], [`backlog`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
+pub mod applied;
 pub mod backlog;
 pub mod calendar;
 pub mod chunk;

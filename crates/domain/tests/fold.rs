@@ -1,8 +1,9 @@
 //! The fold, for all records and for those that Umami was seen to answer.
 #![allow(clippy::unwrap_used, reason = "in a test a panic is the report, in its helper functions too")]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use dashi_domain::applied::AppliedEvents;
 use dashi_domain::erasure::{Erasure, Subject};
 use dashi_domain::fold::{Changes, FoldRules, Outcomes, fold, runs};
 use dashi_domain::glance::HourKey;
@@ -372,6 +373,24 @@ proptest! {
         let seen: HashSet<Uuid> = events.chain(changes.identifies.iter().map(|row| row.session_id)).collect();
         prop_assert_eq!(&sessions, &seen);
         prop_assert!(changes.session_data.iter().all(|row| sessions.contains(&row.session_id)));
+    }
+
+    #[test]
+    fn those_who_watch_see_the_last_applied_events_and_the_number_of_all(
+        made in proptest::collection::vec(made(), 0..40), max in 0_usize..20,
+    ) {
+        let changes = fold(&records(&made), &HashSet::new(), &rules());
+        let applied = AppliedEvents::of(&changes, max);
+        let ids: HashSet<Uuid> = changes
+            .events.iter().map(|row| row.event_id).chain(changes.identifies.iter().map(|row| row.event_id)).collect();
+        prop_assert_eq!((applied.count, applied.last.len()), (ids.len() as u64, max.min(ids.len())));
+        prop_assert!(applied.last.iter().all(|event| ids.contains(&event.event_id)));
+        prop_assert!(applied.last.is_sorted_by_key(|event| (event.created_at_ms, event.event_id)));
+        let attributes: HashMap<Uuid, _> =
+            changes.sessions.iter().map(|row| (row.session_id, &row.attributes)).collect();
+        for event in &applied.last {
+            prop_assert_eq!(Some(&&event.attributes), attributes.get(&event.session_id));
+        }
     }
 
     #[test]

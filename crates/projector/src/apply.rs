@@ -262,6 +262,7 @@ pub(crate) async fn commit_once(
     drop(call);
     task.shared.metrics.committed(changes, &committed?, began.elapsed());
     task.shared.metrics.missing(changes);
+    task.shared.progress.committed(changes);
     if let (Some(first), Some(last)) = (changes.missing.first(), changes.missing.last()) {
         tracing::warn!(
             partition = %claim.partition, from = %first.range.start, to = %last.range.end,

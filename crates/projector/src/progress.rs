@@ -5,18 +5,40 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use dashi_domain::applied::AppliedEvents;
 use dashi_domain::calendar::ms_since_1970;
+use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::PartitionCheckpoint;
+use tokio::sync::broadcast;
 
 use crate::state::{PartitionState, ProjectorState};
 
 /// How long the log may take to confirm that a checkpoint is saved before it is asked again.
 const SAVE_AGAIN: Duration = Duration::from_secs(5);
 
+/// Events of a commit that are described, at most.
+const DESCRIBED: usize = 100;
+
+/// Commits that a receiver may be behind.
+const COMMITS: usize = 64;
+
 /// Progress of one process. All clones are one.
 #[derive(Debug, Clone, Default)]
-pub struct Progress(Arc<Mutex<ProcessProgress>>);
+pub struct Progress {
+    process: Arc<Mutex<ProcessProgress>>,
+    applied: Applied,
+}
+
+/// The way of committed events to those who watch them.
+#[derive(Debug, Clone)]
+struct Applied(broadcast::Sender<Arc<AppliedEvents>>);
+
+impl Default for Applied {
+    fn default() -> Self {
+        Self(broadcast::channel(COMMITS).0)
+    }
+}
 
 /// State of the projector and progress of its partitions.
 #[derive(Debug, Default)]
@@ -75,11 +97,29 @@ pub(crate) struct Measured {
 
 impl Progress {
     fn with<T>(&self, act: impl FnOnce(&mut ProcessProgress) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.process.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn update(&self, partition: Partition, act: impl FnOnce(&mut PartitionProgress)) {
         self.with(|process| process.partitions.get_mut(&partition).map(act));
+    }
+
+    /// The events of each commit from now on, the last [`DESCRIBED`] of it described. A receiver that is more than some
+    /// dozens of commits behind misses the oldest.
+    pub fn applied_events(&self) -> broadcast::Receiver<Arc<AppliedEvents>> {
+        self.applied.0.subscribe()
+    }
+
+    /// Notifies those who watch of what a commit applied.
+    pub(crate) fn committed(&self, changes: &Changes) {
+        if self.applied.0.receiver_count() == 0 {
+            return;
+        }
+        let applied = AppliedEvents::of(changes, DESCRIBED);
+        if applied.count > 0 {
+            // The last receiver may have gone just now.
+            let _ = self.applied.0.send(Arc::new(applied));
+        }
     }
 
     /// State of the projector.
