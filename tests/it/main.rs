@@ -9,6 +9,7 @@ mod audit;
 mod cli;
 mod clients;
 mod compose;
+mod console;
 mod contract;
 mod copies;
 mod crash;

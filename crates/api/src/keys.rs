@@ -29,7 +29,7 @@ impl Keys {
     }
 
     /// Whether an `Authorization` header carries one of them.
-    pub(crate) fn authorize(&self, header: &[u8]) -> bool {
+    pub fn authorize(&self, header: &[u8]) -> bool {
         let Some(at) = header.iter().position(|byte| *byte == b' ') else { return false };
         let (scheme, key) = header.split_at(at);
         scheme.eq_ignore_ascii_case(b"bearer") && self.knows(key.trim_ascii())

@@ -89,8 +89,14 @@ pub struct Readiness {
 }
 
 impl Ops {
+    /// The text of the metrics; `None` if it cannot be written.
+    pub fn metrics_text(&self) -> Option<String> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).ok().map(|()| text)
+    }
+
     /// The routes.
-    pub fn router(self) -> Router {
+    pub fn router(self: Arc<Self>) -> Router {
         Router::new()
             .route(
                 "/health/live",
@@ -98,7 +104,7 @@ impl Ops {
             )
             .route("/health/ready", get(ready))
             .route("/metrics", get(metrics))
-            .with_state(Arc::new(self))
+            .with_state(self)
     }
 
     async fn check(&self) -> Readiness {
@@ -291,10 +297,9 @@ async fn ready(State(ops): State<Arc<Ops>>) -> Response {
 }
 
 async fn metrics(State(ops): State<Arc<Ops>>) -> Response {
-    let mut text = String::new();
-    let encoded = prometheus_client::encoding::text::encode(&mut text, &ops.registry);
-    let status = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    let mut response = answer::json(status, text);
+    let text = ops.metrics_text();
+    let status = if text.is_some() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let mut response = answer::json(status, text.unwrap_or_default());
     response.headers_mut().insert(
         "content-type",
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),

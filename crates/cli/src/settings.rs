@@ -32,7 +32,7 @@ pub fn load(cli: &Cli) -> Result<Loaded, ConfigError> {
 pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
     let known_timezone = |name: &str| jiff::tz::TimeZone::get(name).is_ok();
     let served = ServedPaths {
-        routes: &[&dashi_ingest::PATHS, &dashi_api::PATHS, &ops::PATHS],
+        routes: &[&dashi_ingest::PATHS, &dashi_api::PATHS, &dashi_console::PATHS, &ops::PATHS],
         send: dashi_ingest::SEND_PATH,
         script: dashi_ingest::SCRIPT_PATH,
         vitals_path: dashi_ingest::vitals_path,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dashi_config::Loaded;
+use dashi_config::{Loaded, Settings};
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
@@ -18,8 +18,9 @@ use crate::output::print;
 use crate::replay::{release, standing};
 use crate::spool::SpoolReport;
 
+/// The answer.
 #[derive(Debug, Serialize)]
-struct Status {
+pub struct Status {
     log: String,
     /// The log whose projection the store holds, if it is another one.
     other_log: Option<String>,
@@ -206,6 +207,23 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         Ok(log) => log,
         Err(error) => return Err(without_log(error, &store).await),
     };
+    let status = read(settings, &log, &store, None).await?;
+    print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
+    store.close().await;
+    Ok(Exit::Done)
+}
+
+/// Reads the state of all partitions from log and store; changes neither. The ages of lags of partitions that this owner has
+/// are left out, as 0: its process knows them, and a reader of its own for each is not cheap.
+///
+/// # Errors
+/// Log or store do not answer.
+pub async fn read(
+    settings: &Settings,
+    log: &EventLog,
+    store: &Store,
+    owner: Option<&str>,
+) -> anyhow::Result<Status> {
     let states = store.partitions().await?;
     let missing = store.missing().await?;
     // Before the log: an event goes from a spool into the log.
@@ -215,7 +233,8 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         let state = states.iter().find(|state| state.log == *log.id() && state.partition == partition);
         let ranges = missing.iter().filter(|range| range.log == *log.id() && range.partition == partition);
         let ranges = ranges.map(MissingStatus::from).collect();
-        partitions.push(partition_status(&log, partition, state, ranges).await?);
+        let reads_age = owner.is_none() || state.map(|state| state.owner.as_str()) != owner;
+        partitions.push(partition_status(log, partition, state, ranges, reads_age).await?);
     }
     let mut totals = Totals::default();
     for partition in &partitions {
@@ -236,18 +255,15 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
     let is_projected = states.is_empty() || states.iter().any(|state| state.log == *log.id());
     let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
-    let umami = Umami::of(&store).await?;
-    let release = release(settings, &store).await?;
+    let umami = Umami::of(store).await?;
+    let release = release(settings, store).await?;
     let rules = open::fold_rules(settings, release)?.text();
     let mut reader = StandingReader::new(store.clone(), log.id().clone());
     let tables = reader.read(Some(&rules)).await?;
     reader.close().await;
     let dead_letters = LettersStatus::of(log.id(), &store.letter_counts().await?);
     let log = log.id().to_string();
-    let status = Status { log, other_log, topic, partitions, totals, dead_letters, spools, tables, umami };
-    print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
-    store.close().await;
-    Ok(Exit::Done)
+    Ok(Status { log, other_log, topic, partitions, totals, dead_letters, spools, tables, umami })
 }
 
 /// The error of a log that cannot be opened, with what collectors' spools hold meanwhile.
@@ -269,13 +285,14 @@ async fn partition_status(
     partition: Partition,
     state: Option<&PartitionState>,
     missing_ranges: Vec<MissingStatus>,
+    reads_age: bool,
 ) -> anyhow::Result<PartitionStatus> {
     let extent = log.extent(partition).await?;
     let checkpoint = state.map_or(Checkpoint::at(extent.low), |state| state.checkpoint);
     // Offsets below `low` will never be read, so they are no lag.
     let lag_records = checkpoint.max(Checkpoint::at(extent.low)).lag(extent.high);
     let mut lag_seconds = 0.0;
-    if lag_records > 0 {
+    if lag_records > 0 && reads_age {
         let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: Duration::from_secs(5) };
         let from = checkpoint.offset().max(extent.low);
         let mut reader = log.reader(partition, from).await?;

@@ -46,6 +46,8 @@ pub struct Settings {
     pub profiles: Profiles,
     /// The API of the read side.
     pub api: Api,
+    /// The web page for operators.
+    pub console: Console,
     /// Stopping on SIGTERM.
     pub shutdown: Shutdown,
     /// Diagnostic output.
@@ -383,6 +385,14 @@ pub struct Api {
     pub stream_heartbeat_ms: u64,
     /// Longest time for the reader of a stream to take an event.
     pub stream_write_timeout_ms: u64,
+}
+
+/// The web page for operators.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Console {
+    /// Whether it is served.
+    pub enabled: bool,
 }
 
 /// Stopping on SIGTERM.

@@ -207,7 +207,8 @@ impl PartitionTask {
                     }
                     self.shared.metrics.claims.inc();
                     self.shared.progress.claimed(partition, claim.resume_from);
-                    tracing::info!(
+                    // The line "assigned" names all partitions at once.
+                    tracing::debug!(
                         partition = %partition, epoch = %claim.epoch, checkpoint = %claim.resume_from, "projecting"
                     );
                     if claim.has_open_error {

@@ -8,7 +8,7 @@ use clap::Args;
 use dashi_domain::dead_letters::{LetterAction, LetterCommand};
 use dashi_domain::partitioner::{key, partition_for};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
-use dashi_event_log::NewRecord;
+use dashi_event_log::{EventLog, NewRecord};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -104,7 +104,7 @@ pub async fn run(opened: &Opened<'_>, action: LetterAction, args: &DecideArgs) -
         elapsed_s: 0.0,
     };
     if !args.dry_run && report.selected > 0 {
-        let placed = append(opened, action, &selected).await?;
+        let placed = append(&opened.log, action, &selected).await?;
         let display = ProgressDisplay::new(args.json);
         report.is_done = passes(opened, &display, &placed, Duration::from_secs(args.wait)).await?;
         display.finish();
@@ -155,7 +155,7 @@ async fn select(
     for place in &args.places {
         let mut is_there = false;
         let selection = Selection::one(log, *place);
-        selection.each(opened, None, |_| Ok(std::mem::replace(&mut is_there, true))).await?;
+        selection.each(&opened.store, None, |_| Ok(std::mem::replace(&mut is_there, true))).await?;
         if is_there {
             selected.entry(place.partition).or_default().push(place.offset);
         } else {
@@ -163,9 +163,9 @@ async fn select(
         }
     }
     if args.places.is_empty() {
-        let selection = Selection::new(opened, log.clone(), &args.filter, Some(false))?;
+        let selection = Selection::new(&opened.loaded.settings, log.clone(), &args.filter, Some(false))?;
         selection
-            .each(opened, None, |letter| {
+            .each(&opened.store, None, |letter| {
                 selected.entry(letter.place.partition).or_default().push(letter.place.offset);
                 Ok(true)
             })
@@ -179,24 +179,27 @@ async fn select(
 }
 
 /// Appends the commands, each to the partition of its letters.
-async fn append(
-    opened: &Opened<'_>,
+///
+/// # Errors
+/// The log did not take all of them; those that it took are obeyed, and may be given again.
+pub async fn append(
+    log: &EventLog,
     action: LetterAction,
     selected: &BTreeMap<Partition, Vec<Offset>>,
 ) -> anyhow::Result<Vec<(LetterCommand, Offset)>> {
     let (id, at_ms) = (Uuid::now_v7(), now_ms());
-    let partitions = opened.log.partitions().await?.len() as u32;
+    let partitions = log.partitions().await?.len() as u32;
     let mut commands = Vec::new();
     for (partition, offsets) in selected {
         anyhow::ensure!(
             partition.number() < partitions,
             "the log has {partitions} partitions, and a letter lies in partition {partition}: is it another topic of this name?"
         );
-        let of = (opened.log_id(), *partition);
+        let of = (log.id(), *partition);
         commands.extend(LetterCommand::all(id, at_ms, action, of, partitions, offsets.clone()));
     }
     let new = |command: &LetterCommand| NewRecord { session_id: command.key, value: command.encode() };
-    let appended = opened.log.append(commands.iter().map(new).collect()).await;
+    let appended = log.append(commands.iter().map(new).collect()).await;
     let mut placed = Vec::with_capacity(commands.len());
     for (command, appended) in commands.into_iter().zip(appended) {
         let (partition, offset) = appended.context(
@@ -262,9 +265,9 @@ async fn look(
             since: None,
             until: None,
         };
-        let selection = Selection::new(opened, opened.log_id().clone(), &filter, None)?;
+        let selection = Selection::new(&opened.loaded.settings, opened.log_id().clone(), &filter, None)?;
         selection
-            .each(opened, None, |letter| {
+            .each(&opened.store, None, |letter| {
                 if offsets.binary_search(&letter.place.offset).is_ok() {
                     report.still_dead += 1;
                     if report.still_dead_first.len() < SHOWN_MAX {

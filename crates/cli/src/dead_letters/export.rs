@@ -33,7 +33,8 @@ pub struct ExportArgs {
 
 /// Writes the letters that are selected.
 pub async fn run(opened: &Opened<'_>, args: &ExportArgs) -> anyhow::Result<Exit> {
-    let selection = Selection::new(opened, opened.log_id().clone(), &args.filter, Some(args.discarded))?;
+    let selection =
+        Selection::new(&opened.loaded.settings, opened.log_id().clone(), &args.filter, Some(args.discarded))?;
     let letters = match &args.to {
         Some(path) => to_file(opened, &selection, path)
             .await
@@ -68,7 +69,7 @@ async fn to_file(opened: &Opened<'_>, selection: &Selection, path: &Path) -> any
 async fn write(opened: &Opened<'_>, selection: &Selection, out: &mut impl Write) -> anyhow::Result<u64> {
     let mut letters = 0;
     selection
-        .each(opened, None, |letter| {
+        .each(&opened.store, None, |letter| {
             out.write_all(&line(&letter)?)?;
             letters += 1;
             Ok(true)

@@ -10,7 +10,7 @@ use dashi_domain::json::{self, Value};
 use dashi_domain::parking::Parking;
 use dashi_domain::position::LogId;
 use dashi_domain::record::Record;
-use dashi_store::{LetterPlace, SetAside};
+use dashi_store::{LetterPlace, SetAside, Store};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -128,8 +128,9 @@ impl Letter {
     }
 }
 
+/// A part of the list.
 #[derive(Debug, Serialize)]
-struct Page {
+pub struct Page {
     dead_letters: Vec<Letter>,
     /// `--after` of the next page; `None` if this is the last one.
     next: Option<String>,
@@ -138,24 +139,13 @@ struct Page {
 /// Lists letters.
 pub async fn list(opened: &Opened<'_>, args: &ListArgs) -> anyhow::Result<Exit> {
     let log = args.log_id.as_ref().map_or_else(|| opened.log_id().clone(), LogId::new);
-    let selection = Selection::new(opened, log.clone(), &args.filter, Some(args.discarded))?;
+    let selection = Selection::new(&opened.loaded.settings, log.clone(), &args.filter, Some(args.discarded))?;
     let after = args.after.map(|place| LetterPlace {
         log: log.clone(),
         partition: place.partition,
         offset: place.offset,
     });
-    let (mut letters, mut next) = (Vec::new(), None);
-    selection
-        .each(opened, after, |letter| {
-            if letters.len() == args.limit as usize {
-                next = letters.last().map(|last: &Letter| format!("{}:{}", last.partition, last.offset));
-                return Ok(false);
-            }
-            letters.push(Letter::of(&letter));
-            Ok(true)
-        })
-        .await?;
-    let page = Page { dead_letters: letters, next };
+    let page = page(&opened.store, &selection, after, args.limit as usize).await?;
     if args.json {
         print(&format!("{}\n", serde_json::to_string(&page)?));
         return Ok(Exit::Done);
@@ -173,6 +163,40 @@ pub async fn list(opened: &Opened<'_>, args: &ListArgs) -> anyhow::Result<Exit> 
         }
     }
     Ok(Exit::Done)
+}
+
+/// The letters of a selection behind `after`, at most `limit` of them.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn page(
+    store: &Store,
+    selection: &Selection,
+    after: Option<LetterPlace>,
+    limit: usize,
+) -> anyhow::Result<Page> {
+    let (mut letters, mut next) = (Vec::new(), None);
+    selection
+        .each(store, after, |letter| {
+            if letters.len() == limit {
+                next = letters.last().map(|last: &Letter| format!("{}:{}", last.partition, last.offset));
+                return Ok(false);
+            }
+            letters.push(Letter::of(&letter));
+            Ok(true)
+        })
+        .await?;
+    Ok(Page { dead_letters: letters, next })
+}
+
+/// The letter at a place, discarded or not; `None` if there is none.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn letter(store: &Store, log: &LogId, place: PlaceArg) -> anyhow::Result<Option<SetAside>> {
+    let mut found = None;
+    Selection::one(log, place).each(store, None, |letter| Ok(found.replace(letter).is_none())).await?;
+    Ok(found)
 }
 
 fn table(page: &Page) -> String {
@@ -196,10 +220,7 @@ fn table(page: &Page) -> String {
 /// Shows one letter.
 pub async fn show(opened: &Opened<'_>, args: &ShowArgs) -> anyhow::Result<Exit> {
     let log = args.log_id.as_ref().map_or_else(|| opened.log_id().clone(), LogId::new);
-    let mut found = None;
-    let selection = Selection::one(&log, args.place);
-    selection.each(opened, None, |letter| Ok(found.replace(letter).is_none())).await?;
-    let Some(letter) = found else {
+    let Some(letter) = letter(&opened.store, &log, args.place).await? else {
         eprintln!("dashi: there is no dead letter at {} of the log {log}", args.place);
         return Ok(Exit::No);
     };

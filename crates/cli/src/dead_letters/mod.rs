@@ -3,10 +3,10 @@
 //! * `select` finds letters; * `list` prints them; * `decide` has them tried again or discarded; * `export` writes them to
 //!   a file.
 
-mod decide;
+pub mod decide;
 mod export;
-mod list;
-mod select;
+pub mod list;
+pub mod select;
 
 use clap::{Args, Subcommand};
 use dashi_config::Loaded;
@@ -53,7 +53,7 @@ pub enum DeadLettersCommand {
 }
 
 /// Log and store of a command.
-struct Opened<'a> {
+pub struct Opened<'a> {
     loaded: &'a Loaded,
     log: EventLog,
     store: Store,

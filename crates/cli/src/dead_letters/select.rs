@@ -3,12 +3,12 @@
 use std::str::FromStr;
 
 use clap::Args;
+use dashi_config::Settings;
 use dashi_domain::glance::Glance;
 use dashi_domain::position::{LogId, Offset, Partition};
-use dashi_store::{LetterFilter, LetterPlace, SetAside};
+use dashi_store::{LetterFilter, LetterPlace, SetAside, Store};
 use uuid::Uuid;
 
-use super::Opened;
 use crate::clock::now_ms;
 use crate::exit::Misuse;
 use crate::{moment, open};
@@ -16,7 +16,7 @@ use crate::{moment, open};
 /// Letters that are read at once.
 const PAGE: u32 = 100;
 
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct FilterArgs {
     /// Of this partition
     #[arg(long, value_name = "N")]
@@ -84,12 +84,12 @@ pub struct Selection {
 impl Selection {
     /// The letters of a log for which all flags hold.
     pub fn new(
-        opened: &Opened<'_>,
+        settings: &Settings,
         log: LogId,
         args: &FilterArgs,
         discarded: Option<bool>,
     ) -> anyhow::Result<Self> {
-        let zone = open::zone(&opened.loaded.settings)?;
+        let zone = open::zone(settings)?;
         let moment = |text: &Option<String>, flag: &str| match text {
             None => Ok(None),
             Some(text) => moment::parse(text, &zone, now_ms())
@@ -126,12 +126,12 @@ impl Selection {
     /// Calls `f` with each letter behind `after`, in order, until it returns false.
     pub async fn each(
         &self,
-        opened: &Opened<'_>,
+        store: &Store,
         mut after: Option<LetterPlace>,
         mut f: impl FnMut(SetAside) -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
-            let page = opened.store.dead_letters(&self.filter, after.as_ref(), PAGE).await?;
+            let page = store.dead_letters(&self.filter, after.as_ref(), PAGE).await?;
             let is_last = page.len() < PAGE as usize;
             after = page.last().map(|letter| letter.place.clone()).or(after);
             for letter in page {

@@ -6,6 +6,7 @@
 
 mod backlog;
 mod collect;
+mod console;
 mod helpers;
 mod introduce;
 mod profiles;
@@ -16,6 +17,7 @@ mod tally;
 pub use backlog::LimitsState;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -35,6 +37,7 @@ use crate::args::ServeArgs;
 use crate::exit::Exit;
 use crate::ops::Ops;
 use crate::serve::collect::{Collecting, Ids};
+use crate::serve::console::RunningConsole;
 use crate::serve::helpers::{Helpers, log_panic};
 use crate::serve::profiles::ReadingProfiles;
 use crate::serve::project::Projecting;
@@ -128,6 +131,7 @@ struct Process {
     collecting: Option<Collecting>,
     projecting: Option<Projecting>,
     profiles: Option<ReadingProfiles>,
+    console: Option<RunningConsole>,
     helpers: Helpers,
 }
 
@@ -167,7 +171,7 @@ impl Process {
             .then(|| Projecting::start(&base, projector_settings, &tables, &mut helpers, &mut registry));
         let profiles = ReadingProfiles::start(&base, &mut helpers, &mut registry);
 
-        let ops = Ops {
+        let ops = Arc::new(Ops {
             log: base.log.clone(),
             spool: base.spool.clone(),
             store: base.store.clone(),
@@ -178,11 +182,16 @@ impl Process {
             draining: base.draining.clone(),
             registry,
             probes: Default::default(),
-        };
+        });
+        let console = console::start(&base, &ops, projecting.as_ref(), &mut helpers);
         let router = collecting.as_ref().map_or_else(Router::new, Collecting::router);
         let router = router.merge(ops.router());
         let router = match &profiles {
             Some(profiles) => router.merge(profiles.router()),
+            None => router,
+        };
+        let router = match &console {
+            Some(console) => router.merge(console.router()),
             None => router,
         };
         let limits = server_limits(settings);
@@ -191,7 +200,7 @@ impl Process {
             address = %address, log = %base.log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
         );
         let Base { log, store, draining, .. } = base;
-        Ok(Self { log, store, draining, server, collecting, projecting, profiles, helpers })
+        Ok(Self { log, store, draining, server, collecting, projecting, profiles, console, helpers })
     }
 
     /// Waits until the projector cannot run and the process cannot do anything else. Never returns in other processes.
@@ -213,6 +222,9 @@ impl Process {
             }
             if let Some(profiles) = self.profiles {
                 profiles.drain().await;
+            }
+            if let Some(console) = self.console {
+                console.drain().await;
             }
         };
         let projecting = async {

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dashi_config::Settings;
+use dashi_domain::applied::AppliedEvents;
 use dashi_domain::umami::Release;
 use dashi_event_log::EventLog;
 use dashi_projector::{
@@ -12,6 +13,7 @@ use dashi_projector::{
 };
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
+use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +39,11 @@ pub struct Projecting {
 }
 
 impl Projecting {
+    /// The events of each commit from now on.
+    pub fn applied(&self) -> broadcast::Receiver<Arc<AppliedEvents>> {
+        self.progress.applied_events()
+    }
+
     /// Starts the projector, the task that measures its lag, and retention.
     pub fn start(
         base: &Base<'_>,

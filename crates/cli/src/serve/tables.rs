@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::open;
 use crate::open::{Formula, InForce};
 use crate::serve::helpers::Helpers;
-use crate::serve::introduce::introduce;
+use crate::serve::introduce::{Addresses, introduce};
 use crate::serve::{Base, Roles};
 
 /// How the making of the tables stands; the roles wait for it.
@@ -44,13 +44,13 @@ impl Tables {
         deciding.by_settings();
         let tables =
             Self { made: made.clone(), tried: tried.clone(), release: Arc::clone(&deciding.release) };
-        let (store, url, address) = (base.store.clone(), base.settings.store.clone(), base.address);
+        let (store, addresses) = (base.store.clone(), Addresses::of(base.settings, base.address));
         let introduces = base.roles == Roles::Both;
         if let Store::Sqlite(_) = &store {
             store.migrate().await?;
             deciding.note_rules(&store).await;
             if introduces {
-                introduce(&store, &url, address).await?;
+                introduce(&store, &addresses).await?;
             }
             made.cancel();
             tried.cancel();
@@ -59,7 +59,7 @@ impl Tables {
         let making = async move {
             deciding.make(&store, &tried).await;
             deciding.note_rules(&store).await;
-            if introduces && let Err(error) = introduce(&store, &url, address).await {
+            if introduces && let Err(error) = introduce(&store, &addresses).await {
                 tracing::warn!(error = format!("{error:#}"), "the first website could not be looked at");
             }
             made.cancel();
