@@ -37,6 +37,7 @@ pub mod location;
 pub mod log_record;
 pub mod missing;
 pub mod networks;
+pub mod pace;
 pub mod page_url;
 pub mod parking;
 pub mod partitioner;
