@@ -20,6 +20,7 @@ mod export;
 mod geography;
 mod harness;
 mod heal;
+mod history;
 mod hostile;
 mod import;
 mod import_files;

@@ -78,10 +78,12 @@ impl Deployment {
             website: Uuid::now_v7().to_string(),
             env: Vec::new(),
         };
-        // A process that is started again has a directory of its own, so that it would not find the spool of the one before.
+        // A process that is started again has a directory of its own, so that it would not find the spool of the one before. Old
+        // events would come behind younger ones that a test sends after them.
         new.with("APP_SECRET", "a secret of the tests")
             .with("DASHI_KAFKA_GROUP", &group)
             .with("DASHI_INGEST_SPOOL", "false")
+            .with("DASHI_HISTORY_EVENT_AGE_S_MIN", "0")
     }
 
     /// With log and store as files in this directory.

@@ -106,6 +106,7 @@ impl Setup {
             ("DASHI_KAFKA_GROUP", &topic),
             // A test that has a spool says where.
             ("DASHI_INGEST_SPOOL", "false"),
+            ("DASHI_HISTORY_EVENT_AGE_S_MIN", "0"),
         ]);
         all.extend(env.iter().copied());
         let env = all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

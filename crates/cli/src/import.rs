@@ -8,8 +8,8 @@ use dashi_config::{Loaded, Settings};
 use dashi_domain::client_address::BlockedAddresses;
 use dashi_domain::ids::{IdRules, Secret};
 use dashi_import::{
-    FileSource, FileSourceKind, Format, ImportError, ImportSettings, PastSettings, Progress, Report, Source,
-    UmamiSource,
+    FileSource, FileSourceKind, Format, ImportError, ImportSettings, Pacer, PastSettings, Progress, Report,
+    Source, UmamiSource,
 };
 use dashi_store::{PostgresSettings, Store, UmamiHistory, redact_url};
 use uuid::Uuid;
@@ -128,9 +128,13 @@ pub struct ImportArgs {
     #[arg(long)]
     pub from_start: bool,
 
-    /// Most records per second, so that live events keep their latency
+    /// Most records per second, however much room live events leave
     #[arg(long, value_name = "PER_SECOND", value_parser = positive)]
     pub rate: Option<f64>,
+
+    /// Append as fast as the log takes it, also where live events then wait: for a first import, or while no projector runs
+    #[arg(long)]
+    pub unpaced: bool,
 
     /// Print JSON
     #[arg(long)]
@@ -175,12 +179,16 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
     }
     let source = source(settings, command, &store).await?;
     let log = if args.dry_run { None } else { Some(open::log(settings, absent).await?) };
+    let delay_max = Duration::from_millis(settings.history.delay_ms_max);
+    let pacer = log.as_ref().filter(|_| !args.unpaced);
+    let pacer = pacer.map(|log| Pacer::new(log.clone(), store.clone(), delay_max, false));
     let now_ms = now_ms();
     let import_settings = ImportSettings {
         rejects: args.rejects.clone().unwrap_or_else(|| format!("import-rejects-{now_ms}.ndjson").into()),
         state: args.state.clone(),
         from_start: args.from_start,
         rate: args.rate,
+        pacer,
         before_ms: args.before,
         add_websites: args.add_websites,
         now_ms,
@@ -190,12 +198,14 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
     let display = ProgressDisplay::new(args.json);
     let part = if args.dry_run { "reading" } else { "importing" };
     let show = |progress: Progress| {
-        let Progress { done, total, is_bytes, .. } = progress;
+        let Progress { done, total, is_bytes, waits, .. } = progress;
         let unit = Unit::Of(if is_bytes { "bytes" } else { "rows" });
-        display.show(State { part, done, total, unit, note: None });
+        let note = waits.map(|wait| format!("waiting: {wait}; --unpaced does not wait"));
+        display.show(State { part, done, total, unit, note: note.as_deref() });
     };
     let imported = dashi_import::import(log.as_ref(), &store, source, &import_settings, &stop, show).await;
     display.finish();
+    drop(import_settings);
     if let Some(log) = log {
         log.close().await;
     }

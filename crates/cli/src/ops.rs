@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
-use dashi_event_log::{EventLog, Spool};
+use dashi_event_log::{EventLog, Lane, Spool};
 use dashi_http::answer;
 use dashi_ingest::{SessionIds, SourceRegistry};
 use dashi_projector::{Progress, ProjectorState, Stuck};
@@ -41,6 +41,8 @@ pub struct Ops {
     pub log: EventLog,
     /// The spool of a collector whose log is on Kafka.
     pub spool: Option<Spool>,
+    /// The lane of a collector's historical events.
+    pub lane: Option<Lane>,
     pub store: Store,
     /// The list of websites of a collector.
     pub sources: Option<SourceRegistry>,
@@ -84,6 +86,7 @@ pub struct Readiness {
     /// The partitions of this process that do not move.
     stuck: Vec<Stuck>,
     spool: Option<serde_json::Value>,
+    lane: Option<serde_json::Value>,
     /// The backlog of a process that collects.
     backlog: Option<serde_json::Value>,
 }
@@ -110,7 +113,14 @@ impl Ops {
     async fn check(&self) -> Readiness {
         if self.draining.is_cancelled() {
             let checks = [("process".to_owned(), json!("draining"))].into_iter().collect();
-            return Readiness { ready: false, checks, stuck: Vec::new(), spool: None, backlog: None };
+            return Readiness {
+                ready: false,
+                checks,
+                stuck: Vec::new(),
+                spool: None,
+                lane: None,
+                backlog: None,
+            };
         }
         if let Some((at, readiness)) = &*self.probes.checked.lock().unwrap_or_else(PoisonError::into_inner)
             && at.elapsed() < FRESH
@@ -120,9 +130,16 @@ impl Ops {
         let spool = self.spool.as_ref().map(crate::spool::readiness);
         let is_spooled = spool.as_ref().is_some_and(|(_, takes)| *takes);
         let spool = spool.map(|(shown, _)| shown);
+        let lane = self.lane.as_ref().map(crate::spool::lane_readiness);
         let backlog = self.limits.as_ref().map(LimitsState::json);
-        let mut readiness =
-            Readiness { ready: true, checks: serde_json::Map::new(), stuck: Vec::new(), spool, backlog };
+        let mut readiness = Readiness {
+            ready: true,
+            checks: serde_json::Map::new(),
+            stuck: Vec::new(),
+            spool,
+            lane,
+            backlog,
+        };
         let needs_store = self.sources.is_none();
         let (of_log, of_store) = (self.log.clone(), self.store.clone());
         let slow_log = if matches!(self.log, EventLog::Embedded(_)) { SLOW_DISK } else { Duration::ZERO };
@@ -207,6 +224,9 @@ impl Readiness {
         let mut value = json!({ "ready": self.ready, "checks": self.checks });
         if let Some(spool) = &self.spool {
             value["spool"] = spool.clone();
+        }
+        if let Some(lane) = &self.lane {
+            value["history"] = lane.clone();
         }
         if let Some(backlog) = &self.backlog {
             value["backlog"] = backlog.clone();

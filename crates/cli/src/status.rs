@@ -29,7 +29,7 @@ pub struct Status {
     totals: Totals,
     /// The dead letters of this log.
     dead_letters: LettersStatus,
-    /// Collectors' spools that hold accepted events.
+    /// Collectors' spools and lanes that hold accepted events.
     spools: Vec<SpoolReport>,
     /// The generations of the tables, and whether a rebuild is due.
     tables: Standing,
@@ -151,7 +151,7 @@ impl LettersStatus {
 /// The account of all records (I2): each is applied, a duplicate, dead, missing, or not read yet.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
-    /// Accepted events that lie in collectors' spools and not in the log yet, when that was noted last.
+    /// Accepted events that lie in collectors' spools and lanes and not in the log yet, when that was noted last.
     spooled: u64,
     /// Offsets from `low` to the high watermark, of all partitions.
     in_log: u64,
@@ -360,7 +360,7 @@ fn account(totals: &Totals) -> String {
          not applied yet {lag_records}"
     );
     for (name, count) in [
-        ("in spools", totals.spooled),
+        ("waiting for the log", totals.spooled),
         ("markers", totals.markers),
         ("removed from the log", totals.removed),
         ("read again", totals.rewound),

@@ -324,10 +324,12 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 }
 
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
-/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, and the numbers of events in `limits`.
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, `history.event_age_s_min`, and the numbers of events in
+/// `limits`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings {
         ingest,
+        history,
         limits,
         event_log,
         kafka,
@@ -358,6 +360,8 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("ingest.spool_after_ms", ingest.spool_after_ms),
         ("ingest.spool_bytes_max", ingest.spool_bytes_max),
         ("ingest.spool_age_s_max", ingest.spool_age_s_max),
+        ("history.delay_ms_max", history.delay_ms_max),
+        ("history.waiting_bytes_max", history.waiting_bytes_max),
         ("ingest.redirect_wait_ms", ingest.redirect_wait_ms),
         ("limits.backlog_s_max", limits.backlog_s_max),
         ("limits.retry_after_s_max", limits.retry_after_s_max),

@@ -26,6 +26,8 @@ pub struct Settings {
     pub ingest: Ingest,
     /// Limits of what the collector takes in.
     pub limits: Limits,
+    /// Historical events.
+    pub history: History,
     /// The tracker script.
     pub script: Script,
     /// The location of addresses.
@@ -193,6 +195,18 @@ pub enum BacklogPolicy {
     Shed,
     /// Those of websites of lower priorities are shed first.
     Priorities,
+}
+
+/// Historical events.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct History {
+    /// Age from which on an event is historical; 0 for none.
+    pub event_age_s_min: u64,
+    /// How long live events may wait for history.
+    pub delay_ms_max: u64,
+    /// Bytes of the historical events that wait in one collector; more are answered 503.
+    pub waiting_bytes_max: u64,
 }
 
 /// The tracker script.

@@ -198,8 +198,10 @@ export const concerns = (status) => {
     add("warn", `${count(status.dead_letters.open)} records could not be applied and are set aside.`, "dashi dead-letters list");
   }
   for (const spool of status.spools) {
-    if (spool.full) add("bad", `The spool of ${spool.collector} is full: ${spool.full}.`);
-    else if (spool.trouble) add("warn", `The spool of ${spool.collector}: ${spool.trouble}.`);
+    // Historical events wait for live ones as a rule.
+    const isLane = spool.state === "historical";
+    if (spool.full) add("bad", `The ${isLane ? "lane" : "spool"} of ${spool.collector} is full: ${spool.full}.`);
+    else if (spool.trouble && !isLane) add("warn", `The spool of ${spool.collector}: ${spool.trouble}.`);
   }
   if (status.tables.due) add("warn", `A rebuild is due: ${status.tables.due}.`, "dashi replay run");
   const unclaimed = status.partitions.filter((each) => !each.owner && each.lag_records).length;
@@ -253,7 +255,7 @@ const showSum = (place, status) => {
       right,
       h("span", { class: `verdict ${holds ? "good" : "bad"}` }, holds ? "adds up" : `${count(totals.unaccounted)} unaccounted`),
     ),
-    totals.spooled > 0 && h("p", { class: "hint" }, `${count(totals.spooled)} more accepted events lie in spools and not in the log yet.`),
+    totals.spooled > 0 && h("p", { class: "hint" }, `${count(totals.spooled)} more accepted events lie in spools and lanes and not in the log yet.`),
   );
 };
 
@@ -351,7 +353,7 @@ const showSpools = (place, spools) =>
         { title: "Noted", number: true, of: (each) => ago(each.noted_at_ms) },
       ],
       spools,
-      { caption: "Spools of collectors" },
+      { caption: "Spools and lanes of collectors" },
     ),
   );
 

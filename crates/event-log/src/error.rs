@@ -78,6 +78,21 @@ pub enum OpenError {
         /// The file whose lock it holds.
         lock: PathBuf,
     },
+    /// A file of the lane of historical events cannot be made, read or written.
+    #[error("cannot open the lane of historical events {path}", path = path.display())]
+    Lane {
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Cause,
+    },
+    /// Another process uses the lane's directory.
+    #[error("another collector has the lane of historical events (it holds {lock})", lock = lock.display())]
+    LaneTaken {
+        /// The file whose lock it holds.
+        lock: PathBuf,
+    },
     /// The records in the spool's file are of another log.
     #[error("the spool {path} holds events of the log {destination}, and this is the log {log}: set another ingest.spool_directory", path = path.display())]
     SpoolOfOther {
@@ -111,6 +126,9 @@ pub enum AppendError {
     /// The log does not acknowledge, and the spool takes no more. The record may be in the log all the same.
     #[error("the event log is away and the spool is full: {0}")]
     SpoolFull(Full),
+    /// The lane of historical events takes no more. Nothing was appended.
+    #[error("the lane of historical events is full: {0}")]
+    LaneFull(Full),
     /// The log was closed. Nothing was appended.
     #[error("the event log is closed")]
     Closed,

@@ -28,6 +28,7 @@
 mod embedded;
 mod error;
 mod kafka;
+mod lane;
 mod membership;
 mod spool;
 mod topic;
@@ -35,6 +36,7 @@ mod topic;
 pub use embedded::{EmbeddedLog, EmbeddedSettings};
 pub use error::{AppendError, LogError, OpenError};
 pub use kafka::{KafkaLog, KafkaSettings};
+pub use lane::{Front, Lane, LaneSettings, LaneStatus};
 pub use membership::{Membership, Ownership};
 pub use spool::{Spool, SpoolSettings, SpoolState, SpoolStatus};
 pub use topic::{Concern, TopicNote};

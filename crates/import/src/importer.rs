@@ -1,10 +1,11 @@
 //! The way from a source into the log: batches in order, with many appends in flight.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dashi_domain::calendar::iso_string;
+use dashi_domain::pace::Wait;
 use dashi_domain::position::{Offset, Partition};
 use dashi_event_log::{AppendError, EventLog, NewRecord};
 use dashi_store::{NewWebsite, Store};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::batch::{Batch, Item, Position, Reject, Wanted};
+use crate::pacing::{Admitted, Pacer};
 use crate::rejects::Rejects;
 use crate::source::Source;
 use crate::state::State;
@@ -47,6 +49,8 @@ pub struct ImportSettings {
     pub from_start: bool,
     /// Records per second, at most.
     pub rate: Option<f64>,
+    /// The pace at which live events leave room; `None` appends as fast as the log takes.
+    pub pacer: Option<Pacer>,
     /// History from this time on is left out, milliseconds since 1970.
     pub before_ms: Option<i64>,
     /// Whether websites that the store does not have are added.
@@ -66,6 +70,8 @@ pub struct Progress {
     pub is_bytes: bool,
     /// Records that were appended by this run.
     pub appended: u64,
+    /// Why it waits now, if it does.
+    pub waits: Option<Wait>,
 }
 
 /// The result of an import.
@@ -134,30 +140,59 @@ pub async fn import(
     let total = reading.total;
     let began = Instant::now();
     let mut in_flight: FuturesOrdered<BoxFuture<'_, Appended>> = FuturesOrdered::new();
-    let mut is_reading = true;
-    while is_reading || !in_flight.is_empty() {
+    let (mut is_reading, mut held, mut waits) = (true, None::<Held>, None);
+    while is_reading || held.is_some() || !in_flight.is_empty() {
         tokio::select! {
             biased;
             Some(appended) = in_flight.next(), if !in_flight.is_empty() => {
                 importing.appended(appended)?;
-                let (done, appended) = (importing.done, importing.report.appended);
-                show(Progress { done, total: total.max(done), is_bytes, appended });
+                show(importing.progress(total, is_bytes, waits));
             }
-            () = stop.cancelled(), if is_reading => {
-                is_reading = false;
+            () = stop.cancelled(), if is_reading || held.is_some() => {
+                // What is held is not in the log, and is read again by the next run.
+                (is_reading, held) = (false, None);
                 importing.is_stopped = true;
             }
-            batch = reading.batches.recv(), if is_reading && in_flight.len() < IN_FLIGHT_MAX => {
-                let Some(batch) = batch else {
-                    is_reading = false;
-                    continue;
+            admitted = admit(settings.pacer.as_ref(), held.as_ref(), waits.is_some()),
+                if held.is_some() && in_flight.len() < IN_FLIGHT_MAX =>
+            {
+                let admitted = match admitted {
+                    Ok(admitted) => admitted,
+                    Err(wait) => {
+                        waits = Some(wait);
+                        show(importing.progress(total, is_bytes, waits));
+                        continue;
+                    }
                 };
-                let mut append = importing.take(log, batch?).await?;
-                importing.keep_to_rate(began, settings.rate, stop).await;
+                waits = None;
+                let (Some(log), Some(mut batch)) = (log, held.take()) else { continue };
+                let count = admitted.as_ref().map_or(batch.items.len(), Admitted::records);
+                let items = batch.items.drain(..count.min(batch.items.len())).collect();
+                let outcome = if batch.items.is_empty() {
+                    batch.outcome
+                } else {
+                    let part = batch.outcome.part();
+                    held = Some(batch);
+                    part
+                };
+                let mut append: BoxFuture<'_, Appended> = Box::pin(append(log, items, outcome, admitted));
                 // Appends begin in the order of the source: each is asked once before it waits among the others.
                 match futures::poll!(&mut append) {
                     std::task::Poll::Ready(appended) => in_flight.push_back(Box::pin(std::future::ready(appended))),
                     std::task::Poll::Pending => in_flight.push_back(append),
+                }
+            }
+            batch = reading.batches.recv(), if is_reading && held.is_none() && in_flight.len() < IN_FLIGHT_MAX => {
+                let Some(batch) = batch else {
+                    is_reading = false;
+                    continue;
+                };
+                let (items, outcome) = importing.take(log, batch?).await?;
+                importing.keep_to_rate(began, settings.rate, stop).await;
+                if items.is_empty() {
+                    in_flight.push_back(Box::pin(std::future::ready(outcome)));
+                } else {
+                    held = Some(Held { items: items.into(), outcome });
                 }
             }
         }
@@ -172,13 +207,41 @@ pub async fn import(
     Ok(importing.report)
 }
 
+/// A batch of which not all records are on their way to the log.
+struct Held {
+    items: VecDeque<Item>,
+    /// For the last of them.
+    outcome: Appended,
+}
+
+/// Waits until some of the held records may be appended; all of them without a pacer.
+async fn admit(
+    pacer: Option<&Pacer>,
+    held: Option<&Held>,
+    has_waited: bool,
+) -> Result<Option<Admitted>, Wait> {
+    let (Some(pacer), Some(held)) = (pacer, held) else { return Ok(None) };
+    if has_waited {
+        tokio::time::sleep(pacer.interval()).await;
+    }
+    pacer.admit(held.items.iter().map(|item| item.record.session_id)).await.map(Some)
+}
+
 /// A batch whose records have their outcomes.
 struct Appended {
     position: Option<Position>,
-    done: u64,
+    /// `None` if other records of its batch follow.
+    done: Option<u64>,
     rejects: Vec<Reject>,
     places: Vec<(Partition, Offset)>,
     failure: Option<AppendError>,
+}
+
+impl Appended {
+    /// For the first records of a batch of which others follow.
+    const fn part(&self) -> Self {
+        Self { position: None, done: None, rejects: Vec::new(), places: Vec::new(), failure: None }
+    }
 }
 
 struct Importing<'i> {
@@ -309,12 +372,17 @@ impl<'i> Importing<'i> {
         Err(ImportError::UnknownWebsites(std::mem::take(&mut self.unknown).into_iter().collect()))
     }
 
-    /// Counts a batch, and begins to append what is new in it.
-    async fn take<'l>(
+    fn progress(&self, total: u64, is_bytes: bool, waits: Option<Wait>) -> Progress {
+        let (done, appended) = (self.done, self.report.appended);
+        Progress { done, total: total.max(done), is_bytes, appended, waits }
+    }
+
+    /// Counts a batch. Returns what is new in it and is to be appended, and the outcome of the rest.
+    async fn take(
         &mut self,
-        log: Option<&'l EventLog>,
+        log: Option<&EventLog>,
         batch: Batch,
-    ) -> Result<BoxFuture<'l, Appended>, ImportError> {
+    ) -> Result<(Vec<Item>, Appended), ImportError> {
         let Batch { items, rejects, ignored, read, done, position } = batch;
         self.report.read += read;
         for (reason, count) in ignored {
@@ -338,17 +406,17 @@ impl<'i> Importing<'i> {
                 new.push(item);
             }
         }
-        let nothing = Appended { position, done, rejects, places: Vec::new(), failure: None };
+        let nothing = Appended { position, done: Some(done), rejects, places: Vec::new(), failure: None };
         // After the first website that is not known the rest is only read, for the others.
-        let Some(log) = log.filter(|_| self.unknown.is_empty()) else {
+        if log.is_none() || !self.unknown.is_empty() {
             if self.report.dry_run {
                 self.report.appended += new.len() as u64;
             }
             let position = nothing.position.filter(|_| self.unknown.is_empty());
-            return Ok(Box::pin(std::future::ready(Appended { position, ..nothing })));
-        };
+            return Ok((Vec::new(), Appended { position, ..nothing }));
+        }
         self.sent += new.len() as u64;
-        Ok(Box::pin(append(log, new, nothing)))
+        Ok((new, nothing))
     }
 
     async fn keep_to_rate(&self, began: Instant, rate: Option<f64>, stop: &CancellationToken) {
@@ -378,7 +446,7 @@ impl<'i> Importing<'i> {
         if let Some(file) = &mut self.rejects {
             file.write(&rejects)?;
         }
-        self.done = done;
+        self.done = done.unwrap_or(self.done);
         // Lines of an earlier run are read again, and do not move the state back.
         let is_further = match (&position, &self.state.position) {
             (Some(Position::Lines(now)), Some(Position::Lines(before))) => now > before,
@@ -419,7 +487,12 @@ impl<'i> Importing<'i> {
 }
 
 /// Appends records in their order; what the log is too small for is a reject.
-async fn append(log: &EventLog, items: Vec<Item>, mut appended: Appended) -> Appended {
+async fn append(
+    log: &EventLog,
+    items: Vec<Item>,
+    mut appended: Appended,
+    _admitted: Option<Admitted>,
+) -> Appended {
     let mut waiting = items;
     while !waiting.is_empty() {
         let records: Vec<NewRecord> = waiting.iter().map(|item| item.record.clone()).collect();

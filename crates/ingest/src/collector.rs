@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
-use dashi_event_log::EventLog;
+use dashi_event_log::{EventLog, Lane};
 use dashi_http::{Outgoing, Peer, Repeated};
 use http::Request;
 use tokio_util::task::TaskTracker;
@@ -71,6 +71,8 @@ pub struct CollectorSettings {
     pub cors_max_age_s: u64,
     /// How long a visitor who follows a link, or loads a pixel, may be kept waiting until the visit is stored.
     pub redirect_wait: Duration,
+    /// Age from which on an event is historical; `None` if none is.
+    pub history_age: Option<Duration>,
     /// Whether submissions of unknown types are kept in the log.
     pub keep_unknown_types: bool,
     /// The beginning of every path, such as `/umami`; empty for none.
@@ -90,6 +92,7 @@ pub struct CollectorSettings {
 /// Accepts events over HTTP and appends them to the log.
 pub struct Collector {
     pub(crate) log: EventLog,
+    pub(crate) lane: Option<Lane>,
     pub(crate) sources: SourceRegistry,
     pub(crate) rules: Rules,
     pub(crate) limits: Limits,
@@ -111,15 +114,17 @@ pub(crate) struct Admitted {
 }
 
 impl Collector {
-    /// A collector that appends to `log`.
+    /// A collector that appends to `log`. Historical events wait in the lane, if there is one.
     pub fn new(
         log: EventLog,
+        lane: Option<Lane>,
         sources: SourceRegistry,
         settings: CollectorSettings,
         metrics: IngestMetrics,
     ) -> Arc<Self> {
         Arc::new(Self {
             log,
+            lane,
             sources,
             limits: Limits::new(&settings),
             routes: Routes::new(&settings),

@@ -46,17 +46,32 @@ pub fn decide(
     now_ms: i64,
 ) -> Decision {
     let event_id = event_id(client, &submission, index);
-    let (kind, source, back_dated) = {
+    let (kind, source, back_dated, is_historical) = {
         let payload = &submission.payload;
-        (payload.source.kind, payload.source.id, payload.timestamp.is_some())
+        let at_ms = created_at_ms(payload.timestamp, now_ms);
+        let is_historical = rules.history_age_ms.is_some_and(|age_ms| now_ms.saturating_sub(at_ms) >= age_ms);
+        (payload.source.kind, payload.source.id, payload.timestamp.is_some(), is_historical)
     };
-    decide_with(rules, blocked, client, submission, event_id, now_ms, |ids, session_id, created_at_ms| {
-        let about_us = claims.filter(|claims| kind == SourceKind::Website && names_or_silent(claims, source));
-        let token = about_us
-            .filter(|claims| goes_on(claims, session_id, ids.identified))
-            .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
-        ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), back_dated, token)
-    })
+    let decision = decide_with(
+        rules,
+        blocked,
+        client,
+        submission,
+        event_id,
+        now_ms,
+        |ids, session_id, created_at_ms| {
+            let about_us =
+                claims.filter(|claims| kind == SourceKind::Website && names_or_silent(claims, source));
+            let token = about_us
+                .filter(|claims| goes_on(claims, session_id, ids.identified))
+                .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
+            ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), back_dated, token)
+        },
+    );
+    match decision {
+        Decision::Append(record, accepted) if is_historical => Decision::Lane(record, accepted),
+        decision => decision,
+    }
 }
 
 /// The same with the event's id, and with a rule for the visit: from the rules of ids, the session, and the event's time
@@ -201,6 +216,7 @@ mod tests {
             ids: SessionIds::decided(ids),
             cut_long_fields: false,
             keep_unknown_types: false,
+            history_age_ms: None,
             blocked: BlockedAddresses::parse("198.51.100.0/24, 127.0.0.1"),
             bots_welcome: false,
             geo: GeoDatabase::default(),
@@ -287,6 +303,32 @@ mod tests {
         };
         let event = Event::decode(&entry.value).expect("decodes");
         (event.session_id, event.device)
+    }
+
+    #[test]
+    fn an_event_is_historical_from_an_age_on() {
+        let now_s = NOW_MS.div_euclid(1_000);
+        let is_historical = |history_age_ms, timestamp: &str| {
+            let rules = Rules { history_age_ms, ..rules() };
+            let body = format!(r#"{{"type":"event","payload":{{"website":"{SOURCE}"{timestamp}}}}}"#);
+            let submission = Submission::parse(body.as_bytes(), rules.schema()).expect("valid");
+            let client = client(AGENT.as_bytes(), b"", b"", b"");
+            let decided = decide(&rules, None, &client, None, submission, None, NOW_MS);
+            match decided {
+                Decision::Lane(..) => true,
+                Decision::Append(..) => false,
+                other => panic!("{other:?}"),
+            }
+        };
+        let at = |s: i64| format!(r#","timestamp":{s}"#);
+        assert!(!is_historical(Some(3_600_000), ""));
+        assert!(!is_historical(Some(3_600_000), &at(now_s - 3_599)));
+        // NOW_MS is 123 ms past its second.
+        assert!(is_historical(Some(3_600_000), &at(now_s - 3_600)));
+        assert!(is_historical(Some(3_600_000), &at(-1)));
+        assert!(!is_historical(Some(3_600_000), &at(now_s + 9_999)));
+        assert!(!is_historical(Some(3_600_000), &at(0)), "0 stands for now");
+        assert!(!is_historical(None, &at(1)));
     }
 
     #[test]

@@ -27,6 +27,8 @@ use crate::slots::Slot;
 pub enum Decision<S, A> {
     /// Append this record; once that is durable, answer this.
     Append(NewRecord, S),
+    /// Let this record, which is historical, wait until live events leave room; once that is durable, answer this.
+    Lane(NewRecord, S),
     /// Answer at once; nothing is appended.
     Answer(A),
     /// Refuse it.
@@ -135,7 +137,8 @@ impl Frame {
             let metrics = &self.collector.metrics;
             // Its record tells the hour and the website of a submission, as it tells them to the projector.
             let keys: Vec<HourKey> = decisions.iter().map(hour_key).collect();
-            let outcomes = carry_out(&self.collector.log, metrics, decisions).await;
+            let outcomes =
+                carry_out(&self.collector.log, self.collector.lane.as_ref(), metrics, decisions).await;
             drop(share);
             for (outcome, key) in outcomes.iter().zip(keys) {
                 match outcome {
@@ -178,7 +181,7 @@ impl Drop for Frame {
 fn hour_key<S, A>(decision: &Decision<S, A>) -> HourKey {
     match decision {
         // Records of ours tell when they were received.
-        Decision::Append(record, _) => Glance::of(&record.value).hour_key(0),
+        Decision::Append(record, _) | Decision::Lane(record, _) => Glance::of(&record.value).hour_key(0),
         Decision::Answer(_) | Decision::Refuse(_) => Glance::default().hour_key(0),
     }
 }

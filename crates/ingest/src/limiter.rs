@@ -143,18 +143,24 @@ impl RequestLimits<'_> {
     /// Refuses an event that was to be appended and exceeds a limit; else counts it as taken. To be called once per event,
     /// when nothing else refuses it.
     pub(crate) fn apply<S, A>(&self, source: Uuid, decision: &mut Decision<S, A>) {
-        if let Decision::Append(record, _) = decision
-            && let Err(rejection) = self.take(source, record.session_id)
-        {
+        let taken = match decision {
+            Decision::Append(record, _) => self.take(source, Some(record.session_id)),
+            // It waits until the backlog is short.
+            Decision::Lane(..) => self.take(source, None),
+            Decision::Answer(_) | Decision::Refuse(_) => Ok(()),
+        };
+        if let Err(rejection) = taken {
             *decision = Decision::Refuse(rejection);
         }
     }
 
-    fn take(&self, source: Uuid, session_id: Uuid) -> Result<(), Rejection> {
+    /// Takes an event; `session_id` is that of one that may be shed.
+    fn take(&self, source: Uuid, session_id: Option<Uuid>) -> Result<(), Rejection> {
         let shared = self.shared;
         let file = self.file.as_deref();
         let priority = file.map_or(0, |file| file.priority(source));
-        if let Some(retry_after_s) = shared.backlog.sheds_now(session_id, priority, self.instant) {
+        let shed = session_id.and_then(|id| shared.backlog.sheds_now(id, priority, self.instant));
+        if let Some(retry_after_s) = shed {
             return Err(Rejection::Shed { retry_after_s });
         }
         let of_address = file.and_then(|file| file.address_limit(self.ip?)).unwrap_or(shared.address);

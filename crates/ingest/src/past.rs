@@ -81,6 +81,7 @@ impl Past {
             ids,
             cut_long_fields: rules.cut_long_fields,
             keep_unknown_types: false,
+            history_age_ms: None,
             tokens: Tokens::new(&rules.secret),
             blocked: rules.blocked,
             bots_welcome: rules.bots_welcome,
@@ -118,7 +119,7 @@ impl Past {
         let (visits, at_ms) = (&mut self.visits, at_s * 1_000);
         let visit = |ids: &IdRules, session: Uuid, at_ms: i64| visits.visit(ids, session, at_ms);
         match decide_with(&self.rules, blocked, &client, submission, event_id, at_ms, visit) {
-            Decision::Append(record, _) => PastDecision::Append(event_id, record),
+            Decision::Append(record, _) | Decision::Lane(record, _) => PastDecision::Append(event_id, record),
             Decision::Answer(Ignored::Bot) => PastDecision::Ignored("bot"),
             Decision::Answer(Ignored::BlockedByWebsite) | Decision::Refuse(Rejection::Blocked) => {
                 PastDecision::Ignored("blocked address")

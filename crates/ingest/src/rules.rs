@@ -17,6 +17,8 @@ pub struct Rules {
     pub cut_long_fields: bool,
     /// Whether submissions of unknown types are kept in the log; else they are refused.
     pub keep_unknown_types: bool,
+    /// Age, in milliseconds, from which on an event is historical; `None` if none is.
+    pub history_age_ms: Option<i64>,
     /// How tokens are signed.
     pub tokens: Tokens,
     /// Addresses that are answered 403.
@@ -37,6 +39,9 @@ impl Rules {
             ids: settings.ids,
             cut_long_fields: settings.cut_long_fields,
             keep_unknown_types: settings.keep_unknown_types,
+            history_age_ms: settings
+                .history_age
+                .map(|age| i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
             blocked: settings.blocked,
             bots_welcome: settings.bots_welcome,
             geo: settings.geo,

@@ -11,6 +11,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::read::PartitionRead;
+use crate::spool::HISTORICAL;
 
 /// Findings of one kind that are spelled out for each partition; the others are counted.
 const SPELLED_OUT: usize = 5;
@@ -380,9 +381,12 @@ impl Accounting<'_> {
         let spools = self.spools().filter(|spool| spool.records + spool.set_aside > 0);
         let notes: Vec<String> = spools
             .map(|spool| {
+                let (place, when) = match spool.state.as_str() {
+                    HISTORICAL => ("lane", "are historical, and are forwarded as live events leave room"),
+                    _ => ("spool", "are forwarded when the log takes them"),
+                };
                 format!(
-                    "{} accepted events lie in the spool of {} ({}) and not in the log yet, as it noted at {}: the spool \
-                     forwards them when the log takes them",
+                    "{} accepted events lie in the {place} of {} ({}) and not in the log yet, as it noted at {}: they {when}",
                     spool.records + spool.set_aside,
                     spool.collector,
                     spool.directory,

@@ -85,9 +85,10 @@ impl Collecting {
         let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
         let run =
             CollectorRun { log: base.log.id().clone(), run_id: Uuid::now_v7(), collector: open::owner() };
-        let spool = base.spool.clone();
-        helpers.spawn(|stop| tally::keep(tallies, spool, store, run, stop));
-        let collector = Collector::new(base.log.clone(), sources.clone(), settings, metrics);
+        let waiting = tally::Waiting { spool: base.spool.clone(), lane: base.lane.clone() };
+        helpers.spawn(|stop| tally::keep(tallies, waiting, store, run, stop));
+        let (log, lane) = (base.log.clone(), base.lane.clone());
+        let collector = Collector::new(log, lane, sources.clone(), settings, metrics);
         Ok(Self { collector, sources, limits })
     }
 
@@ -188,6 +189,7 @@ fn collector_settings(
         cors_max_age_s: ingest.cors_max_age_s,
         redirect_wait: Duration::from_millis(ingest.redirect_wait_ms),
         keep_unknown_types: ingest.keep_unknown_types,
+        history_age: Some(Duration::from_secs(settings.history.event_age_s_min)).filter(|age| !age.is_zero()),
         base_path: ingest.base_path.clone(),
         send_path: not_empty(&ingest.send_path),
         script_paths: settings.script_paths(),

@@ -8,6 +8,7 @@ mod backlog;
 mod collect;
 mod console;
 mod helpers;
+mod history;
 mod introduce;
 mod profiles;
 mod project;
@@ -24,7 +25,7 @@ use anyhow::Context as _;
 use axum::Router;
 use dashi_config::{Loaded, Origin, Settings};
 use dashi_domain::umami::Release;
-use dashi_event_log::{EventLog, Spool};
+use dashi_event_log::{EventLog, Lane, Spool};
 use dashi_http::{ServerLimits, ServerMetrics, serve};
 use dashi_store::Store;
 use prometheus_client::registry::Registry;
@@ -39,10 +40,11 @@ use crate::ops::Ops;
 use crate::serve::collect::{Collecting, Ids};
 use crate::serve::console::RunningConsole;
 use crate::serve::helpers::{Helpers, log_panic};
+use crate::serve::history::History;
 use crate::serve::profiles::ReadingProfiles;
 use crate::serve::project::Projecting;
 use crate::serve::tables::Tables;
-use crate::spool::SpoolMetrics;
+use crate::spool::{LaneMetrics, SpoolMetrics};
 use crate::topic::TopicMetrics;
 use crate::{logging, open, open_files, settings};
 
@@ -117,6 +119,8 @@ struct Base<'s> {
     log: EventLog,
     /// The spool of a collector whose log is on Kafka.
     spool: Option<Spool>,
+    /// The lane of a collector's historical events.
+    lane: Option<Lane>,
     store: Store,
     /// Cancelled when the process begins to stop.
     draining: CancellationToken,
@@ -129,6 +133,7 @@ struct Process {
     draining: CancellationToken,
     server: JoinHandle<()>,
     collecting: Option<Collecting>,
+    history: Option<History>,
     projecting: Option<Projecting>,
     profiles: Option<ReadingProfiles>,
     console: Option<RunningConsole>,
@@ -150,7 +155,13 @@ impl Process {
             Some(spool) if roles.collects() => log.open_spool(spool).await?,
             _ => None,
         };
-        let base = Base { settings, roles, address, log, spool, store, draining: CancellationToken::new() };
+        let draining = CancellationToken::new();
+        let mut base = Base { settings, roles, address, log, spool, lane: None, store, draining };
+        let history = match roles.collects() {
+            true => History::start(&base, accept_new_log).await?,
+            false => None,
+        };
+        base.lane = history.as_ref().map(History::lane);
 
         let (mut registry, mut helpers) = (Registry::default(), Helpers::default());
         if let EventLog::Kafka(_) = &base.log {
@@ -158,6 +169,9 @@ impl Process {
         }
         if let Some(spool) = &base.spool {
             registry.register_collector(Box::new(SpoolMetrics(spool.clone())));
+        }
+        if let Some(lane) = &base.lane {
+            registry.register_collector(Box::new(LaneMetrics(lane.clone())));
         }
         let server_metrics = ServerMetrics::new(&mut registry);
         let session_ids = ids.as_ref().map(|ids| ids.sessions.clone());
@@ -174,6 +188,7 @@ impl Process {
         let ops = Arc::new(Ops {
             log: base.log.clone(),
             spool: base.spool.clone(),
+            lane: base.lane.clone(),
             store: base.store.clone(),
             sources: collecting.as_ref().map(Collecting::sources),
             limits: collecting.as_ref().map(Collecting::limits),
@@ -200,7 +215,7 @@ impl Process {
             address = %address, log = %base.log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
         );
         let Base { log, store, draining, .. } = base;
-        Ok(Self { log, store, draining, server, collecting, projecting, profiles, console, helpers })
+        Ok(Self { log, store, draining, server, collecting, history, projecting, profiles, console, helpers })
     }
 
     /// Waits until the projector cannot run and the process cannot do anything else. Never returns in other processes.
@@ -219,6 +234,9 @@ impl Process {
             log_panic("the server", self.server.await);
             if let Some(collecting) = self.collecting {
                 collecting.drain().await;
+            }
+            if let Some(history) = self.history {
+                history.stop().await;
             }
             if let Some(profiles) = self.profiles {
                 profiles.drain().await;

@@ -1,13 +1,15 @@
-//! The collector's tallies, and a note of what its spool holds, on their way into the store.
+//! The collector's tallies, and notes of what its spool and its lane hold, on their way into the store.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
-use dashi_event_log::Spool;
+use dashi_event_log::{Lane, Spool, SpoolState};
 use dashi_ingest::Tallies;
 use dashi_store::{CollectorRun, SpoolNote, Store, StoreError, Tally};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::now_ms;
+use crate::spool::HISTORICAL;
 
 /// How often they are written. A collector that is killed loses the tallies of so long a time, and no event.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -18,21 +20,34 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// Counts in one statement.
 const ROWS: usize = 500;
 
+/// The places in which accepted events wait for the log.
+pub struct Waiting {
+    pub spool: Option<Spool>,
+    pub lane: Option<Lane>,
+}
+
+impl Waiting {
+    fn notes(&self, run: &CollectorRun) -> Vec<SpoolNote> {
+        let spool = self.spool.as_ref().map(|spool| note(spool, run));
+        spool.into_iter().chain(self.lane.as_ref().map(|lane| lane_note(lane, run))).collect()
+    }
+}
+
 /// Writes the tallies every few seconds, and once more when it is stopped. While the store is away they wait in memory.
 pub async fn keep(
     tallies: Tallies,
-    spool: Option<Spool>,
+    waiting: Waiting,
     store: Store,
     run: CollectorRun,
     stop: CancellationToken,
 ) {
-    let (mut is_failing, mut noted) = (false, None);
+    let (mut is_failing, mut noted) = (false, HashMap::new());
     loop {
         let stops = tokio::select! {
             () = stop.cancelled() => true,
             () = tokio::time::sleep(INTERVAL) => false,
         };
-        match write(&tallies, spool.as_ref(), &mut noted, &store, &run).await {
+        match write(&tallies, &waiting, &mut noted, &store, &run).await {
             Ok(()) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(lost = tallies.lost(), "the collector's tallies are written again");
@@ -54,18 +69,18 @@ pub async fn keep(
 
 async fn write(
     tallies: &Tallies,
-    spool: Option<&Spool>,
-    noted: &mut Option<SpoolNote>,
+    waiting: &Waiting,
+    noted: &mut HashMap<String, SpoolNote>,
     store: &Store,
     run: &CollectorRun,
 ) -> Result<(), String> {
     let changed = tallies.changed();
-    // In this order: what was accepted by now is in the log, or noted as in the spool, before it is tallied.
-    if let Some(note) = spool.map(|spool| note(spool, run))
-        && noted.as_ref() != Some(&note)
-    {
-        in_time(store.note_spool(&note)).await?;
-        *noted = Some(note);
+    // In this order: what was accepted by now is in the log, or noted as waiting for it, before it is tallied.
+    for note in waiting.notes(run) {
+        if noted.get(&note.spool_id) != Some(&note) {
+            in_time(store.note_spool(&note)).await?;
+            noted.insert(note.spool_id.clone(), note);
+        }
     }
     for some in changed.chunks(ROWS) {
         let rows: Vec<Tally> = some
@@ -106,6 +121,26 @@ fn note(spool: &Spool, run: &CollectorRun) -> SpoolNote {
         full: status.full.map(|full| full.to_string()),
         trouble: status.trouble,
         hours: spool.hours(),
+        noted_at_ms: 0,
+    }
+}
+
+fn lane_note(lane: &Lane, run: &CollectorRun) -> SpoolNote {
+    let status = lane.status();
+    let holds = status.records + status.set_aside > 0;
+    SpoolNote {
+        spool_id: status.id,
+        log: run.log.clone(),
+        collector: run.collector.clone(),
+        directory: status.directory.display().to_string(),
+        state: if holds { HISTORICAL } else { SpoolState::Idle.name() }.to_owned(),
+        records: status.records,
+        bytes: status.bytes,
+        set_aside: status.set_aside,
+        oldest_ms: status.oldest_ms,
+        full: status.full.map(|full| full.to_string()),
+        trouble: status.waits,
+        hours: lane.hours(),
         noted_at_ms: 0,
     }
 }

@@ -69,6 +69,7 @@ fn a_limit_of_zero_is_refused_unless_it_means_something() {
         "event_log.retention_h",
         "kafka.linger_ms",
         "ingest.cors_max_age_s",
+        "history.event_age_s_min",
         "projector.batch_interval_ms",
         "limits.website_rate_events_max",
         "limits.website_burst_events_max",

@@ -12,8 +12,8 @@ use crate::embedded::Submitted;
 use crate::kafka::{KafkaLog, MESSAGE_BYTES_MAX, Sent};
 use crate::{AppendError, NewRecord};
 
-/// Bytes of a Kafka message beside its value, at most.
-const MESSAGE_OVERHEAD: usize = 1_024;
+/// Bytes of a record's value that a topic may take; a message has some more beside it.
+pub(crate) const RECORD_BYTES_MAX: usize = MESSAGE_BYTES_MAX - 1_024;
 
 /// Records for which it is not decided yet which way they go.
 pub(super) struct Waiting {
@@ -277,5 +277,5 @@ fn is_open(error: &AppendError) -> bool {
 
 fn too_large(record: &NewRecord) -> Option<AppendError> {
     let bytes = record.value.len();
-    (bytes + MESSAGE_OVERHEAD > MESSAGE_BYTES_MAX).then_some(AppendError::TooLarge { bytes })
+    (bytes > RECORD_BYTES_MAX).then_some(AppendError::TooLarge { bytes })
 }

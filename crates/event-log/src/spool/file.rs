@@ -1,4 +1,4 @@
-//! The directory of a spool: a lock, and a file for each log whose records wait in it.
+//! The directory of a spool, or of a lane: a lock, and a file for each log whose records wait in it.
 
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -7,28 +7,45 @@ use std::sync::Arc;
 use dashi_domain::position::{LogId, Offset};
 use uuid::Uuid;
 
-use super::SpoolSettings;
 use super::forward::{BYTES_MAX, RECORDS_MAX};
 use crate::embedded::{EmbeddedLog, EmbeddedSettings, Queued};
 use crate::error::Cause;
 use crate::{LogError, NewRecord, OpenError};
 
-/// Begins the name of a spool's file.
-const PREFIX: &str = "spool-";
+/// A directory and its files.
+pub(crate) struct QueueFile<'s> {
+    /// For people, such as "the spool".
+    pub(crate) name: &'static str,
+    /// Begins the names of its files.
+    pub(crate) prefix: &'static str,
+    /// The name of the file whose lock the process holds.
+    pub(crate) lock: &'static str,
+    pub(crate) directory: &'s Path,
+    /// Appends that may wait for the file.
+    pub(crate) queue_max: usize,
+    /// Appends that share one fsync, at most.
+    pub(crate) batch_max: usize,
+    /// Whether records that wait for other logs are to be put behind those of this one.
+    pub(crate) adopt: bool,
+}
 
 /// Opens the file of a log, and looks at those of other logs. Returns the file, the records of the others, and the lock.
-pub(super) async fn open(
+pub(crate) async fn open(
     log: &LogId,
-    settings: &SpoolSettings,
+    settings: &QueueFile<'_>,
 ) -> Result<(EmbeddedLog, Vec<(String, u64)>, File), OpenError> {
-    let directory = &settings.directory;
+    let (directory, name) = (settings.directory, settings.name);
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: Cause| OpenError::Spool { path, source }
     };
     fs::create_dir_all(directory).map_err(|error| failed(directory)(Arc::new(error)))?;
-    let lock = lock(directory)?;
-    let path = directory.join(format!("{PREFIX}{}.db", Uuid::new_v5(&Uuid::nil(), log.as_str().as_bytes())));
+    let lock = lock(directory, settings.lock)?;
+    let path = directory.join(format!(
+        "{}{}.db",
+        settings.prefix,
+        Uuid::new_v5(&Uuid::nil(), log.as_str().as_bytes())
+    ));
     let own = open_file(&path, settings).await?;
     let destination = own.destination(log.as_str()).await.map_err(|error| failed(&path)(Arc::new(error)))?;
     if destination != log.as_str() {
@@ -36,7 +53,7 @@ pub(super) async fn open(
     }
     put_back(&own).await.map_err(|error| failed(&path)(Arc::new(error)))?;
     let mut apart = Vec::new();
-    for other in files(directory).map_err(|error| failed(directory)(Arc::new(error)))? {
+    for other in files(directory, settings.prefix).map_err(|error| failed(directory)(Arc::new(error)))? {
         if other == path {
             continue;
         }
@@ -45,13 +62,13 @@ pub(super) async fn open(
         let (destination, records) = looked?;
         if records > 0 && settings.adopt {
             adopt(&file, &own).await.map_err(|error| failed(&other)(Arc::new(error)))?;
-            tracing::warn!(records, from = destination, to = %log, "the spool's records of another log are forwarded to this one");
+            tracing::warn!(records, from = destination, to = %log, "records of another log that waited in {name} are forwarded to this one");
         } else if records > 0 {
             tracing::warn!(
                 records,
                 of = destination,
                 file = %other.display(),
-                "events wait in the spool for another log: start once on that log, or with --accept-new-log to forward them \
+                "events wait in {name} for another log: start once on that log, or with --accept-new-log to forward them \
                  to this one"
             );
             apart.push((destination, records));
@@ -64,8 +81,8 @@ pub(super) async fn open(
     Ok((own, apart, lock))
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
-    let path = directory.join("lock");
+fn lock(directory: &Path, name: &str) -> Result<File, OpenError> {
+    let path = directory.join(name);
     let failed = |error: std::io::Error| OpenError::Spool { path: path.clone(), source: Arc::new(error) };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
     match file.try_lock() {
@@ -75,7 +92,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
 }
 
-async fn open_file(path: &Path, settings: &SpoolSettings) -> Result<EmbeddedLog, OpenError> {
+async fn open_file(path: &Path, settings: &QueueFile<'_>) -> Result<EmbeddedLog, OpenError> {
     let settings = EmbeddedSettings {
         path: path.to_owned(),
         partitions: 1,
@@ -88,12 +105,12 @@ async fn open_file(path: &Path, settings: &SpoolSettings) -> Result<EmbeddedLog,
     })
 }
 
-/// The files of spools in a directory.
-fn files(directory: &Path) -> Result<Vec<PathBuf>, std::io::Error> {
+/// The files in a directory whose names begin so.
+fn files(directory: &Path, prefix: &str) -> Result<Vec<PathBuf>, std::io::Error> {
     let mut files = Vec::new();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let is_spool = name.to_str().is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".db"));
+        let is_spool = name.to_str().is_some_and(|name| name.starts_with(prefix) && name.ends_with(".db"));
         if is_spool {
             files.push(directory.join(name));
         }
@@ -152,7 +169,7 @@ fn remove(path: &Path) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => {
-                tracing::warn!(error = %error, file = %path.display(), "an empty spool cannot be removed")
+                tracing::warn!(error = %error, file = %path.display(), "a file without records cannot be removed")
             }
         }
     }

@@ -328,6 +328,6 @@ pub(super) fn note_trouble(inner: &mut Inner, trouble: Option<String>) {
 }
 
 /// An error and its cause.
-pub(super) fn with_cause(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

@@ -27,7 +27,10 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::accept::RECORD_BYTES_MAX;
 use self::accept::Waiting;
+pub(crate) use self::file::{QueueFile, open as open_file};
+pub(crate) use self::forward::with_cause;
 use crate::embedded::EmbeddedLog;
 use crate::kafka::KafkaLog;
 use crate::{LogError, NewRecord, OpenError};
@@ -158,7 +161,16 @@ struct Inner {
 impl Spool {
     /// Opens the spool of a log in a directory, and starts to forward what an earlier process left in it.
     pub(crate) async fn open(log: &KafkaLog, settings: SpoolSettings) -> Result<Self, OpenError> {
-        let (file, apart, lock) = file::open(log.id(), &settings).await?;
+        let place = QueueFile {
+            name: "the spool",
+            prefix: "spool-",
+            lock: "lock",
+            directory: &settings.directory,
+            queue_max: settings.queue_max,
+            batch_max: settings.batch_max,
+            adopt: settings.adopt,
+        };
+        let (file, apart, lock) = file::open(log.id(), &place).await?;
         let bounds = Bounds {
             bytes_max: settings.bytes_max,
             age_ms_max: i64::try_from(settings.age_max.as_millis()).unwrap_or(i64::MAX),
@@ -275,17 +287,17 @@ impl Spool {
 }
 
 /// Bytes of a record, as the bound counts them.
-fn bytes(record: &NewRecord) -> u64 {
+pub(crate) fn bytes(record: &NewRecord) -> u64 {
     record.value.len() as u64 + RECORD_BYTES
 }
 
 /// The hour and source that a record is counted by, as its collector counts it.
-fn hour_key(record: &NewRecord) -> HourKey {
+pub(crate) fn hour_key(record: &NewRecord) -> HourKey {
     Glance::of(&record.value).hour_key(0)
 }
 
 /// Reads all records and counts them.
-async fn count(file: &EmbeddedLog) -> Result<(Usage, BTreeMap<HourKey, u64>), LogError> {
+pub(crate) async fn count(file: &EmbeddedLog) -> Result<(Usage, BTreeMap<HourKey, u64>), LogError> {
     let (mut usage, mut hours) = (Usage::default(), BTreeMap::new());
     let mut next = Offset::ZERO;
     loop {
@@ -303,6 +315,6 @@ async fn count(file: &EmbeddedLog) -> Result<(Usage, BTreeMap<HourKey, u64>), Lo
 }
 
 #[expect(clippy::disallowed_methods, reason = "a spool is an edge: it tells how old its records are")]
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     ms_since_1970(SystemTime::now())
 }
