@@ -185,6 +185,48 @@ async fn outages_and_kills_lose_and_double_nothing_and_no_request_is_deferred_bu
     assert_eq!((audit.code, &found["total"]["spooled"]), (Some(0), &Value::from(0)), "{found}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_starts_while_kafka_is_away_and_its_events_are_applied_once() {
+    let mut broker = KafkaServer::start().await;
+    let (database, directory) = (TestDatabase::create().await, TestDirectory::create("spool"));
+    let deployment = Deployment::new(format!("kafka://{}/away", broker.address()), database.url())
+        .with("DASHI_INGEST_SPOOL", "true")
+        .with("DASHI_INGEST_SPOOL_DIRECTORY", &directory.path().join("spool").display().to_string())
+        .with("DASHI_INGEST_SPOOL_AFTER_MS", "500");
+    deployment.register().await;
+    let mut ledger = Ledger::new(&deployment);
+    // It learns the topic's identity.
+    let mut before = deployment.start("collect").ready().await;
+    assert_eq!(before.dashi.terminate().await, Some(0));
+
+    broker.kill();
+    let mut server = deployment.start("collect").ready().await;
+    for _ in 0..20 {
+        assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
+    }
+    let found = until_spool(&server, "events are spooled", |spool| records(spool) == 20).await;
+    assert_eq!(found["spool"]["state"], "spooling", "{found}");
+    let said = server.dashi.logs();
+    assert_eq!(said.matches("no Kafka broker answers").count(), 1, "{said}");
+    // Killed and started again, it has them still.
+    server.dashi.kill9();
+    let mut server = deployment.start("collect").ready().await;
+    until_spool(&server, "the events are there", |spool| records(spool) == 20).await;
+    assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
+
+    broker.start_again().await;
+    until_spool(&server, "the log has all of the spool", |spool| {
+        records(spool) == 0 && spool["state"] == "idle"
+    })
+    .await;
+    assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
+    let projector = deployment.start("project").ready().await;
+    let status = ledger.check().await;
+    assert_eq!(status.totals.applied, 22, "{status:?}");
+    drop(projector);
+    assert_eq!(server.dashi.terminate().await, Some(0));
+}
+
 fn settings(directory: &Path) -> SpoolSettings {
     SpoolSettings {
         directory: directory.to_owned(),

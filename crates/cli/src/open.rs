@@ -48,24 +48,43 @@ pub async fn log(settings: &Settings, absent: Absent) -> anyhow::Result<EventLog
                 .await?,
             )
         }
-        LogUrl::Kafka { brokers, topic } => EventLog::Kafka(
-            KafkaLog::open(KafkaSettings {
-                brokers,
-                topic,
-                partitions: settings.event_log.partitions,
-                replication_factor: settings.kafka.replication_factor,
-                delivery_timeout: Duration::from_millis(settings.kafka.delivery_timeout_ms),
-                linger: Duration::from_millis(settings.kafka.linger_ms),
-                session_timeout: Duration::from_millis(settings.kafka.session_timeout_ms),
-                instance_id: Some(settings.kafka.instance_id.clone()).filter(|id| !id.is_empty()),
-                queue_max: settings.event_log.append_queue_max,
-                record_bytes_max: settings.ingest.body_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
-                topic_check_interval: Duration::from_millis(settings.kafka.topic_check_ms),
-                properties: settings.kafka.properties.clone(),
-            })
-            .await?,
-        ),
+        LogUrl::Kafka { brokers, topic } => {
+            EventLog::Kafka(KafkaLog::open(kafka_settings(settings, brokers, topic)).await?)
+        }
     })
+}
+
+/// Opens the event log of a process that collects. One on Kafka is remembered in the spool's directory; with `may_be_away`, it is
+/// opened by that while no broker answers.
+pub async fn collected_log(
+    settings: &Settings,
+    spool: Option<&SpoolSettings>,
+    may_be_away: bool,
+) -> anyhow::Result<EventLog> {
+    match (parse_log_url(&settings.log)?, spool) {
+        (LogUrl::Kafka { brokers, topic }, Some(spool)) => {
+            let kafka = kafka_settings(settings, brokers, topic);
+            Ok(EventLog::Kafka(KafkaLog::open_for_spool(kafka, &spool.directory, may_be_away).await?))
+        }
+        _ => log(settings, Absent::Create).await,
+    }
+}
+
+fn kafka_settings(settings: &Settings, brokers: String, topic: String) -> KafkaSettings {
+    KafkaSettings {
+        brokers,
+        topic,
+        partitions: settings.event_log.partitions,
+        replication_factor: settings.kafka.replication_factor,
+        delivery_timeout: Duration::from_millis(settings.kafka.delivery_timeout_ms),
+        linger: Duration::from_millis(settings.kafka.linger_ms),
+        session_timeout: Duration::from_millis(settings.kafka.session_timeout_ms),
+        instance_id: Some(settings.kafka.instance_id.clone()).filter(|id| !id.is_empty()),
+        queue_max: settings.event_log.append_queue_max,
+        record_bytes_max: settings.ingest.body_bytes_max.saturating_add(ENVELOPE_BYTES_MAX),
+        topic_check_interval: Duration::from_millis(settings.kafka.topic_check_ms),
+        properties: settings.kafka.properties.clone(),
+    }
 }
 
 /// The settings of a collector's spool; `None` without one. An embedded log opens none. `adopt` forwards what waits for other

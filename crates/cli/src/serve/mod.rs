@@ -150,10 +150,13 @@ impl Process {
         // The projector task replaces the release by the one in force.
         let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
         let store = open::store(&settings.store, settings, open::Absent::Create).await?;
-        let log = open::log(settings, open::Absent::Create).await?;
-        let spool = match open::spool_settings(settings, accept_new_log) {
-            Some(spool) if roles.collects() => log.open_spool(spool).await?,
-            _ => None,
+        let spool_settings = open::spool_settings(settings, accept_new_log).filter(|_| roles.collects());
+        // A projector has nothing to do without its log.
+        let may_be_away = !roles.projects();
+        let log = open::collected_log(settings, spool_settings.as_ref(), may_be_away).await?;
+        let spool = match spool_settings {
+            Some(spool) => log.open_spool(spool).await?,
+            None => None,
         };
         let draining = CancellationToken::new();
         let mut base = Base { settings, roles, address, log, spool, lane: None, store, draining };

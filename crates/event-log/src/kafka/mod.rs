@@ -7,6 +7,7 @@
 mod append;
 mod client;
 mod gaps;
+mod known;
 mod membership;
 mod producer;
 mod read;
@@ -19,6 +20,7 @@ pub(crate) use membership::KafkaMembership;
 pub(crate) use read::KafkaReader;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -29,6 +31,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use self::append::Slot;
 use self::client::{Quiet, base_config, reader_config};
+use self::known::KnownTopic;
 use self::topic::{State, Topic, TopicState, create_topic, log_id, look_up, topic_state};
 use crate::{Extent, LogError, OpenError, Spool, SpoolSettings};
 
@@ -73,6 +76,9 @@ const ASKS_APART: Duration = Duration::from_millis(200);
 /// How long opening waits for a cluster that is still starting.
 const OPEN: Duration = Duration::from_secs(60);
 
+/// How long opening waits for a cluster that a collector with a spool can do without.
+const OPEN_KNOWN: Duration = Duration::from_secs(5);
+
 /// A log on a topic of an Apache Kafka cluster. Cheap to clone; all clones are one log.
 ///
 /// The producer is idempotent and waits for all in-sync replicas; a consumer group hands out partitions; each reader reads
@@ -87,6 +93,8 @@ struct Shared {
     topic: TopicState,
     admin: AdminClient<Quiet>,
     producer: RwLock<Slot>,
+    /// Whether it was opened while the cluster was away.
+    began_away: bool,
     /// Once it was opened.
     spool: OnceLock<Spool>,
 }
@@ -106,11 +114,76 @@ impl KafkaLog {
     /// # Errors
     /// A setting is refused, no broker answers for a minute, or the topic cannot be created.
     pub async fn open(settings: KafkaSettings) -> Result<Self, OpenError> {
+        Self::open_within(settings, OPEN).await
+    }
+
+    /// Connects as [`KafkaLog::open`] does, and remembers the topic in the directory of the spool that will be opened. With
+    /// `may_be_away`, if no broker answers, the log is the one that was remembered there: its spool takes records, and forwards
+    /// them once a broker has confirmed that the topic is still that log.
+    ///
+    /// # Errors
+    /// As [`KafkaLog::open`]; and that nothing was remembered.
+    pub async fn open_for_spool(
+        settings: KafkaSettings,
+        directory: &Path,
+        may_be_away: bool,
+    ) -> Result<Self, OpenError> {
+        let known = KnownTopic::read(directory, &settings.topic);
+        let patience = if may_be_away && known.is_some() { OPEN_KNOWN } else { OPEN };
+        match (Self::open_within(settings.clone(), patience).await, known) {
+            (Ok(log), known) => {
+                let topic = &log.0.topic;
+                let now = KnownTopic {
+                    cluster: topic.cluster.clone(),
+                    id: topic.id.clone(),
+                    partitions: topic.partitions,
+                };
+                if known.as_ref() != Some(&now)
+                    && let Err(error) = now.write(directory, &settings.topic)
+                {
+                    tracing::warn!(
+                        error = %error, directory = %directory.display(),
+                        "the topic cannot be remembered beside the spool: the next start needs the Kafka cluster"
+                    );
+                }
+                Ok(log)
+            }
+            (Err(OpenError::Unreachable { brokers, source, .. }), Some(known)) if may_be_away => {
+                tracing::warn!(
+                    brokers, error = %source,
+                    "no Kafka broker answers: events go into the spool until one does"
+                );
+                let admin =
+                    base_config(&settings).create_with_context(Quiet::default()).map_err(|error| {
+                        OpenError::Client { brokers: settings.brokers.clone(), source: Arc::new(error) }
+                    })?;
+                let topic = TopicState::new(known.cluster, known.id, known.partitions);
+                let log = Self::of(settings, topic, admin, true);
+                log.watch();
+                Ok(log)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn of(settings: KafkaSettings, topic: TopicState, admin: AdminClient<Quiet>, began_away: bool) -> Self {
+        Self(Arc::new(Shared {
+            id: log_id(&topic.cluster, &settings.topic, &topic.id),
+            settings,
+            topic,
+            admin,
+            producer: RwLock::new(Slot::Unmade),
+            began_away,
+            spool: OnceLock::new(),
+        }))
+    }
+
+    async fn open_within(settings: KafkaSettings, patience: Duration) -> Result<Self, OpenError> {
         let admin: AdminClient<Quiet> =
             base_config(&settings).create_with_context(Quiet::default()).map_err(|error| {
                 OpenError::Client { brokers: settings.brokers.clone(), source: Arc::new(error) }
             })?;
-        let deadline = tokio::time::Instant::now() + OPEN;
+        let deadline = tokio::time::Instant::now() + patience;
         // The admin client is not `Clone`, and its calls block; it goes into the closure and comes back.
         let mut admin = admin;
         loop {
@@ -127,16 +200,7 @@ impl KafkaLog {
             admin = returned;
             match found {
                 Ok(Topic::There(topic)) => {
-                    let id = log_id(&topic.cluster, &settings.topic, &topic.id);
-                    let producer = RwLock::new(Slot::Unmade);
-                    let log = Self(Arc::new(Shared {
-                        id,
-                        settings,
-                        topic,
-                        admin,
-                        producer,
-                        spool: OnceLock::new(),
-                    }));
+                    let log = Self::of(settings, topic, admin, false);
                     // Before any record is accepted, so that a topic that would lose records refuses them.
                     log.look().await;
                     log.watch();
@@ -155,7 +219,7 @@ impl KafkaLog {
                 Err(source) if tokio::time::Instant::now() >= deadline => {
                     return Err(OpenError::Unreachable {
                         brokers: settings.brokers,
-                        waited_ms: OPEN.as_millis() as u64,
+                        waited_ms: patience.as_millis() as u64,
                         source: Arc::new(source),
                     });
                 }
@@ -169,6 +233,11 @@ impl KafkaLog {
 
     pub(crate) fn id(&self) -> &LogId {
         &self.0.id
+    }
+
+    /// Whether it was opened while the cluster was away.
+    pub(crate) fn began_away(&self) -> bool {
+        self.0.began_away
     }
 
     pub(crate) fn downgrade(&self) -> WeakKafkaLog {

@@ -122,6 +122,10 @@ impl Spool {
             Err(error) => return Step::Away(with_cause(&error)),
         };
         let Some(last) = queued.last() else {
+            // It may have nothing and not know whether the log is back.
+            if is_troubled && let Some(step) = self.ask(log, true, limit).await {
+                return step;
+            }
             // Records that the log has may still be in the file, if it could not be written.
             return match self.remove(next).await {
                 Ok(()) => Step::Empty,
@@ -129,20 +133,8 @@ impl Spool {
             };
         };
         let end = last.offset.next();
-        // A log that is away is not given records until it answers: of those the outcome would be unknown.
-        let answers = async {
-            log.is_same().await?;
-            if is_troubled { log.probe().await } else { Ok(()) }
-        };
-        let answered = tokio::time::timeout(limit, answers).await;
-        let silent = || Err(LogError::away("asking whether it is back")(Silent(limit)));
-        match answered.unwrap_or_else(|_| silent()) {
-            Ok(()) => {}
-            Err(LogError::Replaced { found, topic, known }) => {
-                let error = LogError::Replaced { found: found.clone(), topic, known };
-                return Step::Stranded(found, error.to_string());
-            }
-            Err(error) => return Step::Away(with_cause(&error)),
+        if let Some(step) = self.ask(log, is_troubled, limit).await {
+            return step;
         }
         let records = queued.iter().map(|queued| queued.record.clone()).collect();
         let outcomes = tokio::select! {
@@ -181,6 +173,31 @@ impl Spool {
             }
             (Err(error), None) => Step::Away(with_cause(&error)),
             (Ok(()), None) => Step::Forwarded,
+        }
+    }
+
+    /// Asks whether the log takes records, and is still the one that they are for; `None` if so. A log that is away is not given
+    /// records until it answers: of those the outcome would be unknown.
+    async fn ask(&self, log: &KafkaLog, is_troubled: bool, limit: Duration) -> Option<Step> {
+        let answers = async {
+            log.is_same().await?;
+            if !is_troubled {
+                return Ok(());
+            }
+            if log.began_away() {
+                // Nobody has looked at its settings yet.
+                log.look().await;
+            }
+            log.probe().await
+        };
+        let silent = || Err(LogError::away("asking whether it is back")(Silent(limit)));
+        match tokio::time::timeout(limit, answers).await.unwrap_or_else(|_| silent()) {
+            Ok(()) => None,
+            Err(LogError::Replaced { found, topic, known }) => {
+                let error = LogError::Replaced { found: found.clone(), topic, known };
+                Some(Step::Stranded(found, error.to_string()))
+            }
+            Err(error) => Some(Step::Away(with_cause(&error))),
         }
     }
 

@@ -185,7 +185,8 @@ impl Spool {
             );
         }
         let inner = Inner {
-            gate: Gate::new(usage.records > 0),
+            // A log that was away when it was opened is away until it answers.
+            gate: Gate::new(usage.records > 0 || log.began_away()),
             began: BTreeMap::new(),
             waiting: BTreeMap::new(),
             usage,
@@ -193,7 +194,7 @@ impl Spool {
             hours,
             spooled: 0,
             forwarded: 0,
-            trouble: None,
+            trouble: log.began_away().then(|| "no broker has answered since the start".to_owned()),
             stranded: None,
             refused: 0,
             refused_bytes: RECORD_BYTES,
