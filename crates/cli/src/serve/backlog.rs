@@ -13,6 +13,7 @@ use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_event_log::{EventLog, Extent};
 use dashi_ingest::{BacklogGate, BacklogState, WatchedFile};
 use dashi_store::Store;
+use futures::{StreamExt as _, stream};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -27,6 +28,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// How long one measurement may take. With the interval it is below the time for which a measurement counts.
 const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// Watermarks that are asked for at once.
+const AT_ONCE: usize = 16;
 
 /// The earlier times for which the log is asked at the start: these many, the first one so many milliseconds ago, each
 /// half as long again ago as the one before. The last one is more than a month ago.
@@ -71,10 +75,10 @@ impl Measuring {
         let mut partitions = self.log.partitions().await?;
         partitions.sort_unstable();
         // The log first: so no record that is applied by now counts as one that is not.
-        let mut extents: Vec<Option<Extent>> = Vec::with_capacity(partitions.len());
-        for partition in &partitions {
-            extents.push(self.log.extent(*partition).await.ok());
-        }
+        let log = &self.log;
+        let asked =
+            partitions.clone().into_iter().map(|partition| async move { log.extent(partition).await.ok() });
+        let extents: Vec<Option<Extent>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
         let at_ms = self.elapsed_ms();
         let states = self.store.partitions().await?;
         let of_log = states.into_iter().filter(|state| state.log == *self.log.id());
