@@ -1,9 +1,9 @@
 //! The numbers that the dashboard reads add up: its questions (docs/umami-contract.md §16), in SQL of our own, against a
-//! plain count of what was sent and answered.
+//! plain count of what was sent and answered; and the read API gives the same numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use integration_tests::http::Connection;
+use integration_tests::http::{self, Connection};
 use integration_tests::setup::{AGENT, WEBSITE, submission};
 use integration_tests::{Running, Setup, on_both_setups};
 use jiff::Timestamp;
@@ -266,6 +266,7 @@ async fn the_dashboard_adds_up(setup: Setup) {
         assert_visitors(&running, &Reference::new(&all, span), span).await;
         assert_visits(&running, &Reference::new(&all, span), span).await;
         assert_properties(&running, &Reference::new(&all, span), &all, span).await;
+        assert_api(&running, &Reference::new(&all, span), span).await;
     }
     // Active now: in the last five minutes.
     let at = running.milliseconds("created_at");
@@ -342,6 +343,52 @@ async fn assert_visits(running: &Running, reference: &Reference<'_>, span: Span)
         let of_kind = reference.rows.iter().filter(|sent| sent.kind == kind && sent.name.is_some() == named);
         assert_eq!(found, self::counted(of_kind.map(|sent| sent.name.unwrap_or_default().to_owned())));
     }
+}
+
+/// The same numbers from the read API, which this machine may ask without a key.
+async fn assert_api(running: &Running, reference: &Reference<'_>, Span(from, to): Span) {
+    let shown = async |rest: &str| {
+        let path = format!("/api/websites/{WEBSITE}/{rest}");
+        let separator = if rest.contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}startAt={from}&endAt={to}", running.url(&path));
+        let answer = http::get(&url).await.unwrap();
+        assert_eq!(answer.status, 200, "{url}: {}", answer.text());
+        answer.json()
+    };
+    let visits = reference.visits();
+    let seconds =
+        visits.values().map(|moments| moments.iter().max().unwrap() - moments.iter().min().unwrap());
+    let of_visits: BTreeSet<_> = reference.rows.iter().map(|sent| &sent.visit).collect();
+    let stats = shown("stats").await;
+    let expected = json!({
+        "pageviews": visits.values().map(Vec::len).sum::<usize>(),
+        "visitors": reference.visitors().len(),
+        "visits": of_visits.len(),
+        "bounces": visits.values().filter(|moments| moments.len() == 1).count(),
+        "totaltime": seconds.sum::<i64>() / 1_000,
+        "comparison": stats["comparison"],
+    });
+    assert_eq!(stats, expected);
+    // The points of a series add up to the whole.
+    let series = shown("pageviews?unit=hour&timezone=Asia/Kolkata").await;
+    let points = series["pageviews"].as_array().unwrap();
+    assert!(points.len() > 1, "{series}");
+    let sum: u64 = points.iter().map(|point| point["y"].as_u64().unwrap()).sum();
+    assert_eq!(stats["pageviews"], json!(sum));
+    let list = async |kind: &str| {
+        let rows = shown(&format!("metrics?type={kind}")).await;
+        let row = |row: &Value| (row["x"].as_str().unwrap().to_owned(), row["y"].as_i64().unwrap());
+        rows.as_array().unwrap().iter().map(row).collect::<BTreeMap<_, _>>()
+    };
+    assert_eq!(list("browser").await, reference.by(|shown| shown.browser));
+    assert_eq!(list("device").await, reference.by(|shown| shown.device));
+    let mut countries = reference.by(|shown| shown.country.unwrap_or_default());
+    countries.remove("");
+    assert_eq!(list("country").await, countries);
+    let events = reference.rows.iter().filter(|sent| sent.kind == "event");
+    assert_eq!(list("event").await, counted(events.filter_map(|sent| sent.name).map(str::to_owned)));
+    let sessions = shown("sessions?pageSize=1").await;
+    assert_eq!(sessions["count"], json!(reference.visitors().len()));
 }
 
 /// The known attributes of events and sessions, and their revenue.

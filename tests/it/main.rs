@@ -34,6 +34,7 @@ mod profiles_http;
 mod profiles_load;
 mod proofs;
 mod proxies;
+mod read_api;
 mod rebuild;
 mod recorder;
 mod recordings;

@@ -494,7 +494,8 @@ async fn the_recorders_path_lies_beside_those_of_profiles() {
     assert_eq!(get(&format!("/api/websites/{WEBSITE}/recorder"), &[]).await, 200);
     assert_eq!(get(&profiles, &[]).await, 401);
     assert_eq!(get(&profiles, &[("authorization", &bearer)]).await, 200);
-    assert_eq!(get(&format!("/api/websites/{WEBSITE}"), &[]).await, 404);
+    assert_eq!(get(&format!("/api/websites/{WEBSITE}"), &[]).await, 401);
+    assert_eq!(get(&format!("/api/websites/{WEBSITE}/nothing"), &[]).await, 404);
 }
 
 /// The answer to bots, and to whom a website blocks.

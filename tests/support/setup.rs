@@ -320,6 +320,20 @@ impl Running {
         self.connect().await.texts(query.to_owned()).await
     }
 
+    /// Runs a statement on the store.
+    pub async fn execute(&self, statement: &str) {
+        let sql = AssertSqlSafe(statement.to_owned());
+        let done = match self.connect().await {
+            Connection::Sqlite(mut connection) => {
+                sqlx::raw_sql(sql).execute(&mut connection).await.map(|_| ())
+            }
+            Connection::Postgres(mut connection) => {
+                sqlx::raw_sql(sql).execute(&mut connection).await.map(|_| ())
+            }
+        };
+        done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+
     /// Whether the store is SQLite.
     pub fn is_sqlite(&self) -> bool {
         self.database.is_none()

@@ -1,44 +1,62 @@
 //! Answers: JSON with a validator, and refusals in Umami's envelope.
 
+use std::borrow::Cow;
+
 use axum::response::Response;
+use dashi_domain::json::write_string;
 use dashi_http::answer::{self, error_json};
 use dashi_http::conditional::if_none_match;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 /// The reason why a request is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// A part of the path or the query is invalid; the text names it.
-    Bad(&'static str),
+    Bad(Cow<'static, str>),
     /// No key, or an unknown one.
     NoKey,
-    /// There is no such person or session.
+    /// There is no such website, person or session.
     NotFound,
     /// The method is neither GET nor HEAD.
     Method,
     /// The store does not answer, or no slot is free; the client should ask again later.
     Unavailable,
+    /// The store was stopped, since a question took longer than it may: ask for less.
+    TooLong,
 }
 
 impl Refusal {
+    /// A part of the path or the query is invalid.
+    pub const fn bad(text: &'static str) -> Self {
+        Self::Bad(Cow::Borrowed(text))
+    }
+
     /// The answer. `retry_after_s` goes with [`Refusal::Unavailable`].
     pub fn into_response(self, retry_after_s: u64) -> Response {
-        let (status, message, code) = match self {
-            Self::Bad(message) => (StatusCode::BAD_REQUEST, message, "bad-request"),
+        let (status, message, code) = match &self {
+            Self::Bad(message) => (StatusCode::BAD_REQUEST, &**message, "bad-request"),
             Self::NoKey => (StatusCode::UNAUTHORIZED, "Unauthorized", "unauthorized"),
             Self::NotFound => (StatusCode::NOT_FOUND, "Not found", "not-found"),
             Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed", "method-not-allowed"),
             Self::Unavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", "service-unavailable")
             }
+            Self::TooLong => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the answer took longer than api.question_timeout_ms: ask for a shorter time",
+                "service-unavailable",
+            ),
         };
-        let mut response = json(status, error_json(status, message, code));
+        // In quotes, which the envelope has already.
+        let mut escaped = String::new();
+        write_string(message, &mut escaped);
+        let mut response = json(status, error_json(status, &escaped[1..escaped.len() - 1], code));
         let headers = response.headers_mut();
         match self {
             Self::NoKey => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Self::Unavailable => {
+            Self::Unavailable | Self::TooLong => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after_s));
             }
             Self::Bad(_) | Self::NotFound | Self::Method => {}
@@ -105,7 +123,8 @@ mod tests {
             let header = |name| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
             (response.status().as_u16(), header(header::WWW_AUTHENTICATE), header(header::RETRY_AFTER))
         };
-        assert_eq!(refused(Refusal::Bad("x")), (400, None, None));
+        assert_eq!(refused(Refusal::bad("x")), (400, None, None));
+        assert_eq!(refused(Refusal::TooLong), (503, None, Some("7".to_owned())));
         assert_eq!(refused(Refusal::NoKey), (401, Some("Bearer".to_owned()), None));
         assert_eq!(refused(Refusal::NotFound), (404, None, None));
         assert_eq!(refused(Refusal::Method), (405, None, None));

@@ -1,11 +1,13 @@
-//! The read side of profiles: people, their sessions and journeys over HTTP, and changes as they happen. Every request
-//! needs an API key. Nothing is written here.
+//! The read side over HTTP: websites and their traffic, in Umami's shapes; people, their sessions and journeys, and changes
+//! as they happen. Requests need an API key; where none is set, this machine may read traffic (`keys::may_read`). Nothing
+//! is written here.
 //!
 //! * [`Api::router`]: the endpoints
 //! * `stream`: one connection that is notified of changes. It holds no queue: a change marks it, and it reads the
 //!   present state when the last event was written
 //! * `fan_out`: the way from a change in the store to the streams that show it
-//! * `cursor`, `keys`, `write`: positions in lists, API keys, traits as JSON
+//! * `umami`: websites, traffic, sessions and events
+//! * `cursor`, `keys`, `write`: positions in lists, API keys, JSON
 
 mod answer;
 mod api;
@@ -16,9 +18,10 @@ mod metrics;
 mod read;
 mod routes;
 mod stream;
+mod umami;
 mod write;
 
 pub use api::{Api, ApiSettings};
-pub use keys::Keys;
+pub use keys::{Keys, may_read};
 pub use metrics::ApiMetrics;
 pub use routes::PATHS;

@@ -17,6 +17,7 @@ use uuid::Uuid;
 use crate::answer::{Refusal, json, validated};
 use crate::api::Api;
 use crate::cursor::{self, List};
+use crate::umami;
 use crate::write::{Object, array, type_name, value};
 
 /// Rows of a page if the request names no limit, and at most.
@@ -42,7 +43,7 @@ impl Page {
             match &*name {
                 "limit" => {
                     let limit = value.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-                    page.limit = limit.ok_or(Refusal::Bad("limit must be a number from 1 to 200"))?;
+                    page.limit = limit.ok_or(Refusal::bad("limit must be a number from 1 to 200"))?;
                 }
                 "after" => page.after = Some(value.into_owned()).filter(|after| !after.is_empty()),
                 "query" => page.query = value.into_owned(),
@@ -50,7 +51,7 @@ impl Page {
             }
         }
         if page.query.chars().count() > QUERY_CHARS_MAX {
-            return Err(Refusal::Bad("query must have at most 50 characters"));
+            return Err(Refusal::bad("query must have at most 50 characters"));
         }
         Ok(page)
     }
@@ -72,19 +73,19 @@ impl Page {
     }
 }
 
-const BAD_CURSOR: Refusal = Refusal::Bad("after must be the value of next in an earlier page");
+const BAD_CURSOR: Refusal = Refusal::bad("after must be the value of next in an earlier page");
 
 /// An id in a path.
 pub fn id(text: &str) -> Result<Uuid, Refusal> {
-    Uuid::try_parse(text).map_err(|_| Refusal::Bad("Invalid UUID"))
+    Uuid::try_parse(text).map_err(|_| Refusal::bad("Invalid UUID"))
 }
 
 /// A path's parts. Percent-encoded bytes need not be text.
 pub fn parts<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Refusal> {
-    path.map(|Path(parts)| parts).map_err(|_| Refusal::Bad("the path is not UTF-8"))
+    path.map(|Path(parts)| parts).map_err(|_| Refusal::bad("the path is not UTF-8"))
 }
 
-type PathOf<T> = Result<Path<T>, PathRejection>;
+pub type PathOf<T> = Result<Path<T>, PathRejection>;
 
 /// `GET …/profiles`
 pub async fn profiles(State(api): State<Api>, path: PathOf<String>, request: Parts) -> Response {
@@ -247,33 +248,40 @@ fn event_json(event: &JourneyEvent) -> String {
         .end()
 }
 
-/// `GET …/sessions/{sessionId}`
+/// `GET …/sessions/{sessionId}`: the session as Umami shows it, and its effective traits.
 pub async fn session(State(api): State<Api>, path: PathOf<(String, String)>, request: Parts) -> Response {
     let work = async {
         let (website, session) = parts(path)?;
         let (website_id, session_id) = (id(&website)?, id(&session)?);
         let reading = api.0.store.session_traits(website_id, session_id);
         let traits = api.read(reading).await?.ok_or(Refusal::NotFound)?;
-        Ok(validated(&request.headers, &traits.version, traits_json(&traits)))
+        let seen = api.ask(move |questions| async move { questions.session(website_id, session_id).await });
+        let body = umami::session_json(seen.await?.as_ref(), &traits);
+        // Views and visits go on without a change of the traits.
+        let tag = format!("{}.{}", traits.version, hash(&body));
+        Ok(validated(&request.headers, &tag, body))
     };
     api.answer(&request, work).await
 }
 
-/// A session's effective traits: the answer to a GET, and the data of a stream's event.
+/// A session's effective traits: the data of a stream's event.
 pub fn traits_json(session: &SessionTraits) -> String {
+    with_traits(Object::new().text("websiteId", &session.website_id.to_string()), session).end()
+}
+
+/// The members of a session's effective traits, but its website's id.
+pub fn with_traits(object: Object, session: &SessionTraits) -> Object {
     let persons =
         session.traits.iter().filter_map(|row| Some((row.key.as_str(), row.settled.value.as_ref()?)));
     let own = session.own.iter().map(|row| (row.data_key.as_str(), &row.value));
     let mut all: Vec<_> = persons.chain(own).collect();
     all.sort_unstable_by_key(|(key, _)| *key);
     let traits = all.into_iter().fold(Object::new(), |object, (key, now)| object.json(key, &value(now)));
-    Object::new()
-        .text("websiteId", &session.website_id.to_string())
+    object
         .text("sessionId", &session.session_id.to_string())
         .optional("person", session.person.as_deref())
         .text("version", &session.version)
         .json("traits", &traits.end())
-        .end()
 }
 
 /// The traits of a session of which no event was applied yet: none.
@@ -289,7 +297,7 @@ fn hash(text: &str) -> String {
 
 /// The wall clock, by which a session is live or not, in milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "the api is an edge at which time enters")]
-fn now_ms() -> i64 {
+pub fn now_ms() -> i64 {
     ms_since_1970(SystemTime::now())
 }
 

@@ -7,28 +7,43 @@ use axum::routing::get;
 
 use crate::answer::Refusal;
 use crate::api::Api;
-use crate::{read, stream};
+use crate::{read, stream, umami};
 
 const PROFILES_PATH: &str = "/api/websites/{website}/profiles";
 const PROFILE_PATH: &str = "/api/websites/{website}/profiles/{person}";
 const JOURNEY_PATH: &str = "/api/websites/{website}/profiles/{person}/journey";
-const SESSION_PATH: &str = "/api/websites/{website}/sessions/{session}";
 const STREAM_PATH: &str = "/api/websites/{website}/sessions/{session}/stream";
 
-/// All paths of the read side; a name in braces stands for a segment.
-pub const PATHS: [&str; 5] = [PROFILES_PATH, PROFILE_PATH, JOURNEY_PATH, SESSION_PATH, STREAM_PATH];
+/// The paths of profiles, which need a key; a name in braces stands for a segment.
+const PROFILE_PATHS: [&str; 4] = [PROFILES_PATH, PROFILE_PATH, JOURNEY_PATH, STREAM_PATH];
+
+/// All paths of the read side.
+pub const PATHS: [&str; PROFILE_PATHS.len() + umami::ROUTES.len()] = {
+    let mut paths = [""; PROFILE_PATHS.len() + umami::ROUTES.len()];
+    let mut at = 0;
+    while at < paths.len() {
+        paths[at] = match at.checked_sub(PROFILE_PATHS.len()) {
+            Some(of_umami) => umami::ROUTES[of_umami].path,
+            None => PROFILE_PATHS[at],
+        };
+        at += 1;
+    }
+    paths
+};
 
 impl Api {
     /// The routes. They need a [`dashi_http::Outgoing`] among a request's extensions, as the server puts it. Pages of
     /// other origins may not read the answers.
     pub fn router(&self) -> Router {
-        let router = Router::new()
-            .route(PROFILES_PATH, get(read::profiles))
-            .route(PROFILE_PATH, get(read::profile))
-            .route(JOURNEY_PATH, get(read::journey))
-            .route(SESSION_PATH, get(read::session))
-            .route(STREAM_PATH, get(stream::open))
-            .method_not_allowed_fallback(no_such_method);
+        let mut router = umami::router();
+        if self.0.settings.keys.is_some() {
+            router = router
+                .route(PROFILES_PATH, get(read::profiles))
+                .route(PROFILE_PATH, get(read::profile))
+                .route(JOURNEY_PATH, get(read::journey))
+                .route(STREAM_PATH, get(stream::open));
+        }
+        let router = router.method_not_allowed_fallback(no_such_method);
         let router = match self.0.settings.base_path.as_str() {
             "" => router,
             base_path => Router::new().without_v07_checks().nest(base_path, router),

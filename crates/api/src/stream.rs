@@ -43,10 +43,11 @@ fn start(
     // A browser's EventSource cannot send further headers.
     let in_query = || {
         let query = request.uri.query().unwrap_or_default();
-        url::form_urlencoded::parse(query.as_bytes())
-            .any(|(name, key)| name == "key" && api.0.settings.keys.knows(key.as_bytes()))
+        url::form_urlencoded::parse(query.as_bytes()).any(|(name, key)| {
+            name == "key" && api.0.settings.keys.as_ref().is_some_and(|keys| keys.knows(key.as_bytes()))
+        })
     };
-    if !api.authorized(&request.headers) && !in_query() {
+    if !api.authorized(request) && !in_query() {
         return Err(Refusal::NoKey);
     }
     let (website, session) = parts(path)?;

@@ -44,6 +44,14 @@ impl Object {
         self.text(name, &iso_string(at_ms))
     }
 
+    /// A moment, or null.
+    pub fn optional_moment(self, name: &str, at_ms: Option<i64>) -> Self {
+        match at_ms {
+            Some(at_ms) => self.moment(name, at_ms),
+            None => self.json(name, "null"),
+        }
+    }
+
     /// The whole text.
     pub fn end(mut self) -> String {
         self.0.push('}');
@@ -61,6 +69,17 @@ pub fn array(values: impl IntoIterator<Item = String>) -> String {
         out.push_str(&value);
     }
     out.push(']');
+    out
+}
+
+/// A number; null if it is not finite.
+pub fn number(value: f64) -> String {
+    let mut out = String::new();
+    if value.is_finite() {
+        json::write_number(value, &mut out);
+    } else {
+        out.push_str("null");
+    }
     out
 }
 
@@ -82,11 +101,7 @@ pub fn value(value: &DataValue) -> String {
             let number =
                 value.number_value.map_or_else(|| stored.parse().ok(), |number| Some(number.to_f64()));
             match number.filter(|number: &f64| number.is_finite()) {
-                Some(number) => {
-                    let mut out = String::new();
-                    json::write_number(number, &mut out);
-                    out
-                }
+                Some(finite) => self::number(finite),
                 None => text(stored),
             }
         }

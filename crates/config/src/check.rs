@@ -276,9 +276,11 @@ fn api(settings: &Settings) -> Vec<ConfigError> {
             });
         }
     }
-    for (key, permits) in
-        [("api.streams_max", settings.api.streams_max), ("api.reads_max", settings.api.reads_max)]
-    {
+    for (key, permits) in [
+        ("api.streams_max", settings.api.streams_max),
+        ("api.reads_max", settings.api.reads_max),
+        ("api.questions_max", settings.api.questions_max),
+    ] {
         if permits > PERMITS_MAX {
             errors.push(ConfigError::OutOfRange {
                 key,
@@ -382,6 +384,8 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("database.pool_connections_max", u64::from(database.pool_connections_max)),
         ("database.statement_timeout_ms", database.statement_timeout_ms),
         ("profiles.live_s", profiles.live_s),
+        ("api.questions_max", api.questions_max as u64),
+        ("api.question_timeout_ms", api.question_timeout_ms),
         ("api.reads_max", api.reads_max as u64),
         ("api.streams_max", api.streams_max as u64),
         ("api.stream_heartbeat_ms", api.stream_heartbeat_ms),

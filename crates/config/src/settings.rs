@@ -389,8 +389,12 @@ pub struct Profiles {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Api {
-    /// Comma list of keys; empty for no API.
+    /// Comma list of keys; empty for none.
     pub keys: Secret<String>,
+    /// Questions about traffic at once; further ones wait.
+    pub questions_max: usize,
+    /// Longest time of a question.
+    pub question_timeout_ms: u64,
     /// Reads of the store at once; further ones wait.
     pub reads_max: usize,
     /// Open streams; more are answered 503.

@@ -1,12 +1,10 @@
 //! Who may read the console's data, and who may change something through it.
 
-use std::net::IpAddr;
-
-use dashi_api::Keys;
+use dashi_api::{Keys, may_read};
+use http::header;
 use http::request::Parts;
-use http::{HeaderMap, header};
 
-/// The rule by which requests for data are permitted.
+/// The rule by which requests for data are permitted: that of the read API, and one for changes.
 ///
 /// * Where API keys are set, reading and changing need one of them (`Authorization: Bearer KEY`). A browser never adds that
 ///   header by itself, so no other page can make a change in an operator's name.
@@ -21,17 +19,10 @@ pub struct Access {
     pub is_loopback: bool,
 }
 
-/// Headers that proxies add: a request that has one may come from anywhere.
-const PROXIES: [&str; 6] =
-    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "cf-connecting-ip"];
-
 impl Access {
     /// Whether this request may read.
     pub fn may_read(&self, request: &Parts) -> bool {
-        match self.keys {
-            Some(_) => self.may_write(request),
-            None => self.is_loopback && is_of_this_machine(request),
-        }
+        may_read(self.keys.as_ref(), request, self.is_loopback)
     }
 
     /// Whether this request may change something: only with a key.
@@ -39,26 +30,6 @@ impl Access {
         let sent = request.headers.get(header::AUTHORIZATION);
         sent.zip(self.keys.as_ref()).is_some_and(|(sent, keys)| keys.authorize(sent.as_bytes()))
     }
-}
-
-/// Whether a program or a page of this machine made the request, as far as the request shows.
-fn is_of_this_machine(request: &Parts) -> bool {
-    let text = |headers: &HeaderMap, name: &str| headers.get(name)?.to_str().ok().map(str::to_owned);
-    let host = request.uri.host().map(str::to_owned).or_else(|| text(&request.headers, "host"));
-    let site = text(&request.headers, "sec-fetch-site");
-    host.is_some_and(|host| is_loopback_name(&host))
-        && !PROXIES.iter().any(|name| request.headers.contains_key(*name))
-        && site.is_none_or(|site| site == "same-origin" || site == "none")
-}
-
-/// Whether a host, with or without a port, is this machine by every resolver's word.
-fn is_loopback_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 #[cfg(test)]

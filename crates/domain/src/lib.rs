@@ -12,11 +12,13 @@
 //!   [`flatten`], [`decimal`], [`text`]
 //! * applied events in a few words: [`applied`]
 //! * limits of what is taken: [`rate`], [`networks`], [`backlog`]
+//! * series: [`buckets`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
 pub mod applied;
 pub mod backlog;
+pub mod buckets;
 pub mod calendar;
 pub mod chunk;
 pub mod client_address;

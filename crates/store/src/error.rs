@@ -66,6 +66,14 @@ pub enum StoreError {
         #[source]
         source: Cause,
     },
+    /// A question was stopped, since its time was over.
+    #[error("{doing} took longer than {time_max:?} and was stopped")]
+    TooLong {
+        /// The operation, in words.
+        doing: &'static str,
+        /// The time.
+        time_max: std::time::Duration,
+    },
     /// The server takes no writes: a standby, or a primary that was replaced. Connect again later.
     #[error("the database is read-only: it is a standby, or another server has taken its place")]
     ReadOnly,
@@ -134,6 +142,17 @@ pub enum StoreError {
 impl StoreError {
     pub(crate) fn away(doing: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |error| Self::Away { doing, source: DriverMessage::cause(&error) }
+    }
+
+    /// The error of a question that could take `time_max`.
+    pub(crate) fn unanswered(doing: &'static str, time_max: std::time::Duration, error: sqlx::Error) -> Self {
+        /// PostgreSQL cancelled the statement; SQLite interrupted it.
+        const STOPPED: [&str; 2] = ["57014", "9"];
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.is_some_and(|code| STOPPED.contains(&&*code)) {
+            return Self::TooLong { doing, time_max };
+        }
+        Self::away(doing)(error)
     }
 }
 

@@ -17,6 +17,7 @@ mod letters;
 mod missing;
 mod postgres;
 mod profile;
+mod read;
 mod recorder;
 mod redact;
 mod snapshot;
@@ -46,6 +47,10 @@ pub use postgres::history::UmamiHistory;
 pub use postgres::{AddressError, PostgresSettings, PostgresStore};
 pub use profile::{
     Committed, JourneyEvent, PersonSession, Profile, ProfileChange, ProfileSummary, SessionTraits,
+};
+pub use read::{
+    ActivityRow, EventRow, Field, Filter, Metric, MetricKind, Operator, Point, PropertyRow, Question,
+    Questions, SessionOrder, SessionRow, SessionTotals, SourceRow, Totals, WebsiteOrder, WebsiteRow,
 };
 pub use recorder::{Heatmaps, Recorder, RecorderRules};
 pub use redact::{REDACTED, redact_url};

@@ -1,4 +1,4 @@
-//! The read side of profiles, in every process that has API keys.
+//! The read side, in every process that has API keys or that only this machine can reach.
 
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 pub struct ReadingProfiles(Api);
 
 impl ReadingProfiles {
-    /// Starts the read side and the task that marks its streams; `None` if no API key is set.
+    /// Starts the read side and the task that marks its streams; `None` if no API key is set and others than this
+    /// machine can connect.
     pub fn start(base: &Base<'_>, helpers: &mut Helpers, registry: &mut Registry) -> Option<Self> {
         let settings = settings(base)?;
         let metrics = ApiMetrics::new(registry);
@@ -41,8 +42,13 @@ fn settings(base: &Base<'_>) -> Option<ApiSettings> {
     let (ingest, api) = (&base.settings.ingest, &base.settings.api);
     // A SQLite store notifies of the changes of its own process only.
     let notifies = base.roles.projects() || matches!(base.store, Store::Postgres(_));
-    Some(ApiSettings {
-        keys: Keys::parse(api.keys.expose())?,
+    let keys = Keys::parse(api.keys.expose());
+    let listens_on_loopback = base.address.ip().to_canonical().is_loopback();
+    (keys.is_some() || listens_on_loopback).then(|| ApiSettings {
+        keys,
+        listens_on_loopback,
+        questions_max: api.questions_max,
+        question_timeout: Duration::from_millis(api.question_timeout_ms),
         base_path: ingest.base_path.clone(),
         request_timeout: Duration::from_millis(ingest.request_timeout_ms),
         retry_after_s: ingest.retry_after_s,

@@ -21,6 +21,7 @@ mod insert;
 mod letters;
 mod pool;
 mod profile;
+mod read;
 mod rows;
 mod schema;
 mod socket;

@@ -10,6 +10,7 @@ mod generation;
 mod insert;
 mod letters;
 mod profile;
+mod read;
 mod rows;
 mod sources;
 mod trace;

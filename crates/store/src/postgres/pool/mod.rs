@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
@@ -146,16 +146,29 @@ impl Pool {
 
     /// Connections of their own to the same database.
     pub fn another(&self) -> Self {
-        self.like(self.0.schema.clone(), self.0.search_path.clone())
+        self.like(self.0.schema.clone(), self.0.search_path.clone(), self.0.connections_max)
+    }
+
+    /// The same for statements that may be slow, which are not logged for that, with another bound on their number.
+    pub fn for_slow(&self, connections_max: u32) -> Self {
+        let mut pool = self.like(self.0.schema.clone(), self.0.search_path.clone(), connections_max.max(1));
+        // Nobody else has it yet.
+        if let Some(shared) = Arc::get_mut(&mut pool.0) {
+            for host in &mut shared.hosts {
+                *host = host.clone().disable_statement_logging();
+            }
+        }
+        pool
     }
 
     /// The same, in which the tables of a schema come before those of `search_path`, and stand for those of the schema
     /// `dashi`.
     pub fn within(&self, schema: &str, search_path: &str) -> Self {
-        self.like(Some(schema.into()), Some(format!("{}, {search_path}", quoted(schema))))
+        let search_path = format!("{}, {search_path}", quoted(schema));
+        self.like(Some(schema.into()), Some(search_path), self.0.connections_max)
     }
 
-    fn like(&self, schema: Option<Arc<str>>, search_path: Option<String>) -> Self {
+    fn like(&self, schema: Option<Arc<str>>, search_path: Option<String>, connections_max: u32) -> Self {
         let shared = &self.0;
         Self(Arc::new(Shared {
             hosts: shared.hosts.clone(),
@@ -165,8 +178,8 @@ impl Pool {
             statement_timeout: shared.statement_timeout,
             search_path,
             schema,
-            connections_max: shared.connections_max,
-            seats: Arc::new(Semaphore::new(shared.connections_max as usize)),
+            connections_max,
+            seats: Arc::new(Semaphore::new(connections_max as usize)),
             generation: AtomicU64::new(0),
             idle: Mutex::default(),
             sharing: Mutex::new(*lock(&shared.sharing)),
