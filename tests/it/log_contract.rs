@@ -1,6 +1,7 @@
 //! The promises of an event log, one suite for every backend.
 
 mod appending;
+mod growth;
 mod identity;
 mod location;
 mod membership;
@@ -16,6 +17,7 @@ use dashi_event_log::{EventLog, Extent, NewRecord, ReadLimit, Reader};
 use uuid::Uuid;
 
 use self::appending::*;
+use self::growth::*;
 use self::identity::*;
 use self::location::LogLocation;
 use self::membership::*;
@@ -78,6 +80,7 @@ mod embedded {
         appends_that_wait_together_share_a_commit_and_none_is_answered_before_it,
         a_full_queue_refuses_and_loses_nothing_it_took,
         two_processes_may_make_the_log_at_once,
+        a_log_grows_under_processes_that_append_and_project,
     );
 }
 
@@ -88,6 +91,7 @@ mod on_kafka {
         a_topic_made_again_is_another_log,
         a_record_too_large_for_the_topic_is_refused_as_such,
         saved_positions_are_committed_offsets,
+        records_of_sessions_that_move_wait_while_the_topic_grows,
     );
 }
 

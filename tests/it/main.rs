@@ -29,6 +29,7 @@ mod limits;
 mod log_contract;
 mod outage;
 mod ownership;
+mod partitions;
 mod profiles;
 mod profiles_http;
 mod profiles_load;

@@ -4,6 +4,7 @@ mod catalogue;
 mod fixture;
 mod generations;
 mod generations_postgres;
+mod layouts;
 mod letters;
 mod outcomes;
 mod ownership;
@@ -24,6 +25,10 @@ use generations::{
     a_swap_fences_every_writer_once_and_can_be_reverted,
     a_swap_that_stops_at_any_step_is_done_wholly_later_or_was_done,
     foreign_rows_are_refused_kept_or_lost_as_it_is_said,
+};
+use layouts::{
+    a_growth_is_committed_once_all_processes_have_acknowledged_it,
+    a_partition_notes_the_last_barrier_that_it_has_passed,
 };
 use letters::{
     a_letter_that_is_tried_again_has_one_outcome_more_and_one_dead_fewer,
@@ -110,6 +115,8 @@ macro_rules! whole_contract {
             letters_that_are_not_as_they_were_read_are_not_written,
             letters_wait_behind_the_first_of_their_session,
             late_records_give_the_rows_that_they_would_have_given_in_time,
+            a_growth_is_committed_once_all_processes_have_acknowledged_it,
+            a_partition_notes_the_last_barrier_that_it_has_passed,
             outcomes_add_up,
             what_is_missing_is_noted_with_the_checkpoint_that_passes_it,
             a_checkpoint_goes_back_and_dead_letters_of_the_other_records_stay,

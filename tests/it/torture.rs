@@ -116,12 +116,13 @@ async fn torture(mut world: World, again: &str) {
     for (fault, count) in &survived {
         let _ = writeln!(report, "| {fault} | {count} |");
     }
+    let grown: Value = serde_json::from_str(&world.run(&["partitions", "--json"], LONG).await).expect("JSON");
     let replaced = world.lines_with("the Kafka producer is broken");
     let _ = writeln!(
         report,
         "\n| events | |\n|---|---|\n| sent | {} |\n| acknowledged | {} |\n| in the log | {} |\n| applied | {} |\n\
          | duplicate | {} |\n| dead letters | {} |\n| forwarded from a spool by the last collectors | {} |\n| Kafka producers \
-         replaced | {} |\n",
+         replaced | {} |\n| layouts of the log | {} |\n",
         answered[1],
         ledger.acknowledged(),
         totals.in_log,
@@ -129,7 +130,8 @@ async fn torture(mut world: World, again: &str) {
         totals.duplicate,
         totals.dead,
         forwarded,
-        replaced.len()
+        replaced.len(),
+        grown["layouts"].as_array().map_or(0, Vec::len)
     );
     for line in replaced {
         let _ = writeln!(report, "{line}");

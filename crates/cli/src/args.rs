@@ -17,6 +17,7 @@ use crate::audit::AuditArgs;
 use crate::dead_letters::DeadLettersArgs;
 use crate::erase::EraseArgs;
 use crate::import::ImportCommand;
+use crate::partitions::PartitionsArgs;
 
 /// An event-sourced collector for web analytics that speaks Umami's protocol.
 ///
@@ -88,6 +89,8 @@ pub enum Command {
     Pixel(PixelCommand),
     /// Print partitions, checkpoints, lag, the account of all records and the last error
     Status(StatusArgs),
+    /// Print over how many partitions the log is spread, or let that number grow
+    Partitions(PartitionsArgs),
     /// Accept that the log lost records, so that projecting can go on; the lost records are recorded as missing
     AcceptLost(AcceptLostArgs),
     /// Rebuild the tables from the log beside the live ones and swap them, or fold the log into a store of its own

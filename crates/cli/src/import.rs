@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use dashi_config::{Loaded, Settings};
 use dashi_domain::client_address::BlockedAddresses;
@@ -12,10 +13,12 @@ use dashi_import::{
     Source, UmamiSource,
 };
 use dashi_store::{PostgresSettings, Store, UmamiHistory, redact_url};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
+use crate::layouts::{Follower, Role};
 use crate::open::InForce;
 use crate::output::print;
 use crate::progress::{ProgressDisplay, State, Unit};
@@ -179,6 +182,12 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
     }
     let source = source(settings, command, &store).await?;
     let log = if args.dry_run { None } else { Some(open::log(settings, absent).await?) };
+    let followed = CancellationToken::new();
+    let follower = match &log {
+        Some(log) => Follower::start(log, &store, &Role::Command).await,
+        None => None,
+    };
+    let following = follower.map(|follower| tokio::spawn(follower.run(followed.clone())));
     let delay_max = Duration::from_millis(settings.history.delay_ms_max);
     let pacer = log.as_ref().filter(|_| !args.unpaced);
     let pacer = pacer.map(|log| Pacer::new(log.clone(), store.clone(), delay_max, false));
@@ -206,6 +215,10 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
     let imported = dashi_import::import(log.as_ref(), &store, source, &import_settings, &stop, show).await;
     display.finish();
     drop(import_settings);
+    followed.cancel();
+    if let Some(following) = following {
+        following.await.context("the task that follows the log's layouts")?;
+    }
     if let Some(log) = log {
         log.close().await;
     }

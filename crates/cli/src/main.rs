@@ -17,12 +17,14 @@ mod heal;
 mod health;
 mod import;
 mod interrupt;
+mod layouts;
 mod logging;
 mod moment;
 mod open;
 mod open_files;
 mod ops;
 mod output;
+mod partitions;
 mod progress;
 mod reach;
 mod replay;
@@ -73,6 +75,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Link(command) => tracked::link(&loaded, command).await,
             Command::Pixel(command) => tracked::pixel(&loaded, command).await,
             Command::Status(args) => status::run(&loaded, &args).await,
+            Command::Partitions(args) => partitions::run(&loaded, &args).await,
             Command::AcceptLost(args) => accept_lost::run(&loaded, &args).await,
             Command::Replay(args) => replay::run(&loaded, args).await,
             Command::Compare(args) => compare::run(&loaded, &args).await,

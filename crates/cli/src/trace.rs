@@ -9,7 +9,7 @@ use dashi_domain::glance::Glance;
 use dashi_domain::ids::{message_name, named_event_id, request_name};
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::parking::Parking;
-use dashi_domain::partitioner::{key, partition_for};
+use dashi_domain::partitioner::key;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, Extent, ReadLimit};
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::args::TraceArgs;
 use crate::exit::{Exit, Misuse};
+use crate::layouts::known;
 use crate::open;
 use crate::output::print;
 use crate::progress::{self, ProgressDisplay, Unit};
@@ -149,12 +150,15 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) 
     if scan {
         found = search_all(log, &partitions, id, json).await?;
     } else if let Some(from_ms) = received_at_ms(id).or(applied.as_ref().map(|event| event.created_at_ms)) {
-        // The session determines the partition, unless the topic has grown since.
-        let own = applied
-            .as_ref()
-            .map(|event| partition_for(key(event.session_id).as_bytes(), partitions.len() as u32));
-        let (own, others): (Vec<_>, Vec<_>) =
-            partitions.iter().copied().partition(|partition| own.is_none_or(|own| own == *partition));
+        // The session and the layout of that time determine the partition.
+        let layouts = known(log, store).await?;
+        let own = |event: &AppliedEvent| {
+            let key = key(event.session_id);
+            layouts.iter().map(|layout| layout.partition_of(key.as_bytes())).collect::<Vec<_>>()
+        };
+        let own = applied.as_ref().map(own);
+        let is_own = |partition: &Partition| own.as_ref().is_none_or(|own| own.contains(partition));
+        let (own, others): (Vec<_>, Vec<_>) = partitions.iter().copied().partition(is_own);
         let candidates: Vec<_> = own.into_iter().chain(others).collect();
         let (usual, last) = (from_ms + APPEND_MS_USUAL, from_ms + APPEND_MS_MAX);
         'found: for times in [from_ms..usual, usual..last] {

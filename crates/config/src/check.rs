@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Most partitions of a log that Dashi creates.
-const PARTITIONS_MAX: u32 = 4096;
+pub const PARTITIONS_MAX: u32 = 4096;
 
 /// Below this, brokers refuse a group's member. Source: Apache Kafka, `group.min.session.timeout.ms`.
 const SESSION_TIMEOUT_MS_MIN: u64 = 6_000;

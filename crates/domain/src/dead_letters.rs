@@ -203,6 +203,9 @@ pub fn refusal(value: &[u8]) -> Option<&'static str> {
     if crate::erasure::Tombstone::is(value) {
         return Some("a tombstone has the place of an erased record, of which nothing is left");
     }
+    if crate::layout::Barrier::is(value) {
+        return Some("a barrier of layouts is about the records before it and cannot be applied later");
+    }
     LetterCommand::is(value).then_some("a command about dead letters is not applied later: give it again")
 }
 

@@ -99,12 +99,16 @@ pub struct ErasureCopy {
 }
 
 impl Erasure {
-    /// The copies for all partitions. `sessions` are the person's, of any partition.
-    pub fn copies(&self, sessions: &[Uuid]) -> Vec<ErasureCopy> {
+    /// The copies for all partitions. `sessions` are the person's, of any partition. `earlier` are the numbers of partitions
+    /// that the log had before: a session's older records lie where they lay then, and the copy there names it, too.
+    pub fn copies(&self, sessions: &[Uuid], earlier: &[u32]) -> Vec<ErasureCopy> {
         let mut copies = Vec::new();
         for partition in (0..self.partitions).map(Partition::new) {
-            let mut own: Vec<Uuid> =
-                sessions.iter().copied().filter(|session| self.holds(partition, *session)).collect();
+            let lies_here = |session: &Uuid| {
+                let held = |count: &u32| partition_for(key(*session).as_bytes(), *count) == partition;
+                self.holds(partition, *session) || earlier.iter().any(held)
+            };
+            let mut own: Vec<Uuid> = sessions.iter().copied().filter(lies_here).collect();
             own.sort_unstable();
             own.dedup();
             let mut parts: Vec<&[Uuid]> = own.chunks(SESSIONS_MAX).collect();
@@ -121,7 +125,7 @@ impl Erasure {
         copies
     }
 
-    /// Whether a session's records lie in a partition.
+    /// Whether a session's newest records lie in a partition: its writer deletes the session's rows.
     pub fn holds(&self, partition: Partition, session_id: Uuid) -> bool {
         partition_for(key(session_id).as_bytes(), self.partitions) == partition
     }
@@ -140,6 +144,11 @@ impl Erasure {
 }
 
 impl ErasureCopy {
+    /// The partition that it is for: its key lies there.
+    pub fn partition(&self) -> Partition {
+        partition_for(key(self.key).as_bytes(), self.erasure.partitions)
+    }
+
     /// Whether a record's value is a copy's, by its first bytes.
     pub fn is(value: &[u8]) -> bool {
         value.starts_with(COPY)
@@ -430,12 +439,12 @@ mod tests {
         for subject in
             [Subject::Person("ada \"x\"".to_owned()), Subject::Session(Uuid::from_u128(7)), Subject::Website]
         {
-            let copies = erasure(subject).copies(&sessions);
+            let copies = erasure(subject).copies(&sessions, &[]);
             assert_eq!(copies.len(), 5);
             assert_eq!(copies.iter().map(|copy| copy.sessions.len()).sum::<usize>(), 100);
             for (number, copy) in copies.iter().enumerate() {
                 let partition = Partition::new(number as u32);
-                assert!(copy.erasure.holds(partition, copy.key));
+                assert!(copy.erasure.holds(partition, copy.key) && copy.partition() == partition);
                 assert!(copy.sessions.iter().all(|session| copy.erasure.holds(partition, *session)));
                 let value = copy.encode();
                 assert!(ErasureCopy::is(&value) && !Tombstone::is(&value));
@@ -448,8 +457,17 @@ mod tests {
                 );
             }
         }
+        // The log had two partitions before: the older records of a session lie in one of those.
+        for copy in erasure(Subject::Person("x".to_owned())).copies(&sessions, &[2, 5]) {
+            let lies_here = |session: &Uuid| {
+                let held = |count| partition_for(key(*session).as_bytes(), count) == copy.partition();
+                held(2) || held(5)
+            };
+            let expected: Vec<Uuid> = sessions.iter().copied().filter(lies_here).collect();
+            assert_eq!(copy.sessions, expected);
+        }
         let many: Vec<Uuid> = (0..60_000).map(Uuid::from_u128).collect();
-        let copies = erasure(Subject::Person("x".to_owned())).copies(&many);
+        let copies = erasure(Subject::Person("x".to_owned())).copies(&many, &[]);
         assert!(copies.len() > 5 && copies.iter().all(|copy| copy.sessions.len() <= SESSIONS_MAX));
         let ids: HashSet<Uuid> = copies.iter().map(|copy| copy.copy_id).collect();
         assert_eq!(ids.len(), copies.len());
@@ -457,7 +475,7 @@ mod tests {
 
     #[test]
     fn a_person_has_the_sessions_that_name_them_and_those_of_the_copy() {
-        let mut copies = erasure(Subject::Person("ada".to_owned())).copies(&[]);
+        let mut copies = erasure(Subject::Person("ada".to_owned())).copies(&[], &[]);
         copies[0].sessions.push(Uuid::from_u128(21));
         let mut coverage = Coverage::of(&copies[0], Offset::new(10));
         let named = event(1, 20, r#","id":"ada""#);
@@ -474,7 +492,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_has_the_outcome_and_the_fingerprint_of_the_record_and_nothing_else_of_it() {
-        let copies = erasure(Subject::Website).copies(&[]);
+        let copies = erasure(Subject::Website).copies(&[], &[]);
         let mut coverage = Coverage::of(&copies[0], Offset::new(10));
         let value = event(1, 20, r#","id":"ada","title":"secret""#);
         for expected in [Outcome::Applied, Outcome::Duplicate] {

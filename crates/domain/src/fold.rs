@@ -22,11 +22,13 @@ use crate::glance::HourKey;
 use crate::heatmap::{self, HeatmapPost};
 use crate::ids::{dependent_id, session_data_id};
 use crate::imported::Imported;
+use crate::layout::{Barrier, Passed};
 use crate::location::Location;
 use crate::log_record::LogRecord;
 use crate::missing::Missing;
 use crate::page_url::{UrlRules, page_url, performance_path, referrer};
 use crate::parking::Parking;
+use crate::position::{LogId, Partition};
 use crate::profile::{self, LinkSource, ProfileLink, ProfileLinkKind, Stamp, TraitSend, parse_version};
 use crate::record::{Event, Record};
 use crate::rows::{
@@ -122,6 +124,21 @@ pub fn fold(records: &[Record], applied_before: &HashSet<Uuid>, rules: &FoldRule
                         });
                         folding.changes.command = Some(command);
                     }
+                    LogRecord::Layout(barrier) => {
+                        assert!(
+                            records.len() == 1,
+                            "a barrier of layouts is folded alone, and is one of {}",
+                            records.len()
+                        );
+                        folding.changes.applied.push(AppliedRow {
+                            record_id: barrier.id(),
+                            record_type: "layout".to_owned(),
+                            website_id: Uuid::nil(),
+                            session_id: Uuid::nil(),
+                            received_at_ms: barrier.at_ms,
+                        });
+                        folding.changes.barrier = Some(barrier);
+                    }
                     // Handled above.
                     LogRecord::Erased(_) => {}
                 }
@@ -203,6 +220,8 @@ pub struct Changes {
     pub erasure: Option<ErasureCopy>,
     /// A command about dead letters. Then it is the only record.
     pub command: Option<LetterCommand>,
+    /// A barrier of layouts. Then it is the only record.
+    pub barrier: Option<Barrier>,
     /// That the records are dead letters that a command has folded again. The projector fills this in, not the fold.
     pub tried: Option<Tried>,
     /// Sessions whose letters hold up nothing any more. The projector fills this in, too.
@@ -275,7 +294,7 @@ pub fn runs(records: &[Record]) -> Vec<Range<usize>> {
 
 /// Whether a record is a command: no collector accepted it, and it is folded alone.
 pub fn is_command(value: &[u8]) -> bool {
-    ErasureCopy::is(value) || LetterCommand::is(value)
+    ErasureCopy::is(value) || LetterCommand::is(value) || Barrier::is(value)
 }
 
 impl Outcomes {
@@ -302,6 +321,11 @@ impl Changes {
             + self.imported_session_data.len()
             + self.sends.len()
             + self.heatmap.len()
+    }
+
+    /// The barrier among them, if it was written for this partition.
+    pub fn barrier_of(&self, log: &LogId, partition: Partition) -> Option<Passed> {
+        self.barrier.as_ref().filter(|barrier| barrier.is_of(log, partition)).map(|barrier| barrier.layouts)
     }
 
     /// Whether the records come after later ones of their sessions: then none of their values replaces a newer one (I6).

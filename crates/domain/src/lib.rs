@@ -5,7 +5,7 @@
 //!
 //! * requests: [`json`], [`schema`], [`submission`], [`chunk`], [`heatmap`], [`client_address`], [`location`]
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
-//! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`]; records that are lost:
+//! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`], [`layout`]; records that are lost:
 //!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`], [`dead_letters`];
 //!   waiting behind a record that cannot be applied: [`parking`]; keeping them while the log is away: [`spool`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
@@ -35,6 +35,7 @@ pub mod ids;
 pub mod imported;
 mod javascript;
 pub mod json;
+pub mod layout;
 pub mod location;
 pub mod log_record;
 pub mod missing;

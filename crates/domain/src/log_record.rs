@@ -8,6 +8,7 @@ use crate::erasure::{ErasureCopy, Tombstone};
 use crate::heatmap::HeatmapPost;
 use crate::imported::Imported;
 use crate::json::Value;
+use crate::layout::Barrier;
 use crate::profile;
 use crate::record::{DecodeError, Envelope, Event};
 
@@ -27,6 +28,8 @@ pub enum LogRecord<'a> {
     Erasure(ErasureCopy),
     /// A command about dead letters.
     Letters(LetterCommand),
+    /// The number of partitions grows.
+    Layout(Barrier),
     /// The place of a record that an erasure covered.
     Erased(Tombstone),
 }
@@ -47,12 +50,13 @@ impl<'a> LogRecord<'a> {
             Some("dead-letters") => {
                 LetterCommand::decode(envelope, fields.0.remove("payload")).map(Self::Letters)
             }
+            Some("layout") => Barrier::decode(envelope, fields.0.remove("payload")).map(Self::Layout),
             Some("erased") => Tombstone::decode(envelope, fields.0.remove("payload")).map(Self::Erased),
             _ => Event::from_fields(envelope, fields).map(Self::Event),
         }
     }
 
-    /// The identity of the event, chunk, post, imported rows, copy or command; of a tombstone, that of the record that was there.
+    /// The identity of the event, chunk, post, imported rows, copy, command or barrier; of a tombstone, that of the record that was there.
     pub fn id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.event_id,
@@ -61,6 +65,7 @@ impl<'a> LogRecord<'a> {
             Self::Imported(imported) => imported.record_id,
             Self::Erasure(copy) => copy.copy_id,
             Self::Letters(command) => command.command_id,
+            Self::Layout(barrier) => barrier.id(),
             Self::Erased(tombstone) => tombstone.record_id,
         }
     }
@@ -76,7 +81,7 @@ impl<'a> LogRecord<'a> {
         }
     }
 
-    /// The website, link or pixel that it is of; nil for a command about dead letters.
+    /// The website, link or pixel that it is of; nil for a command about dead letters and a barrier.
     pub fn source_id(&self) -> Uuid {
         match self {
             Self::Event(event) => event.submission.payload.source.id,
@@ -84,7 +89,7 @@ impl<'a> LogRecord<'a> {
             Self::Heatmap(post) => post.submission.website_id,
             Self::Imported(imported) => imported.website_id,
             Self::Erasure(copy) => copy.erasure.website_id,
-            Self::Letters(_) => Uuid::nil(),
+            Self::Letters(_) | Self::Layout(_) => Uuid::nil(),
             Self::Erased(tombstone) => tombstone.website_id,
         }
     }

@@ -8,9 +8,8 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use crate::dead_letters::LetterCommand;
-use crate::erasure::{ErasureCopy, Tombstone};
-use crate::fold::Changes;
+use crate::erasure::Tombstone;
+use crate::fold::{Changes, is_command};
 use crate::glance::Glance;
 use crate::position::Offset;
 use crate::record::Record;
@@ -185,7 +184,7 @@ pub fn cut(records: &[Record], letters: &[DeadLetter]) -> Option<usize> {
 
 /// The session by which a record waits; `None` for records that never do.
 pub fn session_of(value: &[u8]) -> Option<Uuid> {
-    if ErasureCopy::is(value) || Tombstone::is(value) || LetterCommand::is(value) {
+    if Tombstone::is(value) || is_command(value) {
         return None;
     }
     Glance::of(value).session_id

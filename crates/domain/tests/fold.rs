@@ -666,7 +666,7 @@ fn an_erasure_is_folded_alone_and_its_second_copy_is_a_duplicate() {
         subject: Subject::Person("ada".to_owned()),
         partitions: 1,
     };
-    let copy = erasure.copies(&[uuid(7)]).remove(0);
+    let copy = erasure.copies(&[uuid(7)], &[]).remove(0);
     let at = |offset, value: Vec<u8>| Record {
         partition: Partition::new(0),
         offset: Offset::new(offset),
@@ -697,7 +697,7 @@ fn tombstones_count_as_the_records_that_they_replace() {
         subject: Subject::Website,
         partitions: 1,
     };
-    let copy = erasure.copies(&[]).remove(0);
+    let copy = erasure.copies(&[], &[]).remove(0);
     // One, a copy of it, and two that are set aside.
     let mut records = vec![identify_with(2, 0, 1), identify_with(2, 1, 1), identify_with(10_001, 2, 2)];
     let mut broken = identify_with(1, 3, 3);

@@ -129,6 +129,12 @@ pub enum AppendError {
     /// The lane of historical events takes no more. Nothing was appended.
     #[error("the lane of historical events is full: {0}")]
     LaneFull(Full),
+    /// The number of partitions grows, and the record's session moves: it waited as long as a record may wait. Nothing was
+    /// appended.
+    #[error(
+        "the event log's partitions grow, and records of sessions that move wait for that: `dashi partitions` shows it"
+    )]
+    Held,
     /// The log was closed. Nothing was appended.
     #[error("the event log is closed")]
     Closed,

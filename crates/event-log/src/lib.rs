@@ -129,6 +129,28 @@ impl EventLog {
         }
     }
 
+    /// Appends records to one partition, which the log has, whatever their keys: commands that are about a partition lie in
+    /// it. Otherwise it is [`EventLog::append`].
+    pub async fn append_to(
+        &self,
+        partition: Partition,
+        records: Vec<NewRecord>,
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
+        match self {
+            Self::Embedded(log) => log.append_to(partition, records).await,
+            Self::Kafka(log) => log.append_to(partition, records).await,
+        }
+    }
+
+    /// The number of partitions over which new records are spread, as far as this process knows; `None` if it does not. A
+    /// topic may have more partitions, with older records, or none.
+    pub fn partitions_in_force(&self) -> Option<u32> {
+        match self {
+            Self::Embedded(log) => Some(log.partition_count()),
+            Self::Kafka(log) => log.routing().current().map(|layout| layout.partitions),
+        }
+    }
+
     /// Makes records durable, in their order: in the log, or in its [spool](EventLog::open_spool) while the log is away or
     /// slow, from where they are forwarded before newer ones. Returns one result per record, in the same order. A record may
     /// be in the log twice, if its acknowledgement was lost. Without a spool it is [`EventLog::append`].

@@ -25,7 +25,7 @@ pub enum Concern {
     ReplicationFactor,
     /// The cluster does not let this client read the topic's settings.
     SettingsUnreadable,
-    /// The number of partitions has changed under this process.
+    /// The topic has more partitions, or fewer, than those over which records are spread.
     Partitions,
 }
 

@@ -92,6 +92,7 @@ fn results(accepted: Vec<Result<(), AppendError>>) -> Vec<Result<(), Rejection>>
             | AppendError::Refused(_)
             | AppendError::SpoolFull(_)
             | AppendError::LaneFull(_)
+            | AppendError::Held
             | AppendError::Closed,
         ) => Err(Rejection::Unavailable),
     };

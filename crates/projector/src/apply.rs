@@ -207,6 +207,10 @@ pub(crate) async fn commit(
             // No letter that is tried is a command.
             Box::pin(letters::obey(task, claim, from, command)).await?;
         }
+        let layouts = changes.barrier_of(&claim.log, claim.partition);
+        if let Some(layouts) = layouts.filter(|_| task.shared.settings.parking.is_some()) {
+            task.let_go(claim, from, layouts).await?;
+        }
         let changes = goal.completed(changes, &records[run.clone()]);
         match commit_once(task, claim, from, to, &changes).await {
             Ok(()) => {

@@ -146,6 +146,6 @@ pub(crate) async fn give_up(
     Ok(())
 }
 
-fn away(claim: &Claim, error: StoreError) -> CommitError {
+pub(crate) fn away(claim: &Claim, error: StoreError) -> CommitError {
     CommitError::NotWritten { partition: claim.partition, source: Arc::new(error) }
 }

@@ -10,6 +10,7 @@
 mod apply;
 mod fold_panic;
 mod lag;
+mod layout;
 mod letters;
 mod metrics;
 mod outage;

@@ -34,6 +34,8 @@ pub struct ProjectorMetrics {
     pub(crate) claims: Counter,
     /// Claims lost to another projector.
     pub(crate) fenced: Counter,
+    /// Records that lie in another partition than the layout says.
+    pub(crate) misplaced: Counter,
     retries: Counter,
     up: Gauge,
     states: Family<StateLabels, Gauge>,
@@ -90,6 +92,7 @@ impl ProjectorMetrics {
             lag_records: Family::default(),
             lag_seconds: Family::default(),
             claims: Counter::default(),
+            misplaced: Counter::default(),
             fenced: Counter::default(),
             retries: Counter::default(),
             up: Gauge::default(),
@@ -144,6 +147,11 @@ impl ProjectorMetrics {
             "Age of the oldest record not applied",
             Unit::Seconds,
             metrics.lag_seconds.clone(),
+        );
+        registry.register(
+            "dashi_projector_misplaced_records",
+            "Records that lie in another partition than the layout of the grown log says",
+            metrics.misplaced.clone(),
         );
         registry.register("dashi_projector_claims", "Partitions claimed", metrics.claims.clone());
         registry.register(

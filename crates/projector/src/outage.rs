@@ -50,6 +50,7 @@ pub(crate) enum Doing {
     Reading(Checkpoint),
     Committing(Checkpoint),
     Resuming,
+    LookingAtOthers(Checkpoint),
     Projecting,
 }
 
@@ -60,6 +61,9 @@ impl fmt::Display for Doing {
             Self::Reading(from) => write!(f, "reading from offset {from} on"),
             Self::Committing(from) => write!(f, "committing from offset {from} on"),
             Self::Resuming => f.write_str("reading the checkpoint"),
+            Self::LookingAtOthers(from) => {
+                write!(f, "looking whether other partitions have passed the barrier before offset {from}")
+            }
             Self::Projecting => f.write_str("projecting"),
         }
     }

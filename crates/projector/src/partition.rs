@@ -1,8 +1,9 @@
 //! The task of one partition, live or in a replay: it claims the partition, reads on from the checkpoint, folds and commits,
 //! until it is stopped.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashi_archive::Archive;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, apply, passing};
 use crate::fold_panic::panic_text;
+use crate::layout::Barriers;
 use crate::letters::give_up;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
@@ -46,6 +48,8 @@ pub(crate) struct Shared {
     pub metrics: ProjectorMetrics,
     /// Of a replay.
     pub rate: Option<RateLimit>,
+    /// Of a replay: partitions of which it applies no more, so that none waits for them at a barrier.
+    pub exhausted: Mutex<HashSet<Partition>>,
 }
 
 impl Shared {
@@ -57,7 +61,22 @@ impl Shared {
         metrics: ProjectorMetrics,
     ) -> Self {
         let rules = Arc::new(settings.rules.clone());
-        Self { log, archive: None, store, settings, rules, progress, metrics, rate: None }
+        Self {
+            log,
+            archive: None,
+            store,
+            settings,
+            rules,
+            progress,
+            metrics,
+            rate: None,
+            exhausted: Mutex::default(),
+        }
+    }
+
+    /// Whether a replay applies no more of the partition.
+    pub fn is_exhausted(&self, partition: Partition) -> bool {
+        self.exhausted.lock().unwrap_or_else(PoisonError::into_inner).contains(&partition)
     }
 }
 
@@ -78,6 +97,8 @@ pub(crate) enum End {
     Stopped,
     /// It reached the end of a replay.
     Reached,
+    /// In a replay, it waits at a barrier for other partitions: they are to run.
+    Waits,
 }
 
 /// How long the log has returned no record.
@@ -127,11 +148,17 @@ impl PartitionTask {
         let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
         let (mut from, mut source, mut idle_since) = (claim.resume_from, Source::default(), Instant::now());
         let mut last = LastApplied { behind: from, fingerprint: claim.fingerprint };
+        // The rest of a batch behind a barrier.
+        let (mut barriers, mut read_already) = (Barriers::of(&claim), None);
         while !self.stop.is_cancelled() {
             if self.is_at_end(from) {
                 return Ok(End::Reached);
             }
-            let batch = match source.read(self, from, last).await {
+            let read = match read_already.take() {
+                Some(batch) => Ok(batch),
+                None => source.read(self, from, last).await,
+            };
+            let batch = match read {
                 Ok(batch) => self.up_to_the_end(batch),
                 Err(error) => {
                     from = self.after_failed_read(outages, &claim, from, error).await?;
@@ -152,6 +179,13 @@ impl PartitionTask {
                 continue;
             }
             outages.log_answers(&claim).await;
+            if !barriers.is_open() && !self.may_go_on(outages, &claim, from, &mut barriers, &batch).await? {
+                if let Mode::Replay { .. } = self.mode {
+                    return Ok(End::Waits);
+                }
+                read_already = Some(batch);
+                continue;
+            }
             if let Some(rate) = &self.shared.rate {
                 tokio::select! {
                     () = self.stop.cancelled() => continue,
@@ -159,7 +193,17 @@ impl PartitionTask {
                 }
             }
             let (began, is_full) = (Instant::now(), self.is_full(&batch.records));
+            let (batch, rest) = self.up_to_a_barrier(batch);
+            let (to, barrier) = (batch.to, self.barrier_at_the_end(&batch));
+            let misplaced = barriers.misplaced(self.partition, &batch.records);
             from = self.apply(outages, &claim, from, batch, &mut last).await?;
+            if from == to {
+                self.shared.metrics.misplaced.inc_by(misplaced);
+                if let Some(layouts) = barrier {
+                    barriers.passed(layouts);
+                }
+                read_already = rest;
+            }
             idle_since = Instant::now();
             self.shared.progress.reached(self.partition, from);
             if !is_full {
@@ -206,7 +250,7 @@ impl PartitionTask {
                         continue;
                     }
                     self.shared.metrics.claims.inc();
-                    self.shared.progress.claimed(partition, claim.resume_from);
+                    self.shared.progress.resumed(partition, claim.resume_from);
                     // The line "assigned" names all partitions at once.
                     tracing::debug!(
                         partition = %partition, epoch = %claim.epoch, checkpoint = %claim.resume_from, "projecting"

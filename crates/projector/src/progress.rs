@@ -159,6 +159,14 @@ impl Progress {
         self.with(|process| process.partitions.insert(partition, PartitionProgress::new()));
     }
 
+    /// The partition is worked on again by a replay; what was applied before counts still.
+    pub(crate) fn assigned_again(&self, partition: Partition) {
+        self.with(|process| {
+            process.partitions.entry(partition).or_insert_with(PartitionProgress::new).state =
+                PartitionState::Running
+        });
+    }
+
     /// The partition is no longer assigned to this process.
     pub(crate) fn revoked(&self, partition: Partition) {
         self.with(|process| process.partitions.remove(&partition));
@@ -168,6 +176,16 @@ impl Progress {
         self.update(partition, |progress| {
             progress.checkpoint = Some(checkpoint);
             progress.began = checkpoint;
+        });
+    }
+
+    /// The partition was claimed again, and goes on where it was.
+    pub(crate) fn resumed(&self, partition: Partition, checkpoint: Checkpoint) {
+        self.update(partition, |progress| {
+            if progress.checkpoint.is_none() {
+                progress.began = checkpoint;
+            }
+            progress.checkpoint = Some(checkpoint);
         });
     }
 

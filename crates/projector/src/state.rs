@@ -21,6 +21,8 @@ pub enum PartitionState {
     WaitingForStore,
     /// The log failed; it is tried again at growing intervals.
     WaitingForLog,
+    /// Its records wait until other partitions have passed a barrier of layouts.
+    WaitingForLayout,
     /// It cannot go on until an operator acts; it is tried again at an interval.
     Failed(FailureKind),
 }
@@ -50,7 +52,8 @@ pub enum FailureKind {
 
 impl PartitionState {
     /// Names of all states, in metrics and readiness.
-    pub const NAMES: [&'static str; 4] = ["running", "waiting_for_store", "waiting_for_log", "failed"];
+    pub const NAMES: [&'static str; 5] =
+        ["running", "waiting_for_store", "waiting_for_log", "waiting_for_layout", "failed"];
 
     /// Name of the state, one of [`Self::NAMES`].
     pub const fn name(self) -> &'static str {
@@ -58,6 +61,7 @@ impl PartitionState {
             Self::Running => "running",
             Self::WaitingForStore => "waiting_for_store",
             Self::WaitingForLog => "waiting_for_log",
+            Self::WaitingForLayout => "waiting_for_layout",
             Self::Failed(_) => "failed",
         }
     }

@@ -2,6 +2,7 @@
 
 use dashi_domain::fold::Outcomes;
 use dashi_domain::guard::GuardRow;
+use dashi_domain::layout::Passed;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Partition};
 
@@ -22,6 +23,8 @@ pub struct Claim {
     pub fingerprint: Option<i64>,
     /// Whether the last error that was noted is not over, as far as the store knows.
     pub has_open_error: bool,
+    /// The last barrier that the partition's writers have passed.
+    pub layout: Option<Passed>,
 }
 
 impl Claim {
@@ -37,6 +40,10 @@ impl Claim {
         })
     }
 }
+
+/// The row of a claim as both backends read it: epoch, checkpoint, the last record's fingerprint, whether the last error is
+/// not over, and the last barrier: version, partitions before and since.
+pub(crate) type ClaimColumns = (i64, i64, Option<i64>, bool, i64, i64, i64);
 
 /// An error to be noted with a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +96,8 @@ pub struct PartitionState {
     pub rewound: u64,
     /// When the checkpoint last moved, or was claimed; milliseconds since 1970.
     pub updated_at_ms: i64,
+    /// The last barrier that the partition's writers have passed.
+    pub layout: Option<Passed>,
     /// Whether a live projector claimed it, not only a replay.
     pub is_live: bool,
     /// The last error, if there was any.

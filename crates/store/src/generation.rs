@@ -19,7 +19,8 @@ pub const FOREIGN_KEYS_MAX: usize = 5;
 /// Dashi's own tables that are of the store, not of a generation: a swap leaves them where they are. All other tables of
 /// the schema `dashi` (PostgreSQL) or with the prefix `dashi_` (SQLite) belong to a generation, so a table whose rows do
 /// not follow from the log has to be named here.
-pub(crate) const SHARED_TABLES: &[&str] = &["migration", "generation", "tally", "spool"];
+pub(crate) const SHARED_TABLES: &[&str] =
+    &["migration", "generation", "tally", "spool", "layout", "appender"];
 
 /// A generation of the tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

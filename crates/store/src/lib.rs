@@ -13,6 +13,7 @@ mod error;
 mod generation;
 mod heal;
 mod history;
+mod layout;
 mod letters;
 mod missing;
 mod postgres;
@@ -41,6 +42,7 @@ pub use generation::{
 };
 pub use heal::{OrphanedSession, Orphaning, Sibling, WebsiteState};
 pub use history::{HistoryRows, HistorySource, HistorySourceKind, LeftOut, Place};
+pub use layout::{Appender, AppenderState, StoredLayout};
 pub use letters::{LetterCounts, LetterFilter, LetterPlace, LetterToTry, SetAside};
 pub use postgres::heal::{HealError, HealReport, HealScope, KeepUndo, OnProgress, Orphans, Repair};
 pub use postgres::history::UmamiHistory;

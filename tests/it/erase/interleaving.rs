@@ -80,7 +80,7 @@ fn partitions(random: &mut Random, subject: Subject) -> Vec<Vec<Record>> {
         partitions: PARTITIONS,
     };
     // Sessions of devices that the records of their partition do not name.
-    let copies = erasure.copies(&[session(100), session(2)]);
+    let copies = erasure.copies(&[session(100), session(2)], &[]);
     let mut partitions: Vec<Vec<Record>> = vec![Vec::new(); PARTITIONS as usize];
     let mut append = |of: Uuid, value: Vec<u8>| {
         let partition = partition_for(key(of).as_bytes(), PARTITIONS);

@@ -125,6 +125,7 @@ pub(super) fn full_changes() -> Changes {
         imported_session_links: Vec::new(),
         erasure: None,
         command: None,
+        barrier: None,
         tried: None,
         given_up: Vec::new(),
         link_sources: vec![LinkSource {

@@ -47,6 +47,8 @@ pub enum Fault {
     BrokerFrozen(usize),
     /// The disk with log and store is full.
     DiskFull,
+    /// The log grows by a partition or more, unless a process that stands still keeps it from that.
+    Grows,
 }
 
 /// The thing that a fault happens to.
@@ -62,6 +64,8 @@ pub enum Subject {
     Brokers,
     /// The disk.
     Disk,
+    /// The number of the log's partitions.
+    Partitions,
 }
 
 /// A fault that lasts.
@@ -87,6 +91,7 @@ impl Fault {
             Self::BrokerKilled(_) => "kill -9 of a broker",
             Self::BrokerFrozen(_) => "SIGSTOP and SIGCONT of a broker",
             Self::DiskFull => "full disk",
+            Self::Grows => "growing log",
         }
     }
 
@@ -100,6 +105,7 @@ impl Fault {
             }
             Self::BrokerKilled(_) | Self::BrokerFrozen(_) => Subject::Brokers,
             Self::DiskFull => Subject::Disk,
+            Self::Grows => Subject::Partitions,
         }
     }
 
@@ -110,6 +116,8 @@ impl Fault {
             Self::Freeze(_) | Self::BrokerFrozen(_) => random.duration(200, 9_000),
             Self::RollingRestart | Self::DatabaseCut => Duration::ZERO,
             Self::Kill(_) => random.duration(0, 1_500),
+            // The command goes on meanwhile, and is killed at the end if it has not ended by then.
+            Self::Grows => random.duration(100, 6_000),
             Self::DatabaseStops { .. } | Self::BrokerKilled(_) | Self::DiskFull => {
                 random.duration(200, 4_000)
             }
@@ -134,6 +142,7 @@ impl Fault {
             (Self::DatabaseSlow, Servers::Cluster { proxy, .. }) => proxy.delay(Duration::from_millis(20)),
             (Self::BrokerKilled(broker), Servers::Cluster { kafka, .. }) => kafka.brokers[*broker].kill(),
             (Self::BrokerFrozen(broker), Servers::Cluster { kafka, .. }) => kafka.brokers[*broker].freeze(),
+            (Self::Grows, _) => world.grow(),
             (Self::DiskFull, Servers::Files(space)) => {
                 space.take(world.processes.iter().map(|process| &process.server.dashi));
             }
@@ -161,6 +170,7 @@ impl Fault {
                 space.give(world.processes.iter_mut().map(|process| &mut process.server.dashi));
             }
             (Self::DatabaseCut, _) => {}
+            (Self::Grows, _) => world.end_growth().await,
             (fault, _) => panic!("{fault:?} cannot happen here"),
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use integration_tests::kafka::unique_topic;
 use integration_tests::proxy::Proxy;
 use integration_tests::{
-    Deployment, KafkaCluster, PostgresServer, Server, Space, TestDirectory, eventually, free_port, http,
+    Dashi, Deployment, KafkaCluster, PostgresServer, Server, Space, TestDirectory, eventually, free_port,
+    http,
 };
 
 use super::faults::{Active, Fault, Subject};
@@ -48,6 +49,9 @@ pub struct World {
     pub servers: Servers,
     /// Logs of processes that have ended.
     logs: String,
+    /// The number of partitions that was commanded last, and the command, while it runs.
+    partitions: u32,
+    growth: Option<Dashi>,
 }
 
 impl World {
@@ -84,7 +88,14 @@ impl World {
         // Small batches, so that a kill falls into a commit more often than not.
         let deployment = deployment.with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "50");
         deployment.register().await;
-        let mut world = Self { deployment, processes: Vec::new(), servers, logs: String::new() };
+        let mut world = Self {
+            deployment,
+            processes: Vec::new(),
+            servers,
+            logs: String::new(),
+            partitions: 8,
+            growth: None,
+        };
         for name in roles {
             let authority = format!("127.0.0.1:{}", free_port());
             let server = world.spawn(name, &authority);
@@ -114,6 +125,7 @@ impl World {
             |process, _| Fault::Kill(process),
             |process, _| Fault::Freeze(process),
             |_, _| Fault::RollingRestart,
+            |_, _| Fault::Grows,
         ];
         match self.servers {
             Servers::Files(_) => faults.push(|_, _| Fault::DiskFull),
@@ -128,6 +140,21 @@ impl World {
             ]),
         }
         faults
+    }
+
+    /// Begins to let the log grow.
+    pub fn grow(&mut self) {
+        // At times by a factor, at times so that sessions move between old partitions.
+        self.partitions += 1 + self.partitions % 3;
+        let to = self.partitions.to_string();
+        self.growth = Some(self.deployment.spawn(&["partitions", "grow", "--to", &to, "--wait", "5"]));
+    }
+
+    /// Ends the command, whatever it has done.
+    pub async fn end_growth(&mut self) {
+        if let Some(mut growth) = self.growth.take() {
+            growth.kill9();
+        }
     }
 
     fn spawn(&self, name: &str, authority: &str) -> Server {

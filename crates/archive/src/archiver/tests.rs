@@ -361,7 +361,7 @@ async fn a_rewriting_that_is_killed_at_every_step_goes_on() {
             partitions: PARTITIONS,
         };
         let copy = |copy: ErasureCopy| NewRecord { session_id: copy.key, value: copy.encode() };
-        for appended in log.append(erasure.copies(&[]).into_iter().map(copy).collect()).await {
+        for appended in log.append(erasure.copies(&[], &[]).into_iter().map(copy).collect()).await {
             appended.unwrap();
         }
         let mut directory = Directory::new(scratch.path("archive"));

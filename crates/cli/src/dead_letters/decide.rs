@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use dashi_domain::dead_letters::{LetterAction, LetterCommand};
-use dashi_domain::partitioner::{key, partition_for};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_event_log::{EventLog, NewRecord};
 use serde::Serialize;
@@ -198,20 +197,17 @@ pub async fn append(
         let of = (log.id(), *partition);
         commands.extend(LetterCommand::all(id, at_ms, action, of, partitions, offsets.clone()));
     }
-    let new = |command: &LetterCommand| NewRecord { session_id: command.key, value: command.encode() };
-    let appended = log.append(commands.iter().map(new).collect()).await;
+    let append = async |command: &LetterCommand| {
+        let record = NewRecord { session_id: command.key, value: command.encode() };
+        log.append_to(command.partition, vec![record]).await
+    };
+    let appended = futures::future::join_all(commands.iter().map(append)).await;
+    let appended: Vec<_> = appended.into_iter().flatten().collect();
     let mut placed = Vec::with_capacity(commands.len());
     for (command, appended) in commands.into_iter().zip(appended) {
-        let (partition, offset) = appended.context(
+        let (_, offset) = appended.context(
             "not all commands were appended to the log; run it again: letters that are settled stay so",
         )?;
-        let expected = partition_for(key(command.key).as_bytes(), command.partitions);
-        anyhow::ensure!(
-            partition == expected && partition == command.partition,
-            "a command for partition {} lies in partition {partition} and changes nothing: does the topic have another \
-             partitioner? Run it again if the topic has just grown",
-            command.partition
-        );
         placed.push((command, offset));
     }
     Ok(placed)

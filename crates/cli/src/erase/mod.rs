@@ -23,6 +23,7 @@ use uuid::Uuid;
 
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
+use crate::layouts::known;
 use crate::open;
 use crate::output::print;
 use crate::progress::{ProgressDisplay, State, Unit};
@@ -246,33 +247,38 @@ impl Erasing<'_> {
     }
 
     async fn append(&self, command: &Command, found: &Erasable) -> anyhow::Result<(Erasure, Vec<Placed>)> {
+        let layouts = known(self.log, self.store).await?;
         let erasure = Erasure {
             erasure_id: Uuid::now_v7(),
             erased_at_ms: now_ms(),
             website_id: command.website_id,
             subject: command.subject.clone(),
-            partitions: self.log.partitions().await?.len() as u32,
+            partitions: layouts.last().map_or(1, |layout| layout.partitions),
         };
-        let placed = self.append_copies(&erasure.copies(&found.sessions)).await?;
+        let earlier: Vec<u32> = layouts.iter().map(|layout| layout.partitions).collect();
+        let placed = self.append_copies(&erasure.copies(&found.sessions, &earlier)).await?;
+        anyhow::ensure!(
+            known(self.log, self.store).await?.len() == layouts.len(),
+            "the log has grown meanwhile, and the new partitions have no copy of the erasure {}: run the command again",
+            erasure.erasure_id
+        );
         Ok((erasure, placed))
     }
 
     async fn append_copies(&self, copies: &[ErasureCopy]) -> anyhow::Result<Vec<Placed>> {
-        let records =
-            copies.iter().map(|copy| NewRecord { session_id: copy.key, value: copy.encode() }).collect();
+        let append = async |copy: &ErasureCopy| {
+            let record = NewRecord { session_id: copy.key, value: copy.encode() };
+            self.log.append_to(copy.partition(), vec![record]).await
+        };
+        let appended = futures::future::join_all(copies.iter().map(append)).await.into_iter().flatten();
         let mut placed = Vec::with_capacity(copies.len());
-        for (copy, appended) in copies.iter().zip(self.log.append(records).await) {
+        for (copy, appended) in copies.iter().zip(appended) {
             let (partition, offset) = appended.with_context(|| {
                 format!(
                     "the erasure {} was not appended to all partitions: run the command again",
                     copy.erasure.erasure_id
                 )
             })?;
-            anyhow::ensure!(
-                copy.erasure.holds(partition, copy.key),
-                "a copy of the erasure lies in partition {partition} though its key belongs to another one: does the topic \
-                 have another partitioner? Run the command again if the topic has just grown"
-            );
             placed.push(Placed { copy: copy.clone(), partition, offset });
         }
         Ok(placed)

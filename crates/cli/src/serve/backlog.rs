@@ -100,6 +100,8 @@ impl Measuring {
             }
             ages.push(Some(gate.age_of(backlog, at_ms)));
         }
+        // Events go to the first ones only, where a topic has more.
+        ages.truncate(self.log.partitions_in_force().map_or(usize::MAX, |partitions| partitions as usize));
         gate.set(ages, Instant::now());
         Ok(())
     }

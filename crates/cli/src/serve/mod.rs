@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::ServeArgs;
 use crate::exit::Exit;
+use crate::layouts::{Follower, Role};
 use crate::ops::Ops;
 use crate::serve::collect::{Collecting, Ids};
 use crate::serve::console::RunningConsole;
@@ -154,6 +155,11 @@ impl Process {
         // A projector has nothing to do without its log.
         let may_be_away = !roles.projects();
         let log = open::collected_log(settings, spool_settings.as_ref(), may_be_away).await?;
+        // Before anything is appended, so that it goes where the layout says.
+        let follower = match roles.collects() {
+            true => Follower::start(&log, &store, &Role::Collector(address)).await,
+            false => None,
+        };
         let spool = match spool_settings {
             Some(spool) => log.open_spool(spool).await?,
             None => None,
@@ -167,6 +173,9 @@ impl Process {
         base.lane = history.as_ref().map(History::lane);
 
         let (mut registry, mut helpers) = (Registry::default(), Helpers::default());
+        if let Some(follower) = follower {
+            helpers.spawn(|stop| follower.run(stop));
+        }
         if let EventLog::Kafka(_) = &base.log {
             registry.register_collector(Box::new(TopicMetrics(base.log.clone())));
         }

@@ -20,6 +20,8 @@ const ROWS_PER_INSERT: usize = 64;
 /// The records of one call, and where the partition and offset of each are sent once they are durable.
 pub(super) struct Append {
     records: Vec<NewRecord>,
+    /// The partition of all of them; by their keys if there is none.
+    to: Option<Partition>,
     done: oneshot::Sender<Result<Vec<(Partition, Offset)>, AppendError>>,
 }
 
@@ -29,21 +31,42 @@ impl EmbeddedLog {
         records: Vec<NewRecord>,
     ) -> Vec<Result<(Partition, Offset), AppendError>> {
         let count = records.len();
-        match self.enqueue(records).await {
+        match self.enqueue(records, None).await {
+            Ok(offsets) => offsets.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    /// Appends to one partition, which the log has, whatever the records' keys.
+    pub(crate) async fn append_to(
+        &self,
+        partition: Partition,
+        records: Vec<NewRecord>,
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
+        let count = records.len();
+        match self.enqueue(records, Some(partition)).await {
             Ok(offsets) => offsets.into_iter().map(Ok).collect(),
             Err(error) => vec![Err(error); count],
         }
     }
 
     /// Waits until the records are durable; returns the partition and offset of each, in their order.
-    async fn enqueue(&self, records: Vec<NewRecord>) -> Result<Vec<(Partition, Offset)>, AppendError> {
-        self.submit(records)?.outcome().await
+    async fn enqueue(
+        &self,
+        records: Vec<NewRecord>,
+        to: Option<Partition>,
+    ) -> Result<Vec<(Partition, Offset)>, AppendError> {
+        self.submit_to(records, to)?.outcome().await
     }
 
     /// Puts records into the queue of the writer, behind those of earlier calls.
     pub(crate) fn submit(&self, records: Vec<NewRecord>) -> Result<Submitted, AppendError> {
+        self.submit_to(records, None)
+    }
+
+    fn submit_to(&self, records: Vec<NewRecord>, to: Option<Partition>) -> Result<Submitted, AppendError> {
         let (done, outcome) = oneshot::channel();
-        self.0.queue.try_send(Append { records, done }).map_err(|refused| match refused {
+        self.0.queue.try_send(Append { records, to, done }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => AppendError::Full,
             mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
         })?;
@@ -66,7 +89,7 @@ impl Submitted {
 pub(super) struct Writer {
     pub(super) path: PathBuf,
     pub(super) connection: SqliteConnection,
-    pub(super) partitions: u32,
+    pub(super) partitions: watch::Sender<u32>,
     /// Appends that share one commit, at most.
     pub(super) batch_max: usize,
     pub(super) committed: watch::Sender<u64>,
@@ -134,7 +157,7 @@ impl Writer {
 
     /// Each statement is a round trip to the connection's own thread, so there are as few as there can be. The high
     /// watermarks are read from the records, where appends of another process show too, and are kept nowhere.
-    async fn write(&mut self, appends: &[Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
+    async fn write<'a>(&mut self, appends: &'a [Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
         let now_ms = now_ms();
         sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
         let mut next: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
@@ -144,9 +167,12 @@ impl Writer {
         .await?;
         let mut rows = Vec::with_capacity(appends.iter().map(|append| append.records.len()).sum());
         let mut offsets = Vec::with_capacity(rows.capacity());
-        for record in appends.iter().flat_map(|append| &append.records) {
+        // Another process may have grown the log: the number of partitions is the one that the file has in this transaction.
+        let partitions = next.len() as u32;
+        let records = |append: &'a Append| append.records.iter().map(|record| (append.to, record));
+        for (to, record) in appends.iter().flat_map(records) {
             let key = partitioner::key(record.session_id);
-            let partition = partitioner::partition_for(key.as_bytes(), self.partitions);
+            let partition = to.unwrap_or_else(|| partitioner::partition_for(key.as_bytes(), partitions));
             let offset = &mut next[partition.number() as usize];
             rows.push((i64::from(partition.number()) * OFFSETS_PER_PARTITION + *offset, key, &record.value));
             offsets.push((partition, Offset::new(*offset as u64)));
@@ -162,8 +188,18 @@ impl Writer {
             insert.execute(&mut self.connection).await?;
         }
         sqlx::query("COMMIT").execute(&mut self.connection).await?;
+        note_partitions(&self.partitions, partitions);
         Ok(offsets)
     }
+}
+
+/// Notes the number of partitions that the file has, and wakes those who wait for more.
+pub(super) fn note_partitions(known: &watch::Sender<u32>, partitions: u32) {
+    known.send_if_modified(|known| {
+        let has_grown = partitions > *known;
+        *known = partitions.max(*known);
+        has_grown
+    });
 }
 
 fn insert_sql(rows: usize) -> String {

@@ -8,8 +8,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
-/// The newest format of the file that this program knows: the tables of [`SCHEMA`].
-pub(super) const FORMAT: i64 = 1;
+/// The newest format of the file that this program knows: the tables of [`SCHEMA`]. A file has it once it has grown, so that
+/// no program opens it that would not notice the next growth.
+pub(super) const FORMAT: i64 = 2;
+
+/// The format of a file that never grew, which older programs know.
+const FORMAT_AS_MADE: i64 = 1;
 
 /// A record's row id is its partition times this, plus its offset: one B-tree, in which each partition is a run
 /// of its own.
@@ -37,6 +41,11 @@ const SCHEMA: &str = "
         appended_at_ms INTEGER NOT NULL,
         session_id TEXT NOT NULL,
         value BLOB NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS layout (
+        version INTEGER PRIMARY KEY,
+        partitions INTEGER NOT NULL,
+        begun_at_ms INTEGER NOT NULL
     );
     CREATE TABLE IF NOT EXISTS position (
         projection TEXT NOT NULL,
@@ -103,7 +112,7 @@ pub(super) async fn create(
     sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
     let id = format!("embedded:{}", Uuid::now_v7());
     let made = sqlx::query("INSERT INTO meta (only, format, log_id) VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(FORMAT)
+        .bind(FORMAT_AS_MADE)
         .bind(id)
         .execute(&mut *tx)
         .await?

@@ -19,7 +19,7 @@ impl EmbeddedLog {
             Ok(()) => Ok(Membership::Sole(SoleMembership {
                 log: self.clone(),
                 group: group.to_owned(),
-                assigned: false,
+                assigned: 0,
                 is_failing: false,
                 _lock: file,
             })),
@@ -67,12 +67,13 @@ fn lock_path(path: &Path) -> PathBuf {
     lock.into()
 }
 
-/// See [`Membership::Sole`]. It owns all partitions for as long as it lives: the first change assigns them, and no other
-/// follows.
+/// See [`Membership::Sole`]. It owns all partitions for as long as it lives: the first change assigns them, and each other one
+/// those by which the log has grown.
 pub struct SoleMembership {
     log: EmbeddedLog,
     group: String,
-    assigned: bool,
+    /// How many partitions are assigned.
+    assigned: u32,
     /// Whether the last save failed.
     is_failing: bool,
     /// Its lock keeps a second projector away. The kernel releases it when the process ends, however it ends.
@@ -81,11 +82,17 @@ pub struct SoleMembership {
 
 impl SoleMembership {
     pub(crate) async fn next(&mut self) -> Result<Ownership, LogError> {
-        if self.assigned {
-            return std::future::pending().await;
+        let mut partitions = self.log.0.partitions.subscribe();
+        loop {
+            let (before, now) = (self.assigned, *partitions.borrow_and_update());
+            if now > before {
+                self.assigned = now;
+                return Ok(Ownership::Assigned((before..now).map(Partition::new).collect()));
+            }
+            if partitions.changed().await.is_err() {
+                return std::future::pending().await;
+            }
         }
-        self.assigned = true;
-        Ok(Ownership::Assigned((0..self.log.partition_count()).map(Partition::new).collect()))
     }
 
     pub(crate) async fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {

@@ -5,6 +5,7 @@
 
 mod append;
 mod file;
+mod growth;
 mod lookout;
 mod membership;
 mod overwrite;
@@ -56,7 +57,8 @@ pub struct EmbeddedLog(Arc<Shared>);
 struct Shared {
     id: LogId,
     path: PathBuf,
-    partitions: u32,
+    /// As this process knows it: another one may have grown the log a moment ago. An append reads the file.
+    partitions: watch::Sender<u32>,
     queue: mpsc::Sender<Append>,
     readers: SqlitePool,
     /// For the rare writes that are no appends: probes, checkpoints, retention.
@@ -96,12 +98,14 @@ impl EmbeddedLog {
         let (queue, waiting) = mpsc::channel(settings.queue_max.max(1));
         let (committed, commits) = watch::channel(0);
         let close = CancellationToken::new();
-        let lookout = Lookout { connection: lookout, committed: committed.clone() };
+        let partitions = watch::Sender::new(partitions as u32);
+        let lookout =
+            Lookout { connection: lookout, committed: committed.clone(), partitions: partitions.clone() };
         tokio::spawn(lookout.run(close.clone()));
         let writer = Writer {
             path: settings.path.clone(),
             connection: writer,
-            partitions: partitions as u32,
+            partitions: partitions.clone(),
             batch_max: settings.batch_max.max(1),
             committed,
             refused: 0,
@@ -110,7 +114,7 @@ impl EmbeddedLog {
         Ok(Self(Arc::new(Shared {
             id: LogId::new(id),
             path,
-            partitions: partitions as u32,
+            partitions,
             queue,
             readers,
             housekeeper: Mutex::new(housekeeper),
@@ -125,7 +129,7 @@ impl EmbeddedLog {
     }
 
     pub(crate) fn partition_count(&self) -> u32 {
-        self.0.partitions
+        *self.0.partitions.borrow()
     }
 
     pub(crate) async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {

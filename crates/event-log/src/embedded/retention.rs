@@ -36,7 +36,7 @@ impl EmbeddedLog {
 
     pub(crate) async fn trim(&self, before_ms: i64) -> Result<u64, LogError> {
         let mut removed = 0;
-        for partition in (0..self.0.partitions).map(Partition::new) {
+        for partition in (0..self.partition_count()).map(Partition::new) {
             loop {
                 let gone = self.trim_some(partition, before_ms).await;
                 if gone.is_err() {

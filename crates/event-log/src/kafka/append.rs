@@ -8,6 +8,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::KafkaLog;
 use super::producer::{Acknowledgement, IdempotentProducer, NotAppended, PlaceTaken};
+use super::router::UnderWay;
 use crate::{AppendError, NewRecord};
 
 /// The producer, once there is one. It is made with the first append, and again when it is broken.
@@ -28,14 +29,59 @@ impl KafkaLog {
         &self,
         records: Vec<NewRecord>,
     ) -> Vec<Result<(Partition, Offset), AppendError>> {
-        match self.send(&records) {
+        let deadline = tokio::time::Instant::now() + self.0.settings.delivery_timeout;
+        loop {
+            let mut changes = self.0.router.changes();
+            match self.send(&records) {
+                Ok(sent) => return self.outcomes(sent, &records).await,
+                Err(AppendError::Held)
+                    if tokio::time::timeout_at(deadline, changes.changed())
+                        .await
+                        .is_ok_and(|changed| changed.is_ok()) => {}
+                Err(error) => return vec![Err(error); records.len()],
+            }
+        }
+    }
+
+    /// Appends to one partition, whatever the records' keys and the layout in force.
+    pub(crate) async fn append_to(
+        &self,
+        partition: Partition,
+        records: Vec<NewRecord>,
+    ) -> Vec<Result<(Partition, Offset), AppendError>> {
+        if let Err(error) = self.learn(partition.number() + 1).await {
+            return vec![Err(AppendError::Unconfirmed(Arc::new(error))); records.len()];
+        }
+        match self.send_to(&records, vec![Some(partition); records.len()], &UnderWay::APART) {
             Ok(sent) => self.outcomes(sent, &records).await,
             Err(error) => vec![Err(error); records.len()],
         }
     }
 
-    /// Gives records to the producer, behind those of earlier calls, and does not wait.
+    /// Whether there are records that wait for the layout.
+    pub(crate) fn holds(&self) -> bool {
+        self.0.router.holds()
+    }
+
+    /// Gives records to the producer, behind those of earlier calls, and does not wait: [`AppendError::Held`] if one of them
+    /// has to.
     pub(crate) fn send(&self, records: &[NewRecord]) -> Result<Sent, AppendError> {
+        if self.0.topic.replaced().is_some() {
+            // The layout is that of the topic that was: the new one has partitions of its own.
+            return self.send_to(records, vec![None; records.len()], &UnderWay::APART);
+        }
+        let Some((partitions, under_way)) = self.0.router.partitions(records) else {
+            return Err(AppendError::Held);
+        };
+        self.send_to(records, partitions.into_iter().map(Some).collect(), &under_way)
+    }
+
+    fn send_to(
+        &self,
+        records: &[NewRecord],
+        partitions: Vec<Option<Partition>>,
+        under_way: &UnderWay,
+    ) -> Result<Sent, AppendError> {
         // A topic that loses acknowledged records takes none.
         if let Some(reason) = self.0.topic.refusal() {
             return Err(AppendError::Refused(reason));
@@ -45,9 +91,12 @@ impl KafkaLog {
         // All records are handed over before the first acknowledgement is awaited, so that they share requests.
         let deliveries = records
             .iter()
-            .map(|record| {
+            .zip(partitions)
+            .map(|(record, partition)| {
                 let key = partitioner::key(record.session_id);
-                producer.send(topic, &key, &record.value).map_err(|error| refusal(error, record.value.len()))
+                producer
+                    .send((topic, partition), &key, &record.value, under_way.clone())
+                    .map_err(|error| refusal(error, record.value.len()))
             })
             .collect();
         Ok(Sent { producer, deliveries })
@@ -108,7 +157,7 @@ impl KafkaLog {
         }
     }
 
-    fn producer(&self) -> Result<Arc<IdempotentProducer>, AppendError> {
+    pub(super) fn producer(&self) -> Result<Arc<IdempotentProducer>, AppendError> {
         if let Slot::Made(producer) = &*self.0.producer.read().unwrap_or_else(PoisonError::into_inner) {
             return Ok(Arc::clone(producer));
         }

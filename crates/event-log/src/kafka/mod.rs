@@ -7,10 +7,12 @@
 mod append;
 mod client;
 mod gaps;
+mod growth;
 mod known;
 mod membership;
 mod producer;
 mod read;
+mod router;
 mod settings;
 mod topic;
 mod topic_id;
@@ -21,9 +23,11 @@ pub(crate) use read::KafkaReader;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use dashi_domain::layout::Layout;
 use dashi_domain::position::{LogId, Offset, Partition};
 use rdkafka::admin::AdminClient;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -32,6 +36,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use self::append::Slot;
 use self::client::{Quiet, base_config, reader_config};
 use self::known::KnownTopic;
+use self::router::Router;
 use self::topic::{State, Topic, TopicState, create_topic, log_id, look_up, topic_state};
 use crate::{Extent, LogError, OpenError, Spool, SpoolSettings};
 
@@ -95,6 +100,9 @@ struct Shared {
     producer: RwLock<Slot>,
     /// Whether it was opened while the cluster was away.
     began_away: bool,
+    router: Router,
+    /// Partitions that the producer is known to know.
+    learnt: AtomicU32,
     /// Once it was opened.
     spool: OnceLock<Spool>,
 }
@@ -169,6 +177,9 @@ impl KafkaLog {
     fn of(settings: KafkaSettings, topic: TopicState, admin: AdminClient<Quiet>, began_away: bool) -> Self {
         Self(Arc::new(Shared {
             id: log_id(&topic.cluster, &settings.topic, &topic.id),
+            // Until another layout is read in the store.
+            router: Router::new(Layout { version: 0, partitions: topic.partitions }),
+            learnt: AtomicU32::new(0),
             settings,
             topic,
             admin,
@@ -231,7 +242,8 @@ impl KafkaLog {
         }
     }
 
-    pub(crate) fn id(&self) -> &LogId {
+    /// The identity of this log.
+    pub fn id(&self) -> &LogId {
         &self.0.id
     }
 
@@ -298,7 +310,11 @@ impl KafkaLog {
             .map_err(LogError::away(doing))
     }
 
-    pub(crate) async fn partition_count(&self) -> Result<u32, LogError> {
+    /// How many partitions the topic has now.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    pub async fn partition_count(&self) -> Result<u32, LogError> {
         self.ask("counting the topic's partitions", |shared| {
             let metadata = shared.admin.inner().fetch_metadata(Some(&shared.settings.topic), ASK)?;
             let absent = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);

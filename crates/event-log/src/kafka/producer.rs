@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig,
 use tokio::sync::oneshot;
 
 use super::client::{Quiet, base_config};
+use super::router::UnderWay;
 use super::{KafkaSettings, MESSAGE_BYTES_MAX};
 
 /// Memory of all records that wait for their acknowledgement.
@@ -78,12 +79,26 @@ impl IdempotentProducer {
         &self.log
     }
 
-    /// Hands a record over; it shares requests with those that are handed over soon.
-    pub(super) fn send(&self, topic: &str, key: &str, value: &[u8]) -> KafkaResult<Acknowledgement> {
+    /// Hands a record over, to this partition or to that of its key; it shares requests with those that are handed over soon.
+    pub(super) fn send(
+        &self,
+        (topic, partition): (&str, Option<Partition>),
+        key: &str,
+        value: &[u8],
+        under_way: UnderWay,
+    ) -> KafkaResult<Acknowledgement> {
         let (sender, receiver) = oneshot::channel();
-        let record = BaseRecord::with_opaque_to(topic, Box::new(sender)).key(key).payload(value);
+        let record = BaseRecord::with_opaque_to(topic, Box::new((sender, under_way)));
+        let mut record = record.key(key).payload(value);
+        record.partition = partition.map(|partition| partition.number() as i32);
         self.client.send(record).map_err(|(error, _)| error)?;
         Ok(receiver)
+    }
+
+    /// Blocks. How many partitions the brokers show; the client knows them then.
+    pub(super) fn partitions(&self, topic: &str, timeout: std::time::Duration) -> KafkaResult<u32> {
+        let metadata = self.client.client().fetch_metadata(Some(topic), timeout)?;
+        Ok(metadata.topics().first().map_or(0, |topic| topic.partitions().len() as u32))
     }
 
     /// The reason why nothing that is sent from now on can be trusted, if there is one.
@@ -124,7 +139,7 @@ impl ClientContext for Acknowledging {
 }
 
 impl ProducerContext for Acknowledging {
-    type DeliveryOpaque = Box<oneshot::Sender<Result<(Partition, Offset), NotAppended>>>;
+    type DeliveryOpaque = Box<(oneshot::Sender<Result<(Partition, Offset), NotAppended>>, UnderWay)>;
 
     fn delivery(&self, delivered: &DeliveryResult<'_>, waiting: Self::DeliveryOpaque) {
         let outcome = match delivered {
@@ -132,6 +147,7 @@ impl ProducerContext for Acknowledging {
             Err((error, _)) => Err(error.clone().into()),
         };
         // Whoever waited may have gone.
+        let (waiting, _under_way) = *waiting;
         let _ = waiting.send(outcome);
     }
 }

@@ -23,8 +23,10 @@ pub(super) struct Expected<'a> {
     pub topic: &'a str,
     /// The largest record that the body limit allows.
     pub record_bytes_max: usize,
-    /// Partitions when this process opened the log.
+    /// Partitions over which records are spread.
     pub partitions: u32,
+    /// Whether that number is about to grow.
+    pub grows: bool,
 }
 
 /// A note for each property of the topic that weakens or breaks a guarantee, in the order of [`Concern`].
@@ -148,15 +150,20 @@ pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicN
             )),
         );
     }
-    if described.partitions != expected.partitions {
-        let (before, now) = (expected.partitions, described.partitions);
-        let became = if now > before { "grown" } else { "shrunk" };
+    let (used, there) = (expected.partitions, described.partitions);
+    if there > used && !expected.grows {
         note(
             Concern::Partitions,
             format!(
-                "the topic {topic} has {became} from {before} to {now} partitions under this process: open sessions \
-                 continue in other partitions, where the order of their events is not kept"
+                "the topic {topic} has {there} partitions, and events are spread over {used} of them: other producers \
+                 spread theirs over all, where the order of a session's events is not kept"
             ),
+            Some(format!("dashi partitions grow --to {there}")),
+        );
+    } else if there < used {
+        note(
+            Concern::Partitions,
+            format!("the topic {topic} has {there} partitions of the {used} over which events are spread"),
             None,
         );
     }
@@ -176,8 +183,13 @@ fn duration(ms: i64) -> String {
 mod tests {
     use super::*;
 
-    const EXPECTED: Expected<'_> =
-        Expected { brokers: "k1:9092", topic: "events", record_bytes_max: 11_000_000, partitions: 8 };
+    const EXPECTED: Expected<'_> = Expected {
+        brokers: "k1:9092",
+        topic: "events",
+        record_bytes_max: 11_000_000,
+        partitions: 8,
+        grows: false,
+    };
 
     fn described(settings: &[(&str, &str)]) -> Described {
         let good = [
@@ -224,6 +236,9 @@ mod tests {
         let one = Described { replicas: 1, ..described(&[("min.insync.replicas", "1")]) };
         assert_eq!(concerns(&one), [Concern::MinInsyncReplicas, Concern::ReplicationFactor]);
         assert_eq!(concerns(&Described { partitions: 9, ..described(&[]) }), [Concern::Partitions]);
+        assert_eq!(concerns(&Described { partitions: 7, ..described(&[]) }), [Concern::Partitions]);
+        let grows = Expected { grows: true, ..EXPECTED };
+        assert_eq!(judge(&Described { partitions: 9, ..described(&[]) }, grows), []);
         let shut = Described { settings: Err("not authorized".to_owned()), ..described(&[]) };
         assert_eq!(concerns(&shut), [Concern::SettingsUnreadable]);
     }

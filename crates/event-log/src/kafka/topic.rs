@@ -216,7 +216,12 @@ impl KafkaLog {
             brokers: &shared.settings.brokers,
             topic: &shared.settings.topic,
             record_bytes_max: shared.settings.record_bytes_max,
-            partitions: topic.partitions,
+            partitions: shared
+                .router
+                .routing()
+                .current()
+                .map_or(topic.partitions, |layout| layout.partitions),
+            grows: shared.router.routing().next().is_some(),
         };
         notes.extend(judge(&described, expected));
         topic.note(&shared.settings.topic, notes);

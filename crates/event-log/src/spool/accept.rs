@@ -81,6 +81,11 @@ impl Spool {
         if inner.stranded.is_some() {
             return Ok(Step::Past(records));
         }
+        if log.holds() {
+            // Everything goes into the spool until the layout is open, and is forwarded by that one.
+            let released = inner.gate.switch();
+            self.release(&mut inner, released);
+        }
         match inner.gate.enter() {
             // Under the lock, so that the producer gets the records in the order of their tickets.
             Entry::Direct(ticket) => self.send(&mut inner, log, ticket, records).map(Step::Go),

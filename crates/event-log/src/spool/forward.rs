@@ -52,6 +52,12 @@ pub(super) async fn run(spool: Spool, log: WeakKafkaLog) {
             let mode = spool.inner().gate.mode();
             match mode {
                 Mode::Direct => spool.watch(),
+                // The log works: what was sent has its outcome soon.
+                Mode::Switching if log.holds() && !spool.is_slow() => {}
+                Mode::Spooling | Mode::Returning if log.holds() => {
+                    spool.stall(None);
+                    wait = AWAY.0;
+                }
                 Mode::Switching if !is_abandoned => {
                     log.abandon().await;
                     is_abandoned = true;
@@ -70,7 +76,7 @@ pub(super) async fn run(spool: Spool, log: WeakKafkaLog) {
                         }
                         Step::Empty => is_abandoned = !spool.emptied(&log).await,
                         Step::Away(reason) => {
-                            spool.stall(reason);
+                            spool.stall(Some(reason));
                             (pause, wait) = (wait, (wait * 2).min(AWAY.1));
                         }
                         Step::Stranded(found, reason) => return spool.strand(found, &reason),
@@ -105,6 +111,12 @@ impl Spool {
         self.release(&mut inner, released);
         drop(inner);
         self.0.wake.notify_one();
+    }
+
+    /// Whether an append waits for its outcome for longer than one may.
+    fn is_slow(&self) -> bool {
+        let oldest = self.inner().began.first_key_value().map(|(_, began)| began.elapsed());
+        oldest.is_some_and(|waited| waited >= self.0.settings.after)
     }
 
     /// Brings the log the oldest records.
@@ -263,10 +275,12 @@ impl Spool {
         }
     }
 
-    /// The log did not take records: new ones go into the spool.
-    fn stall(&self, reason: String) {
+    /// The log did not take records, for this reason, or they wait for the layout: new ones go into the spool.
+    fn stall(&self, reason: Option<String>) {
         let mut inner = self.inner();
-        note_trouble(&mut inner, Some(reason));
+        if reason.is_some() {
+            note_trouble(&mut inner, reason);
+        }
         let released = inner.gate.stalled();
         self.release(&mut inner, released);
     }
@@ -278,6 +292,9 @@ impl Spool {
         }
         let (forwarded, abandoned) = {
             let mut inner = self.inner();
+            if log.holds() {
+                return false;
+            }
             if self.0.pending.load(SeqCst) > 0 || inner.usage.records > 0 || self.0.is_stale.load(SeqCst) {
                 // What is on its way into the spool is the rest of it.
                 inner.gate.drain();

@@ -3,6 +3,7 @@
 
 use dashi_archive::read_record;
 use dashi_domain::erasure::Tombstone;
+use dashi_domain::layout::Barrier;
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::record::Event;
 use dashi_domain::rows::EventType;
@@ -16,6 +17,8 @@ use crate::batch::{Item, Wanted};
 pub(super) fn line(at: u64, bytes: &[u8]) -> Decided {
     match read_record(bytes) {
         Ok(record) if Tombstone::is(&record.value) => Decided::Ignored("erased"),
+        // It is of that log's partitions.
+        Ok(record) if Barrier::is(&record.value) => Decided::Ignored("barrier"),
         Ok(record) => match item(at, record.value) {
             Ok(item) => Decided::Item(Box::new(item)),
             Err(reason) => Decided::Refused(reason),
@@ -56,6 +59,7 @@ fn item(line: u64, value: Vec<u8>) -> Result<Item, String> {
         }
         // It names places in the log that it was written for.
         LogRecord::Letters(_) => return Err("it is a command about dead letters of another log".to_owned()),
+        LogRecord::Layout(_) => return Err("it is a barrier between layouts of another log".to_owned()),
         LogRecord::Erased(_) => return Err("its record was erased".to_owned()),
     };
     drop(decoded);

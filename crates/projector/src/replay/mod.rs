@@ -4,9 +4,9 @@
 pub(crate) mod plan;
 pub(crate) mod rate;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dashi_archive::{Archive, ArchiveError};
@@ -169,7 +169,8 @@ pub async fn replay(
     if !states.iter().any(|state| state.log == *log.id()) && !store.is_empty().await? {
         return Err(ReplayError::NotEmpty { log: log.id().clone() });
     }
-    let spans = spans(&log, options.archive.as_ref(), options.end, &states).await?;
+    let may_extend = matches!(options.end, ReplayEnd::HighWatermarks);
+    let mut spans = spans(&log, options.archive.as_ref(), options.end, &states).await?;
     let rate = options.rate.map(RateLimit::new);
     let mut settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
     let records_max = settings.read_limit.records_max;
@@ -180,9 +181,18 @@ pub async fn replay(
     let progress = Progress::default();
     let shared = Shared::new(log.clone(), store.clone(), settings, progress.clone(), metrics);
     let shared = Arc::new(Shared { rate, archive: options.archive, ..shared });
-    let report = || report(reached(&progress, &spans));
-    let is_complete = run(&shared, &spans, options.jobs, &stop, &report).await?;
-    report();
+    let is_complete = loop {
+        let report = || report(reached(&progress, &spans));
+        match run(&shared, &spans, options.jobs, &stop, &report).await? {
+            Ran::Ended { is_complete } => {
+                report();
+                break is_complete;
+            }
+            // What the others wait for may have been appended since the ends were read.
+            Ran::Blocked { .. } if may_extend && extend(&log, &mut spans).await? => {}
+            Ran::Blocked { waiting } => shared.exhaust(&spans, &waiting),
+        }
+    };
     let mut outcomes = Outcomes::default();
     for state in store.partitions().await?.iter().filter(|state| state.log == *log.id()) {
         outcomes.applied += state.outcomes.applied;
@@ -245,33 +255,73 @@ async fn spans(
     Ok(spans)
 }
 
-/// Runs the tasks of all partitions, so many at once. Returns whether all came to their ends.
+/// How the tasks of all partitions ended.
+enum Ran {
+    /// By themselves; `false` if they were stopped.
+    Ended { is_complete: bool },
+    /// All others have come to their ends, and these wait for them at a barrier still.
+    Blocked { waiting: Vec<Partition> },
+}
+
+impl Shared {
+    /// No partition waits any more for others than these.
+    fn exhaust(&self, spans: &[Span], waiting: &[Partition]) {
+        let mut exhausted = self.exhausted.lock().unwrap_or_else(PoisonError::into_inner);
+        let highest = spans.iter().map(|span| span.partition.number()).max().unwrap_or(0);
+        exhausted.extend((0..=highest).map(Partition::new).filter(|partition| !waiting.contains(partition)));
+    }
+}
+
+/// Moves the ends to the high watermarks of now; returns whether one has moved.
+async fn extend(log: &EventLog, spans: &mut [Span]) -> Result<bool, ReplayError> {
+    let mut has_moved = false;
+    for span in spans {
+        let until = Checkpoint::at(log.extent(span.partition).await?.high);
+        has_moved |= until > span.until;
+        span.until = until.max(span.until);
+    }
+    Ok(has_moved)
+}
+
+/// Runs the tasks of all partitions, so many at once. One that waits at a barrier gives its turn to the others.
 async fn run(
     shared: &Arc<Shared>,
     spans: &[Span],
     jobs: NonZeroUsize,
     stop: &CancellationToken,
     report: &impl Fn(),
-) -> Result<bool, ReplayError> {
+) -> Result<Ran, ReplayError> {
     // A failure stops the other partitions, too, and leaves the caller's token alone.
     let stop = stop.child_token();
-    let mut waiting = spans.iter().copied();
-    let mut tasks: JoinSet<Result<End, Failure>> = JoinSet::new();
+    let (mut ready, mut at_barriers): (VecDeque<Span>, Vec<Span>) =
+        (spans.iter().copied().collect(), Vec::new());
+    let mut tasks: JoinSet<(Span, Result<End, Failure>)> = JoinSet::new();
     let mut tick = tokio::time::interval(TICK);
     let (mut is_complete, mut failed) = (true, None);
+    let mut applied_before = shared.progress.applied();
     loop {
         while tasks.len() < jobs.get() {
-            let Some(Span { partition, until, .. }) = waiting.next() else { break };
-            shared.progress.assigned(partition);
+            let Some(span) = ready.pop_front() else { break };
+            let Span { partition, until, .. } = span;
+            shared.progress.assigned_again(partition);
             let (shared, mode, stop) = (Arc::clone(shared), Mode::Replay { until }, stop.clone());
             let task = PartitionTask { shared, partition, mode, stop };
-            tasks.spawn(async move { task.run(&mut Outages::new(&task)).await });
+            tasks.spawn(async move { (span, task.run(&mut Outages::new(&task)).await) });
         }
         tokio::select! {
             ended = tasks.join_next() => match ended {
+                // One of them may have passed what another one waits for.
+                None if !at_barriers.is_empty() && shared.progress.applied() > applied_before => {
+                    applied_before = shared.progress.applied();
+                    ready.extend(at_barriers.drain(..));
+                }
                 None => break,
-                Some(Ok(Ok(end))) => is_complete &= end == End::Reached,
-                Some(Ok(Err(failure))) => {
+                Some(Ok((span, Ok(End::Waits)))) => at_barriers.push(span),
+                Some(Ok((_, Ok(end)))) => {
+                    is_complete &= end == End::Reached;
+                    ready.extend(at_barriers.drain(..));
+                }
+                Some(Ok((_, Err(failure)))) => {
                     failed.get_or_insert(failure_of(failure));
                     stop.cancel();
                 }
@@ -280,10 +330,20 @@ async fn run(
                     stop.cancel();
                 }
             },
-            _ = tick.tick() => report(),
+            _ = tick.tick() => {
+                ready.extend(at_barriers.drain(..));
+                report();
+            }
         }
     }
-    failed.map_or(Ok(is_complete), Err)
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    Ok(if at_barriers.is_empty() || stop.is_cancelled() {
+        Ran::Ended { is_complete: is_complete && at_barriers.is_empty() }
+    } else {
+        Ran::Blocked { waiting: at_barriers.iter().map(|span| span.partition).collect() }
+    })
 }
 
 /// Progress of all partitions, of the offsets between the log's beginning and the replay's end.

@@ -18,6 +18,7 @@ mod generation;
 pub(crate) mod heal;
 pub(crate) mod history;
 mod insert;
+mod layouts;
 mod letters;
 mod pool;
 mod profile;
@@ -42,6 +43,7 @@ use self::address::Address;
 pub use self::address::AddressError;
 use self::pool::Pool;
 pub(crate) use self::rows::PostgresSnapshot;
+use crate::claim::ClaimColumns;
 use crate::redact_url;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreError};
 
@@ -150,7 +152,8 @@ impl PostgresStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, live = true,
                  updated_at = clock_timestamp()
-             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL",
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
+                 layout_version::bigint, layout_from::bigint, layout_to::bigint",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
@@ -178,7 +181,8 @@ impl PostgresStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
              WHERE NOT dashi.checkpoint.live
-             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL",
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
+                 layout_version::bigint, layout_from::bigint, layout_to::bigint",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
@@ -294,7 +298,7 @@ async fn partition_states(
 ) -> Result<Vec<PartitionState>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
-                missing, markers, rewound, fingerprint, live, last_error, last_error_kind,
+                missing, markers, rewound, fingerprint, layout_version, layout_from, layout_to, live, last_error, last_error_kind,
                 (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
                 (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
                 (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
@@ -307,6 +311,7 @@ async fn partition_states(
 
 fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
     let count = |column| row.try_get::<i64, _>(column).map(|count| count as u64);
+    let small = |column| row.try_get::<i32, _>(column).map(i64::from);
     Ok(PartitionState {
         log: LogId::new(row.try_get::<String, _>("log_id")?),
         partition: Partition::new(row.try_get::<i32, _>("partition")? as u32),
@@ -323,6 +328,7 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
         markers: count("markers")?,
         rewound: count("rewound")?,
         updated_at_ms: row.try_get("updated_at_ms")?,
+        layout: crate::layout::passed((small("layout_version")?, small("layout_from")?, small("layout_to")?)),
         is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
         last_error_kind: row.try_get("last_error_kind")?,
@@ -331,15 +337,16 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
     })
 }
 
-/// A claim from the row that it wrote: epoch, checkpoint, the last record's fingerprint, and whether the last error is not over.
+/// A claim from the row that it wrote.
 fn claimed(
     log: &LogId,
     partition: Partition,
-    (epoch, checkpoint, fingerprint, has_open_error): (i64, i64, Option<i64>, bool),
+    (epoch, checkpoint, fingerprint, has_open_error, version, before, since): ClaimColumns,
 ) -> Claim {
     let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
     let resume_from = checkpoint_of(checkpoint);
-    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error }
+    let layout = crate::layout::passed((version, before, since));
+    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error, layout }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {

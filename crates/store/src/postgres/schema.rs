@@ -16,6 +16,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_5.sql"),
     include_str!("dashi_6.sql"),
     include_str!("dashi_7.sql"),
+    include_str!("dashi_8.sql"),
 ];
 
 /// Umami's tables as its release 3.1 has them.

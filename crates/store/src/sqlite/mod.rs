@@ -8,6 +8,7 @@ mod commit;
 mod erasure;
 mod generation;
 mod insert;
+mod layouts;
 mod letters;
 mod profile;
 mod read;
@@ -34,6 +35,7 @@ use uuid::Uuid;
 
 use self::generation::note_live;
 pub(crate) use self::rows::SqliteSnapshot;
+use crate::claim::ClaimColumns;
 use crate::profile::CHANGES_MAX;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, ProfileChange, StoreError};
 
@@ -54,6 +56,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_6.sql"),
     include_str!("dashi_7.sql"),
     include_str!("dashi_8.sql"),
+    include_str!("dashi_9.sql"),
 ];
 
 /// The mark of this program's files (`PRAGMA application_id`): "Dash" in ASCII. Files from before this mark have 0.
@@ -206,7 +209,8 @@ impl SqliteStore {
              VALUES (?, ?, 0, 1, ?, 1, {NOW_MS})
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, live = 1, updated_at = excluded.updated_at
-             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL"
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
+                 layout_version, layout_from, layout_to"
         )))
         .bind(log.as_str())
         .bind(partition.number())
@@ -230,7 +234,8 @@ impl SqliteStore {
              SELECT ?, ?, 0, 1, ?, 0, {NOW_MS} WHERE NOT EXISTS (SELECT 1 FROM dashi_checkpoint WHERE live)
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at WHERE NOT live
-             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL"
+             RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
+                 layout_version, layout_from, layout_to"
         )))
         .bind(log.as_str())
         .bind(partition.number())
@@ -378,15 +383,16 @@ async fn guard_row(connection: &mut SqliteConnection, claim: &Claim) -> Result<G
     Ok(GuardRow { epoch: Epoch::new(epoch as u64), checkpoint: checkpoint_of(checkpoint) })
 }
 
-/// A claim from the row that it wrote: epoch, checkpoint, the last record's fingerprint, and whether the last error is not over.
+/// A claim from the row that it wrote.
 fn claimed(
     log: &LogId,
     partition: Partition,
-    (epoch, checkpoint, fingerprint, has_open_error): (i64, i64, Option<i64>, bool),
+    (epoch, checkpoint, fingerprint, has_open_error, version, before, since): ClaimColumns,
 ) -> Claim {
     let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
     let resume_from = checkpoint_of(checkpoint);
-    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error }
+    let layout = crate::layout::passed((version, before, since));
+    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error, layout }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {
@@ -412,7 +418,7 @@ async fn partition_states(
 ) -> Result<Vec<PartitionState>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
-                missing, markers, rewound, fingerprint, updated_at,
+                missing, markers, rewound, fingerprint, layout_version, layout_from, layout_to, updated_at,
                 live, last_error, last_error_kind, last_error_at, last_error_over_at
          FROM dashi_checkpoint ORDER BY log_id, partition",
     )
@@ -439,6 +445,11 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
         markers: count("markers")?,
         rewound: count("rewound")?,
         updated_at_ms: row.try_get("updated_at")?,
+        layout: crate::layout::passed((
+            row.try_get("layout_version")?,
+            row.try_get("layout_from")?,
+            row.try_get("layout_to")?,
+        )),
         is_live: row.try_get("live")?,
         last_error: row.try_get("last_error")?,
         last_error_kind: row.try_get("last_error_kind")?,

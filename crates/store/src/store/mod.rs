@@ -24,6 +24,7 @@ macro_rules! either {
 mod audit;
 mod erasures;
 mod generations;
+mod layouts;
 mod letters;
 mod people;
 mod projection;

@@ -5,6 +5,7 @@ use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
 
 use crate::Claim;
+use crate::layout::columns;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::postgres::pool::Session;
 
@@ -20,12 +21,16 @@ pub(super) async fn move_checkpoint(
 ) -> Result<bool, sqlx::Error> {
     let passed = Passed::of(changes, from, to);
     let [applied, duplicate, dead] = changes.added(&changes.outcomes);
+    let [version, before, since] = columns(changes.barrier_of(&claim.log, claim.partition));
     let moved = sqlx::query(
         "/* move_checkpoint */
          UPDATE dashi.checkpoint
          SET checkpoint = $5, applied = applied + $6, duplicate = duplicate + $7, dead = dead + $8,
              missing = missing + $9, markers = markers + $10, rewound = rewound + $11,
              fingerprint = CASE WHEN $13 THEN fingerprint ELSE $12 END,
+             layout_version = greatest(layout_version, $14),
+             layout_from = CASE WHEN $14 > layout_version THEN $15 ELSE layout_from END,
+             layout_to = CASE WHEN $14 > layout_version THEN $16 ELSE layout_to END,
              updated_at = clock_timestamp(),
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, clock_timestamp()) END
          WHERE log_id = $1 AND partition = $2 AND epoch = $3 AND checkpoint = $4",
@@ -43,6 +48,9 @@ pub(super) async fn move_checkpoint(
     .bind(passed.rewound)
     .bind(changes.fingerprint)
     .bind(changes.tried.is_some())
+    .bind(version.map(|number| number as i32))
+    .bind(before.map(|number| number as i32))
+    .bind(since.map(|number| number as i32))
     .execute(connection)
     .await?
     .rows_affected();

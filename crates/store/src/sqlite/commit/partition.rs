@@ -7,6 +7,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
 
 use crate::Claim;
+use crate::layout::columns;
 use crate::missing::{Passed, RANGES_MAX, REWOUND};
 use crate::sqlite::NOW_MS;
 
@@ -20,11 +21,15 @@ pub(super) async fn move_checkpoint(
 ) -> Result<bool, sqlx::Error> {
     let passed = Passed::of(changes, from, to);
     let [applied, duplicate, dead] = changes.added(&changes.outcomes);
+    let [version, before, since] = columns(changes.barrier_of(&claim.log, claim.partition));
     let moved = sqlx::query(AssertSqlSafe(format!(
         "UPDATE dashi_checkpoint
          SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
              missing = missing + ?, markers = markers + ?, rewound = rewound + ?,
              fingerprint = CASE WHEN ? THEN fingerprint ELSE ? END,
+             layout_version = max(layout_version, coalesce(?, 0)),
+             layout_from = CASE WHEN ? > layout_version THEN ? ELSE layout_from END,
+             layout_to = CASE WHEN ? > layout_version THEN ? ELSE layout_to END,
              updated_at = {NOW_MS},
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
          WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
@@ -38,6 +43,11 @@ pub(super) async fn move_checkpoint(
     .bind(passed.rewound)
     .bind(changes.tried.is_some())
     .bind(changes.fingerprint)
+    .bind(version)
+    .bind(version)
+    .bind(before)
+    .bind(version)
+    .bind(since)
     .bind(claim.log.as_str())
     .bind(claim.partition.number())
     .bind(claim.epoch.number() as i64)
