@@ -172,7 +172,7 @@ test("events arrive live, and can be held", async () => {
   await page.getByRole("button", { name: "Hold" }).click();
   await tab.goto(`${site.url}/while-held`);
   const { applied } = await dashi.settled();
-  await until("all of them in the number", async () => Number(await text(".tile:nth-of-type(2) strong")) === applied);
+  await until("all of them in the number", async () => Number(await text(".tile:nth-of-type(3) strong")) === applied);
   assert.ok(!(await text("#events tbody")).includes("/while-held"), "a held list stays");
   await page.getByRole("button", { name: "Go on" }).click();
   await shows("#events tbody", "/while-held");
@@ -181,6 +181,46 @@ test("events arrive live, and can be held", async () => {
   await page.reload();
   await shows("#events tbody", "/live-page");
   await page.screenshot({ path: join(OUT, "console-live.png") });
+  clean();
+});
+
+test("traffic shows pages, visitors and a session's journey", async () => {
+  const tab = await visit("/", "/pricing?utm_source=mail", "/docs");
+  await tab.getByRole("button", { name: "Sign up" }).click();
+  await dashi.settled();
+  await page.goto(`${dashi.url}/console/#traffic`);
+  await shows(".choices [aria-current]", "7 days");
+  await shows(".tile:nth-of-type(1) strong", "1");
+  await shows(".tile:nth-of-type(3) strong", "3");
+  for (const [list, value] of [
+    ["pages", "/pricing"],
+    ["events", "signup"],
+    ["browsers", "chrome"],
+    ["systems", "Linux"],
+    ["devices", "laptop"],
+  ]) {
+    await shows(`#list-${list}`, value);
+  }
+  // The table moves by itself.
+  await tab.goto(`${site.url}/later`);
+  await shows("#list-pages", "/later");
+  await page.screenshot({ path: join(OUT, "console-traffic.png"), fullPage: true });
+
+  // Another value of a list, a filter, and its end.
+  await page.getByRole("combobox", { name: "Sources by" }).selectOption("utmSource");
+  await shows("#list-sources", "mail");
+  await page.getByRole("link", { name: /^\/pricing: / }).click();
+  await shows(".chip", "Page: /pricing");
+  await shows(".tile:nth-of-type(3) strong", "1");
+  await page.locator(".chip").click();
+  await shows(".tile:nth-of-type(3) strong", "4");
+
+  await page.locator("#sessions tbody a").first().click();
+  await until("four pages and an event", async () => {
+    const steps = await page.locator("#journey li").allTextContents();
+    return ["/", "/pricing", "/docs", "signup", "/later"].every((wanted) => steps.some((step) => step.includes(wanted)));
+  });
+  await tab.close();
   clean();
 });
 
@@ -198,6 +238,7 @@ test("every view fits a phone, in light and dark", async () => {
     for (const [view, ready] of [
       ["pipeline", "#account .verdict"],
       ["live", "#events tbody td"],
+      ["traffic", "#list-pages .row"],
     ]) {
       await page.goto(`${dashi.url}/console/#${view}`);
       await page.locator(ready).first().waitFor();

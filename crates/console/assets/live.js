@@ -13,7 +13,9 @@ const ROWS = 40;
 /** How long the plot reaches back. */
 const SPAN_MS = 2 * 60_000;
 
-export const live = (place, { signal, failed }) => {
+export const live = (place, { signal, failed, session }) => {
+  const now = h("strong", {}, "–");
+  const visitors = h("div", { class: "tile" }, h("span", {}, "Sessions live now"), now, h("small", {}, "with an event in the last 5 minutes"));
   const perSecond = h("strong", {}, "–");
   const speed = h("div", { class: "tile" }, h("span", {}, "Applied"), perSecond, h("small", {}, "per second, this page's last 10"));
   const since = h("strong", {}, "0");
@@ -43,7 +45,7 @@ export const live = (place, { signal, failed }) => {
       ),
     ),
   );
-  place.append(h("h1", { class: "unseen" }, "Live"), h("div", { class: "tiles three" }, speed, total), pulse.element, list);
+  place.append(h("h1", { class: "unseen" }, "Live"), h("div", { class: "tiles three" }, visitors, speed, total), pulse.element, list);
 
   const names = new Map();
   const seconds = new Map();
@@ -60,7 +62,7 @@ export const live = (place, { signal, failed }) => {
       h("td", { class: "time" }, timeOfDay(event.at_ms)),
       h("td", {}, names.get(event.website) ?? event.website.slice(0, 8)),
       h("td", {}, h("span", { class: `badge ${event.type}` }, event.type)),
-      h("td", { class: "wide" }, h("span", {}, event.type === "identify" ? "identify" : (event.name ?? event.path)), event.name && event.path ? h("small", {}, ` on ${event.path}`) : null),
+      h("td", { class: "wide" }, h("a", { href: `#traffic/${event.website}/session/${event.session}`, title: "The session's journey" }, event.type === "identify" ? "identify" : (event.name ?? event.path)), event.name && event.path ? h("small", {}, ` on ${event.path}`) : null),
       h("td", {}, country(event.country) ?? "–"),
       h("td", {}, [event.browser, event.os, event.device].filter(Boolean).join(" · ") || "–"),
     );
@@ -101,12 +103,13 @@ export const live = (place, { signal, failed }) => {
     },
   });
 
+  const began = Math.floor(Date.now() / 1_000);
   const tick = () => {
     const last = Math.floor(Date.now() / 1_000) - 1;
     for (const second of seconds.keys()) if (second < last - SPAN_MS / 1_000) seconds.delete(second);
     const points = Array.from({ length: SPAN_MS / 1_000 }, (_, at) => {
       const second = last - SPAN_MS / 1_000 + 1 + at;
-      return { at: second * 1_000, value: seconds.get(second) ?? 0 };
+      return { at: second * 1_000, value: second < began ? null : (seconds.get(second) ?? 0) };
     });
     pulse.show(points, (last + 1) * 1_000 - SPAN_MS, last * 1_000);
     put(perSecond, rate(points.slice(-10).reduce((sum, point) => sum + point.value, 0) / 10));
@@ -126,6 +129,10 @@ export const live = (place, { signal, failed }) => {
         filled = false;
         show();
       }
+      const active = await Promise.all(
+        websites.slice(0, 20).map(({ id }) => ask(`${session.api}/websites/${id}/active`, { signal })),
+      );
+      put(now, count(active.reduce((sum, { visitors }) => sum + visitors, 0)));
     },
     5_000,
     signal,

@@ -4,12 +4,14 @@ import { ask, Failed, key, repeat } from "./data.js";
 import { h, put } from "./dom.js";
 import { live } from "./live.js";
 import { pipeline } from "./pipeline.js";
+import { traffic } from "./traffic.js";
 
 /** Each view: a title, and a function that fills the place until the signal is aborted. */
 /** @type {[string, string, (place: HTMLElement, page: any) => unknown][]} */
 const VIEWS = [
   ["pipeline", "Pipeline", pipeline],
   ["live", "Live", live],
+  ["traffic", "Traffic", traffic],
 ];
 
 const by = (id) => document.getElementById(id);

@@ -86,7 +86,9 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
     if (!pulse) return;
     const now = pulse.now_ms;
     const points = samples.map((sample) => ({ ...sample, at: sample.at_ms }));
-    for (const each of [rates, latency, lag, commit]) each.show(points, now - SPAN_MS, now);
+    // As far back as the process knows, and two minutes at least.
+    const from = Math.max(now - SPAN_MS, Math.min(points[0]?.at ?? now, now - 2 * 60_000));
+    for (const each of [rates, latency, lag, commit]) each.show(points, from, now);
     const last = samples.at(-1) ?? {};
     tiles.accepted.show(rate(last.accepted_per_s), "per second");
     tiles.rejected.show(rate(last.rejected_per_s), "per second");

@@ -14,10 +14,16 @@ export const roundUp = (value) => {
 };
 
 /**
+ * @typedef {{ title: string, series: { name: string, key: string, format: (value: any) => string }[], axis: (value: number) => string,
+ *   label?: (at: number) => string, tick?: (at: number) => string, least?: number }} Options
+ */
+
+/**
  * A plot. `series`: `[{ name, key, format }]`, read from points that have `at` in ms. `format` writes a value, `axis` one on the
  * axis. `label(at)` writes a time, `tick(at)` one on the axis. Returns `{ element, show(points, from, to) }`.
+ * @param {Options} options
  */
-export const plot = ({ title, series, axis, label = timeOfDay, tick = hourMinute, least = 1 }) => {
+export const plot = ({ title, series, axis, label = timeOfDay, tick, least = 1 }) => {
   const svg = s("svg", { class: "plot", height: HEIGHT, role: "img", tabindex: 0 });
   const legend = h("div", { class: "legend" });
   const values = series.map((each, at) => {
@@ -74,11 +80,12 @@ export const plot = ({ title, series, axis, label = timeOfDay, tick = hourMinute
     ]);
     const many = Math.max(2, Math.min(6, Math.floor(inner().w / 90)));
     const times = Array.from({ length: many }, (_, at) => range[0] + ((range[1] - range[0]) * at) / (many - 1));
+    const write = tick ?? (range[1] - range[0] < 6 * 60_000 ? timeOfDay : hourMinute);
     const timeTicks = times.map((at, index) =>
       s(
         "text",
         { class: "tick", x: x(at), y: HEIGHT - 5, "text-anchor": index === 0 ? "start" : index === many - 1 ? "end" : "middle" },
-        tick(at),
+        write(at),
       ),
     );
     const drawn = series.map((each, at) => {

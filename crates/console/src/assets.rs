@@ -28,6 +28,9 @@ const FILES: &[(&str, &str, &str)] = &[
     ("live.js", SCRIPT, include_str!("../assets/live.js")),
     ("stream.js", SCRIPT, include_str!("../assets/stream.js")),
     ("places.js", SCRIPT, include_str!("../assets/places.js")),
+    ("traffic.js", SCRIPT, include_str!("../assets/traffic.js")),
+    ("ranges.js", SCRIPT, include_str!("../assets/ranges.js")),
+    ("journey.js", SCRIPT, include_str!("../assets/journey.js")),
 ];
 
 const HTML: &str = "text/html; charset=utf-8";

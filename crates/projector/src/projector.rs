@@ -157,7 +157,32 @@ impl Tasks {
     }
 }
 
+/// The numbers of partitions in ascending order, with a run of three or more as its ends: `0-7,9`.
 fn numbers(partitions: &[Partition]) -> String {
-    let numbers: Vec<_> = partitions.iter().map(ToString::to_string).collect();
-    numbers.join(",")
+    let mut numbers: Vec<u32> = partitions.iter().map(|partition| partition.number()).collect();
+    numbers.sort_unstable();
+    let runs = numbers.chunk_by(|number, next| number + 1 == *next).map(|run| match run {
+        [first, .., last] if run.len() > 2 => format!("{first}-{last}"),
+        run => run.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+    });
+    runs.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_partitions_are_short() {
+        for (partitions, text) in [
+            (&[0, 1, 2, 3, 4, 5, 6, 7][..], "0-7"),
+            (&[9, 3, 2, 1], "1-3,9"),
+            (&[1, 2, 4, 6, 7, 8], "1,2,4,6-8"),
+            (&[5], "5"),
+            (&[], ""),
+        ] {
+            let partitions: Vec<_> = partitions.iter().map(|number| Partition::new(*number)).collect();
+            assert_eq!(numbers(&partitions), text);
+        }
+    }
 }
