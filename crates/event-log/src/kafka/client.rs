@@ -37,11 +37,19 @@ pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
         .set("isolation.level", "read_committed")
         // A projector may wait for its database for as long as it takes.
         .set("max.poll.interval.ms", "86400000");
+    if !settings.properties.contains_key(READ_AHEAD) {
+        config.set(READ_AHEAD, READ_AHEAD_KIB);
+    }
     config
 }
 
+/// What a reader fetches ahead of its batches, at most. The library's own 64 MiB for each partition are more memory than the
+/// rest of a projector takes; a few batches are enough to keep it busy.
+const READ_AHEAD: &str = "queued.max.messages.kbytes";
+const READ_AHEAD_KIB: &str = "8192";
+
 /// How often one kind of trouble is logged, at most. The library repeats it with every attempt.
-const REPEAT: Duration = Duration::from_secs(60);
+pub(super) const REPEAT: Duration = Duration::from_secs(60);
 
 /// Receives the library's own messages. They report single attempts and consequences; the cause of a failure is logged
 /// where the failure is handled, so these messages are details, logged at a level that is off by default.

@@ -12,7 +12,7 @@ use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::Notify;
 
 use super::KafkaLog;
-use super::client::{Quiet, base_config, note};
+use super::client::{Quiet, REPEAT, base_config, note};
 use crate::{LogError, Membership, Ownership, PartitionCheckpoint};
 
 impl KafkaLog {
@@ -43,6 +43,7 @@ impl KafkaLog {
             consumer,
             changes,
             is_failing: false,
+            warned_at: None,
         }))
     }
 }
@@ -167,6 +168,8 @@ pub struct KafkaMembership {
     changes: Arc<Changes>,
     /// Whether the last save that was answered failed.
     is_failing: bool,
+    /// When an error of the client was logged last.
+    warned_at: Option<Instant>,
 }
 
 impl KafkaMembership {
@@ -184,10 +187,18 @@ impl KafkaMembership {
                 // read it, too.
                 received = self.consumer.recv() => if let Err(error) = received {
                     self.is_member()?;
-                    tracing::warn!(error = %error, "the consumer group's client has an error");
+                    self.warn_of(&error);
                     tokio::time::sleep(Duration::from_millis(200)).await;
                 },
             }
+        }
+    }
+
+    /// Warns once a minute at most: the client repeats its errors, of two kinds in turn, for as long as the brokers are away.
+    fn warn_of(&mut self, error: &KafkaError) {
+        if self.warned_at.is_none_or(|at| at.elapsed() >= REPEAT) {
+            tracing::warn!(error = %error, "the consumer group's client has an error; it keeps trying");
+            self.warned_at = Some(Instant::now());
         }
     }
 
