@@ -27,6 +27,7 @@ mod import_files;
 mod invariants;
 mod limits;
 mod log_contract;
+mod monitoring;
 mod outage;
 mod ownership;
 mod partitions;

@@ -25,6 +25,7 @@ mod open_files;
 mod ops;
 mod output;
 mod partitions;
+mod process_metrics;
 mod progress;
 mod reach;
 mod replay;

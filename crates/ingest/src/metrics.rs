@@ -11,6 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::answer::Rejection;
 use crate::tallies::Tallies;
 
 /// The outcome of a submission whose record is durable.
@@ -102,6 +103,10 @@ impl IngestMetrics {
             Unit::Seconds,
             append_seconds,
         );
+        // From the start, so that the first one is an increase for whoever watches.
+        for outcome in [ACCEPTED, Rejection::Unavailable.label()] {
+            let _ = metrics.events.get_or_create(&OutcomeLabel { outcome });
+        }
         metrics
     }
 

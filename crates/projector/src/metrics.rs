@@ -28,6 +28,12 @@ pub struct ProjectorMetrics {
     parking_given_up: Counter,
     trait_sends: Family<OutcomeLabel, Counter>,
     commit_seconds: Histogram,
+    batch_records: Histogram,
+    rows: Family<TableLabel, Counter>,
+    /// Partitions that the log's backend assigned to this process.
+    pub(crate) assigned: Counter,
+    /// Partitions that it took away again.
+    pub(crate) revoked: Counter,
     lag_records: Family<PartitionLabel, Gauge>,
     lag_seconds: Family<PartitionLabel, Gauge<f64, AtomicU64>>,
     /// Partitions claimed.
@@ -54,6 +60,11 @@ pub struct ProjectorMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TableLabel {
+    table: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +100,12 @@ impl ProjectorMetrics {
             parking_given_up: Counter::default(),
             trait_sends: Family::default(),
             commit_seconds: Histogram::new(buckets),
+            batch_records: Histogram::new([
+                1.0, 5.0, 25.0, 100.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0, 50_000.0,
+            ]),
+            rows: Family::default(),
+            assigned: Counter::default(),
+            revoked: Counter::default(),
             lag_records: Family::default(),
             lag_seconds: Family::default(),
             claims: Counter::default(),
@@ -136,6 +153,26 @@ impl ProjectorMetrics {
             "Time of committed transactions",
             Unit::Seconds,
             metrics.commit_seconds.clone(),
+        );
+        registry.register(
+            "dashi_projector_batch_records",
+            "Records of committed transactions",
+            metrics.batch_records.clone(),
+        );
+        registry.register(
+            "dashi_projector_rows",
+            "Rows that committed transactions wrote or filled, by table",
+            metrics.rows.clone(),
+        );
+        registry.register(
+            "dashi_projector_partitions_assigned",
+            "Partitions that this process was given to project",
+            metrics.assigned.clone(),
+        );
+        registry.register(
+            "dashi_projector_partitions_revoked",
+            "Partitions that were taken from this process again",
+            metrics.revoked.clone(),
         );
         registry.register(
             "dashi_projector_lag_records",
@@ -186,6 +223,10 @@ impl ProjectorMetrics {
             metrics.call_seconds.clone(),
         );
         metrics.register_rebuild(registry);
+        // From the start, so that the first one is an increase for whoever watches.
+        for outcome in ["dead", "missing"] {
+            let _ = metrics.records.get_or_create(&OutcomeLabel { outcome });
+        }
         metrics
     }
 
@@ -234,6 +275,12 @@ impl ProjectorMetrics {
         }
         self.commit_seconds.observe(took.as_secs_f64());
         let Outcomes { applied, duplicate, dead } = changes.outcomes;
+        self.batch_records.observe((applied + duplicate + dead) as f64);
+        for (table, rows) in rows_by_table(changes) {
+            if rows > 0 {
+                self.rows.get_or_create(&TableLabel { table }).inc_by(rows as u64);
+            }
+        }
         // A letter that is tried again was counted when it was read.
         let records = if changes.tried.is_some() { &self.letters_tried } else { &self.records };
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {
@@ -311,4 +358,22 @@ impl ProjectorMetrics {
             }
         }
     }
+}
+
+/// How many rows the changes write, by table. Rows of profiles are decided in the transaction; `dashi_projector_trait_sends`
+/// counts them.
+fn rows_by_table(changes: &Changes) -> [(&'static str, usize); 11] {
+    [
+        ("session", changes.sessions.len()),
+        ("website_event", changes.events.len()),
+        ("event_data", changes.event_data.len()),
+        ("revenue", changes.revenue.len()),
+        ("session_data", changes.session_data.len() + changes.imported_session_data.len()),
+        ("session_replay", changes.chunks.len()),
+        ("heatmap_event", changes.heatmap.len()),
+        ("session_link", changes.session_links.len() + changes.imported_session_links.len()),
+        ("identify", changes.identifies.len()),
+        ("applied", changes.applied.len()),
+        ("dead_letter", changes.dead_letters.len()),
+    ]
 }

@@ -104,12 +104,14 @@ impl Projector {
                 change = membership.next() => match change? {
                     Ownership::Assigned(partitions) => {
                         tracing::info!(partitions = %numbers(&partitions), "assigned");
+                        self.0.metrics.assigned.inc_by(partitions.len() as u64);
                         for partition in partitions {
                             tasks.start(self, partition);
                         }
                     }
                     Ownership::Revoked(partitions) => {
                         tracing::info!(partitions = %numbers(&partitions), "revoked");
+                        self.0.metrics.revoked.inc_by(partitions.len() as u64);
                         for partition in partitions {
                             tasks.stop(partition);
                             self.0.progress.revoked(partition);

@@ -38,6 +38,7 @@ use crate::args::ServeArgs;
 use crate::exit::Exit;
 use crate::layouts::{Follower, Role};
 use crate::ops::Ops;
+use crate::process_metrics::ProcessMetrics;
 use crate::serve::collect::{Collecting, Ids};
 use crate::serve::console::RunningConsole;
 use crate::serve::helpers::{Helpers, log_panic};
@@ -176,6 +177,7 @@ impl Process {
         if let Some(follower) = follower {
             helpers.spawn(|stop| follower.run(stop));
         }
+        registry.register_collector(Box::new(ProcessMetrics));
         if let EventLog::Kafka(_) = &base.log {
             registry.register_collector(Box::new(TopicMetrics(base.log.clone())));
         }
