@@ -26,8 +26,8 @@ use crate::partitions::PartitionsArgs;
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, dead-letters, heal, \
-    import, replay, trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, dead-letters, doctor, \
+    heal, import, replay, trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
     variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
     settings and their origins."
 )]
@@ -118,9 +118,67 @@ pub enum Command {
     Bench(BenchArgs),
     /// Ask a running Dashi whether it is ready (exit code 1 if not)
     Health(HealthArgs),
+    /// Examine settings, log, store, topic, rights, clocks and disks (exit code 3 if something fails)
+    #[command(
+        after_help = "Example:\n  dashi doctor --log kafka://k1:9092/dashi-events --store postgres://dashi@db/dashi\n\n\
+        Each line is ok, warn or fail, with its remedy. Nothing is changed, but a topic that is not there is made, as by any \
+        start."
+    )]
+    Doctor(DoctorArgs),
+    /// Send one event to a running collector and follow it to its row (exit code 3 if it is not applied in time)
+    #[command(
+        after_help = "Example:\n  dashi test-event --url http://127.0.0.1:8484\n\nThe event stays, as a page view of \
+        /dashi-test-event; `dashi erase --session ID` removes it."
+    )]
+    TestEvent(TestEventArgs),
     /// Print or check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Print the completions of a shell
+    #[command(after_help = "Example, for bash:\n  dashi completions bash > /etc/bash_completion.d/dashi")]
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write the pages of all commands into a directory
+    #[command(after_help = "Example:\n  dashi man --output /usr/local/share/man/man1; man dashi-replay-run")]
+    Man(ManArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct TestEventArgs {
+    /// Address of the collector
+    #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
+    pub url: String,
+
+    /// Id of the website of the event [default: the first website of --store]
+    #[arg(long, value_name = "UUID")]
+    pub website: Option<Uuid>,
+
+    /// How long to wait for the row
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub wait: u64,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory for one page per command; it is made if it is not there
+    #[arg(long, value_name = "DIRECTORY")]
+    pub output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ mod column;
 mod compare;
 mod config;
 mod dead_letters;
+mod doctor;
 mod erase;
 mod exit;
 mod export;
@@ -19,6 +20,7 @@ mod import;
 mod interrupt;
 mod layouts;
 mod logging;
+mod manual;
 mod moment;
 mod open;
 mod open_files;
@@ -34,6 +36,7 @@ mod serve;
 mod settings;
 mod spool;
 mod status;
+mod test_event;
 mod topic;
 mod trace;
 mod tracked;
@@ -63,9 +66,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        // A container's health check needs no settings.
-        if let Command::Health(args) = &cli.command {
-            return health::run(args).await;
+        // These need no settings: a wrong one must not hinder a container's health check.
+        match &cli.command {
+            Command::Health(args) => return health::run(args).await,
+            Command::Completions(args) => return Ok(manual::completions(args)),
+            Command::Man(args) => return manual::man(args),
+            _ => {}
         }
         let loaded = settings::load(&cli)?;
         match cli.command {
@@ -90,7 +96,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Archive(args) => archive::run(&loaded, args).await,
             Command::Bench(args) => bench::run(&loaded, args).await,
             Command::Config(command) => config::run(&loaded, command).await,
+            Command::Doctor(args) => doctor::run(&loaded, &args).await,
+            Command::TestEvent(args) => test_event::run(&loaded, &args).await,
             Command::Health(args) => health::run(&args).await,
+            Command::Completions(args) => Ok(manual::completions(&args)),
+            Command::Man(args) => manual::man(&args),
         }
     })
 }

@@ -39,6 +39,14 @@ pub fn connections(settings: &Settings) -> usize {
     fitting
 }
 
+/// Connections that [`connections`] would find room for, and those that the settings want.
+pub fn room(settings: &Settings) -> (usize, usize) {
+    let wanted = settings.ingest.connections_max;
+    // A start raises the limit in force to the greatest that it may.
+    let open_files_max = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    (fitting(wanted, open_files_max, own(settings)), wanted)
+}
+
 /// Connections for which there are files beside its own.
 fn fitting(wanted: usize, open_files_max: u64, own: u64) -> usize {
     // A process that can hardly have its own files shares them out evenly.

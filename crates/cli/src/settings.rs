@@ -1,6 +1,6 @@
 //! The settings of this process: read from the command line, the environment and files, and checked.
 
-use dashi_config::{ConfigError, Layers, Loaded, ServedPaths};
+use dashi_config::{ConfigError, Layers, Loaded, ServedPaths, Warning};
 
 use crate::args::Cli;
 use crate::ops;
@@ -25,11 +25,11 @@ pub fn load(cli: &Cli) -> Result<Loaded, ConfigError> {
     })
 }
 
-/// Checks the settings before a process runs with them; prints notes about those that an operator should know of.
+/// Checks the settings: warnings about those that may run, or everything that must not.
 ///
 /// # Errors
-/// The last of the settings that must not run; the others are printed.
-pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
+/// Every setting that has to be changed first.
+pub fn examine(loaded: &Loaded) -> Result<Vec<Warning>, Vec<ConfigError>> {
     let known_timezone = |name: &str| jiff::tz::TimeZone::get(name).is_ok();
     let served = ServedPaths {
         routes: &[&dashi_ingest::PATHS, &dashi_api::PATHS, &dashi_console::PATHS, &ops::PATHS],
@@ -37,7 +37,15 @@ pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
         script: dashi_ingest::SCRIPT_PATH,
         vitals_path: dashi_ingest::vitals_path,
     };
-    match dashi_config::check(&loaded.settings, known_timezone, &served) {
+    dashi_config::check(&loaded.settings, known_timezone, &served)
+}
+
+/// Checks the settings before a process runs with them; prints notes about those that an operator should know of.
+///
+/// # Errors
+/// The last of the settings that must not run; the others are printed.
+pub fn check(loaded: &Loaded) -> anyhow::Result<()> {
+    match examine(loaded) {
         Ok(warnings) => {
             for warning in warnings {
                 eprintln!("dashi: note: {warning}");

@@ -273,7 +273,7 @@ fn is_of(id: Uuid) -> impl Fn(&[u8]) -> bool {
 }
 
 /// Copies in one partition that were appended within `times` (without the end), `copies_max` at most, in order.
-async fn search(
+pub async fn search(
     log: &EventLog,
     partition: Partition,
     id: Uuid,

@@ -10,6 +10,7 @@ mod claim;
 mod compare;
 mod erasure;
 mod error;
+mod fitness;
 mod generation;
 mod heal;
 mod history;
@@ -36,6 +37,7 @@ pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
 pub use compare::{Comparison, DayComparison, Difference, TableComparison, compare, compare_snapshots};
 pub use erasure::{AppliedCopy, Erasable, ErasableRows, NotedErasure};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
+pub use fitness::Fitness;
 pub use generation::{
     FOREIGN_KEYS_MAX, Foreign, ForeignRows, Generation, GenerationError, GenerationState, IndexProgress,
     SwapError, Swapped, VERSION_UNKNOWN,

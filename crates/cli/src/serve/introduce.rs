@@ -11,7 +11,7 @@ use crate::clock::now_ms;
 use crate::output::print;
 
 /// The agent of a browser.
-const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+pub const AGENT: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
 
 /// The addresses that a start shows.
 #[derive(Debug, Clone)]

@@ -34,6 +34,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use self::introduce::AGENT;
 use crate::args::ServeArgs;
 use crate::exit::Exit;
 use crate::layouts::{Follower, Role};

@@ -14,6 +14,7 @@ mod commit;
 mod copy;
 mod encoding;
 mod erasure;
+mod fitness;
 mod generation;
 pub(crate) mod heal;
 pub(crate) mod history;

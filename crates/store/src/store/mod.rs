@@ -1,6 +1,6 @@
 //! The one enum in front of the backends. Each method is the contract of both; the backends' own have no text of theirs.
 
-use crate::{PostgresStore, SqliteStore, StoreError, UmamiTables, Unwritten};
+use crate::{Fitness, PostgresStore, SqliteStore, StoreError, UmamiTables, Unwritten};
 
 /// A store.
 #[derive(Clone)]
@@ -70,6 +70,17 @@ impl Store {
     /// It does not answer, or is read-only.
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, store => store.ping().await)
+    }
+
+    /// The database's answers about itself; nothing is changed. `None` for a file, whose rights are those of this process.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    pub async fn fitness(&self) -> Result<Option<Fitness>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.fitness().await.map(Some),
+            Self::Sqlite(_) => Ok(None),
+        }
     }
 
     /// Lets go of the connections.

@@ -1,0 +1,180 @@
+//! `dashi doctor`: examines settings, log, store and machine, and names the remedy of what it finds.
+
+mod machine;
+mod servers;
+
+use std::fmt;
+use std::io::IsTerminal as _;
+
+use dashi_config::Loaded;
+use serde::Serialize;
+
+use crate::args::DoctorArgs;
+use crate::exit::Exit;
+use crate::output::print;
+use crate::settings;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// It works, and something may go wrong later.
+    Warn,
+    /// It does not work, or loses events.
+    Fail,
+}
+
+/// A line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    level: Level,
+    /// Its subject: `settings`, `secret`, `log`, `topic`, `store`, `rights`, `clock`, `projection`, `disk`, `files`.
+    subject: &'static str,
+    found: String,
+    /// The remedy; none if it is as it should be.
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &'static str, found: impl Into<String>) -> Self {
+        Self { level: Level::Ok, subject, found: found.into(), remedy: None }
+    }
+
+    fn warn(subject: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Warn, subject, found: found.into(), remedy: Some(remedy.into()) }
+    }
+
+    fn fail(subject: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { level: Level::Fail, subject, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// Prints the findings. Exit code 3 if one of them is a failure.
+pub async fn run(loaded: &Loaded, args: &DoctorArgs) -> anyhow::Result<Exit> {
+    let mut findings = of_settings(loaded);
+    findings.push(of_secret(loaded.settings.secret_text()));
+    let settings = &loaded.settings;
+    // Without valid addresses there is nothing to reach; the settings' own lines say so.
+    let (store, log) = tokio::join!(servers::store(settings), servers::log(settings));
+    findings.extend(log.findings);
+    findings.extend(store.findings);
+    if let (Some(log), Some(store)) = (&log.opened, &store.opened) {
+        findings.extend(servers::projection(log, store).await);
+    }
+    if let Some(store) = store.opened {
+        store.close().await;
+    }
+    if let Some(log) = log.opened {
+        log.close().await;
+    }
+    findings.extend(machine::disks(settings));
+    findings.push(machine::files(settings));
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    print(&if args.json {
+        format!("{}\n", serde_json::to_string(&findings)?)
+    } else {
+        let is_coloured = std::io::stdout().is_terminal();
+        findings.iter().map(|finding| Shown { finding, is_coloured }.to_string()).collect()
+    });
+    Ok(if worst == Level::Fail { Exit::No } else { Exit::Done })
+}
+
+/// The settings that must not run, or warnings about those that may.
+fn of_settings(loaded: &Loaded) -> Vec<Finding> {
+    match settings::examine(loaded) {
+        Ok(warnings) if warnings.is_empty() => vec![Finding::ok("settings", "valid")],
+        Ok(warnings) => warnings.iter().map(|warning| split(Level::Warn, &warning.to_string())).collect(),
+        Err(errors) => errors.iter().map(|error| split(Level::Fail, &error.to_string())).collect(),
+    }
+}
+
+/// A message about a setting: its remedy stands behind the last semicolon.
+fn split(level: Level, message: &str) -> Finding {
+    let (found, remedy) = message.rsplit_once("; ").unwrap_or((message, "correct the setting"));
+    Finding { level, subject: "settings", found: found.to_owned(), remedy: Some(remedy.to_owned()) }
+}
+
+/// Characters of a secret that nobody guesses.
+const SECRET_CHARS: usize = 16;
+
+/// Secrets of examples, which everybody knows.
+const KNOWN_SECRETS: [&str; 6] =
+    ["replace-me-with-a-random-string", "changeme", "change-me", "secret", "password", "umami"];
+
+fn of_secret(secret: Option<&str>) -> Finding {
+    let keep = "set one of `openssl rand -hex 32`, before the first event: session ids depend on it (where Umami has run, \
+                it has to be Umami's)";
+    match secret {
+        None => Finding::ok("secret", "none is set: one is made beside the embedded log"),
+        Some(secret) if KNOWN_SECRETS.contains(&secret.to_lowercase().as_str()) => {
+            Finding::fail("secret", "it is that of an example: anybody can make tokens and session ids", keep)
+        }
+        Some(secret) if secret.chars().count() < SECRET_CHARS => Finding::warn(
+            "secret",
+            format!("it has fewer than {SECRET_CHARS} characters and can be guessed"),
+            keep,
+        ),
+        Some(_) => Finding::ok("secret", "set"),
+    }
+}
+
+/// A finding as people read it.
+struct Shown<'f> {
+    finding: &'f Finding,
+    is_coloured: bool,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Finding { level, subject, found, remedy } = self.finding;
+        let (word, colour) = match level {
+            Level::Ok => ("ok", "32"),
+            Level::Warn => ("warn", "33"),
+            Level::Fail => ("fail", "31"),
+        };
+        if self.is_coloured {
+            write!(f, "\x1b[{colour}m{word:<5}\x1b[0m")?;
+        } else {
+            write!(f, "{word:<5}")?;
+        }
+        writeln!(f, " {subject:<11} {found}")?;
+        match remedy {
+            Some(remedy) => writeln!(f, "{:18}remedy: {remedy}", ""),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_examples_fail_and_short_ones_are_warned_of() {
+        for (secret, level) in [
+            (None, Level::Ok),
+            (Some("replace-me-with-a-random-string"), Level::Fail),
+            (Some("Changeme"), Level::Fail),
+            (Some("fifteen letters"), Level::Warn),
+            (Some("5f1c9a3e77e0c0ff"), Level::Ok),
+        ] {
+            let finding = of_secret(secret);
+            assert_eq!(finding.level, level, "{secret:?}");
+            assert_eq!(finding.remedy.is_none(), level == Level::Ok, "{secret:?}");
+            assert!(secret.is_none_or(|secret| !finding.found.contains(secret)), "it shows {secret:?}");
+        }
+    }
+
+    #[test]
+    fn a_remedy_stands_behind_its_finding() {
+        let finding = Finding::warn("disk", "2 % are free", "make room");
+        let text = Shown { finding: &finding, is_coloured: false }.to_string();
+        assert_eq!(text, "warn  disk        2 % are free\n                  remedy: make room\n");
+        assert_eq!(
+            split(Level::Fail, "a = 0: too small; set 1 or more").remedy.as_deref(),
+            Some("set 1 or more")
+        );
+    }
+}
