@@ -6,6 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use dashi_load::{LoadPlan, Mode};
+use hyper::Method;
+use hyper::body::Bytes;
 use integration_tests::kafka::unique_topic;
 use integration_tests::{
     Deployment, Ledger, Server, TestDatabase, TestDirectory, eventually, http, kafka, repository,
@@ -13,6 +15,8 @@ use integration_tests::{
 
 /// How long a busy machine may take for what usually takes some seconds.
 const SOON: Duration = Duration::from_secs(60);
+
+const API_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// Metrics that are there only in a state which the test does not bring about. They are documented all the same.
 const OF_RARE_STATES: &[&str] = &[
@@ -59,7 +63,7 @@ async fn every_metric_is_documented_and_alerts_and_dashboard_name_no_other() {
         .with("DASHI_INGEST_SPOOL", "true")
         .with("DASHI_INGEST_SPOOL_DIRECTORY", directory.path().join("spool").to_str().expect("UTF-8"))
         .with("DASHI_LIMITS_BACKLOG_POLICY", "shed")
-        .with("DASHI_API_KEYS", "0123456789abcdef0123456789abcdef");
+        .with("DASHI_API_KEYS", API_KEY);
     deployment.register().await;
     let collector = deployment.start("collect").ready().await;
     let projector = deployment.start("project").ready().await;
@@ -69,6 +73,12 @@ async fn every_metric_is_documented_and_alerts_and_dashboard_name_no_other() {
         plan.mode = Mode::Open { requests_per_s: 200.0 };
         plan.duration = 2 * SOON;
     });
+
+    // A question to the read side, so that its metrics are there.
+    let profiles = format!("{}/api/websites/{}/profiles", collector.url(), deployment.website());
+    let key = format!("Bearer {API_KEY}");
+    let answer = http::request(Method::GET, &profiles, Bytes::new(), &[("authorization", &key)]).await;
+    assert_eq!(answer.expect("an answer").status, 200);
 
     // During the load, as a server scrapes them.
     let documented: BTreeSet<String> = {
