@@ -164,8 +164,8 @@ async fn a_backfill_does_not_delay_live_events_on_kafka_and_postgres() {
 async fn a_backfill_does_not_delay_live_events(mut place: Place) {
     const POSTED: usize = 8_000;
     const IMPORTED: usize = 3_000;
-    // Small transactions, so that the backfill takes the projector far longer than the limit.
-    place.deployment = place.deployment.with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "8");
+    // A transaction for each record, so that the backfill takes the projector far longer than the limit.
+    place.deployment = place.deployment.with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "1");
     let mut server = place.deployment.start("collect").ready().await;
     let mut projector = place.deployment.start("project").ready().await;
     let after = |duration: Duration| {
@@ -189,7 +189,6 @@ async fn a_backfill_does_not_delay_live_events(mut place: Place) {
     let waiting = history(&server).await.unwrap()["records"].as_u64();
     assert!(waiting > Some(POSTED as u64 / 2), "{waiting:?}");
     let mut projector = place.deployment.start("project").ready().await;
-    let _ = live(&place, &server, "c", after(Duration::from_millis(100))).await;
 
     let line = |n: usize| {
         let (url, ip) = (format!("/imported/{n}"), format!("198.19.0.{}", n % 200));
@@ -230,13 +229,15 @@ async fn a_backfill_does_not_delay_live_events(mut place: Place) {
         POSTED + IMPORTED,
         began.elapsed()
     );
-    // The limit is a second; another one for what a busy machine adds, and for the batch that is being applied.
-    let bound = 2 * part(&before, 0.9) + Duration::from_secs(2);
-    assert!(part(&beside, 0.9) <= bound, "{:?}, and {:?} before", part(&beside, 0.9), part(&before, 0.9));
+    // The limit is a second; what a busy machine adds is there without a backfill, too. The first of them wait for the
+    // projector to take its partitions, so half of them count: behind a backfill that is not paced the median waits for half
+    // of it.
+    let bound = 2 * part(&before, 0.9) + Duration::from_secs(1);
+    assert!(part(&beside, 0.5) <= bound, "{:?}, and {:?} before", part(&beside, 0.5), part(&before, 0.9));
 
     let totals = place.deployment.settled().await.totals;
     let live = place.count("SELECT count(*) FROM website_event WHERE url_path LIKE '/_/%/%'").await as u64;
-    assert!(live > (before.len() + beside.len()) as u64);
+    assert_eq!(live, (before.len() + beside.len()) as u64);
     let all = live + (POSTED + IMPORTED) as u64;
     assert_eq!(
         (totals.in_log, totals.applied, totals.duplicate, totals.dead),

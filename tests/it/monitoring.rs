@@ -62,6 +62,7 @@ async fn every_metric_is_documented_and_alerts_and_dashboard_name_no_other() {
     let deployment = Deployment::new(log, database.url())
         .with("DASHI_INGEST_SPOOL", "true")
         .with("DASHI_INGEST_SPOOL_DIRECTORY", directory.path().join("spool").to_str().expect("UTF-8"))
+        .with("DASHI_HISTORY_EVENT_AGE_S_MIN", "3600")
         .with("DASHI_LIMITS_BACKLOG_POLICY", "shed")
         .with("DASHI_API_KEYS", API_KEY);
     deployment.register().await;

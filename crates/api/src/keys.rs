@@ -41,7 +41,7 @@ impl Keys {
 
 /// Whether a request may read. With keys it needs one of them, in the header `Authorization`. Without keys, a process that
 /// listens on a loopback address alone answers requests that come from this machine and from no page of another origin:
-/// see [`is_local`].
+/// see `is_local`.
 pub fn may_read(keys: Option<&Keys>, request: &Parts, listens_on_loopback: bool) -> bool {
     match keys {
         Some(keys) => {

@@ -104,7 +104,7 @@ impl Progress {
         self.with(|process| process.partitions.get_mut(&partition).map(act));
     }
 
-    /// The events of each commit from now on, the last [`DESCRIBED`] of it described. A receiver that is more than some
+    /// The events of each commit from now on, the last 100 of it described. A receiver that is more than some
     /// dozens of commits behind misses the oldest.
     pub fn applied_events(&self) -> broadcast::Receiver<Arc<AppliedEvents>> {
         self.applied.0.subscribe()
