@@ -26,8 +26,6 @@ impl KafkaLog {
         }
         let consumer: StreamConsumer<GroupContext> = config
             .set("group.id", group)
-            // The group is rebalanced soon after the topic has grown.
-            .set("topic.metadata.refresh.interval.ms", "5000")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "latest")
