@@ -31,7 +31,7 @@ pub const AGENT: &str = "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/5
 const UMAMI: &str = include_str!("../../crates/store/src/postgres/umami_3_1.sql");
 
 /// How long applying what a test has sent may take on a busy machine.
-const APPLIED: Duration = Duration::from_secs(60);
+const APPLIED: Duration = Duration::from_secs(120);
 
 /// A row: columns by name. Times are milliseconds since 1970, identifiers are text, decimals are floating point, from
 /// every store.

@@ -43,8 +43,8 @@ pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
     config
 }
 
-/// What a reader fetches ahead of its batches, at most. The library's own 64 MiB for each partition are more memory than the
-/// rest of a projector takes; a few batches are enough to keep it busy.
+/// What a reader fetches ahead of its batches, at most, in place of the library's own 64 MiB for each partition: a few batches
+/// are enough to keep a projector busy.
 const READ_AHEAD: &str = "queued.max.messages.kbytes";
 const READ_AHEAD_KIB: &str = "8192";
 
