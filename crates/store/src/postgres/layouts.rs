@@ -18,7 +18,7 @@ impl PostgresStore {
             "/* layouts */
              SELECT version::bigint, partitions::bigint, state, (extract(epoch FROM changed_at) * 1000)::bigint,
                     (extract(epoch FROM clock_timestamp() - changed_at) * 1000)::bigint,
-                    expires_at < clock_timestamp()
+                    expires_at <= clock_timestamp()
              FROM dashi.layout WHERE log_id = $1 ORDER BY version",
         )
         .bind(log.as_str())

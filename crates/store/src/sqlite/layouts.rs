@@ -31,7 +31,7 @@ impl SqliteStore {
 
     pub(crate) async fn layouts(&self, log: &LogId) -> Result<Vec<StoredLayout>, StoreError> {
         let rows: Vec<LayoutColumns> = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT version, partitions, state, changed_at, {NOW_MS} - changed_at, expires_at < {NOW_MS}
+            "SELECT version, partitions, state, changed_at, {NOW_MS} - changed_at, expires_at <= {NOW_MS}
              FROM dashi_layout WHERE log_id = ? ORDER BY version"
         )))
         .bind(log.as_str())
