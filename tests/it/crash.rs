@@ -411,8 +411,8 @@ async fn a_log_that_dies_at_any_write_has_all_that_it_had_acknowledged() {
     let directory = TestDirectory::create("crash");
     let path = directory.path().join("log.db");
     let log = open(&path).await;
-    let wal = path.with_extension("db-wal");
-    // The length of the write-ahead log when so many records were acknowledged.
+    let segment = directory.path().join("log.db.segments").join(format!("{:020}.records", 0));
+    // The bytes of the segment that are not zero when so many records were acknowledged.
     let mut acknowledged = Vec::new();
     let mut records = 0;
     for size in [1, 3, 1, 7, 2, 1] {
@@ -422,12 +422,19 @@ async fn a_log_that_dies_at_any_write_has_all_that_it_had_acknowledged() {
         });
         assert!(log.append(entries.collect()).await.iter().all(Result::is_ok));
         records += size;
-        acknowledged.push((fs::metadata(&wal).unwrap().len() as usize, records));
+        let bytes = fs::read(&segment).unwrap();
+        acknowledged.push((bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1), records));
     }
-    let wal = fs::read(&wal).unwrap();
-    for (number, length) in crash_points(&wal).enumerate() {
+    let bytes = fs::read(&segment).unwrap();
+    let wal = fs::read(path.with_extension("db-wal")).unwrap();
+    let ends = acknowledged.iter().map(|(end, _)| *end).collect::<Vec<_>>();
+    let around = ends.iter().flat_map(|end| [end - 40, end - 1, *end, end + 1, end + 30]);
+    for (number, length) in [0, 10, 64, 100].into_iter().chain(around).enumerate() {
         let path = directory.path().join(format!("crashed-{number}.db"));
-        crashed(&directory.path().join("log.db"), &wal[..length.min(wal.len())], &path);
+        crashed(&directory.path().join("log.db"), &wal, &path);
+        let segments = directory.path().join(format!("crashed-{number}.db.segments"));
+        fs::create_dir(&segments).unwrap();
+        fs::write(segments.join(format!("{:020}.records", 0)), &bytes[..length]).unwrap();
         let revived = open(&path).await;
         let mut kept = 0;
         for partition in revived.partitions().await.unwrap() {

@@ -13,7 +13,7 @@ use crate::{Dashi, TestDirectory};
 pub enum Space {
     /// A small file system.
     Disk(SmallDisk),
-    /// Files `log.db` and `log.db-wal` whose size can be limited.
+    /// A log and a store `log.db` and `store.db` whose files' size can be limited.
     Files(TestDirectory),
 }
 
@@ -59,8 +59,7 @@ impl Space {
                 }
             }
             Self::Files(directory) => {
-                let size = |name| fs::metadata(directory.path().join(name)).map_or(0, |file| file.len());
-                let limit = size("log.db").max(size("log.db-wal")).to_string();
+                let limit = size(&directory.path().join("log.db.segments")).to_string();
                 processes.into_iter().for_each(|dashi| limit_file_size(dashi, &limit));
             }
         }
@@ -95,6 +94,12 @@ impl Drop for SmallDisk {
         // Lazily: a process that a failing test leaves behind may still have files there.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).output();
     }
+}
+
+/// Bytes of the largest file in a directory.
+fn size(directory: &Path) -> u64 {
+    let files = fs::read_dir(directory).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).max().unwrap_or(0)
 }
 
 fn limit_file_size(dashi: &Dashi, bytes: &str) {

@@ -165,17 +165,16 @@ pub(super) async fn a_record_of_nine_mebibytes_goes_through(location: LogLocatio
     assert_eq!(records[2].value, b"b");
 }
 
-/// While another process holds the file's lock, nothing can become durable. So nothing may be answered, and what
+/// While another process holds the log's lock, nothing can become durable. So nothing may be answered, and what
 /// comes in the meantime waits for the next commit together.
 pub(super) async fn appends_that_wait_together_share_a_commit_and_none_is_answered_before_it(
     location: LogLocation,
 ) {
-    use sqlx::Connection as _;
     const COUNT: usize = 200;
     let log = location.open(1).await;
-    let path = location.embedded_settings(1).path;
-    let mut other = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display())).await.unwrap();
-    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let segments = location.embedded_settings(1).path.with_extension("log.segments");
+    let other = std::fs::File::open(segments.join("append-lock")).unwrap();
+    other.lock().unwrap();
     let appends: Vec<_> = (0..COUNT)
         .map(|n| {
             let log = log.clone();
@@ -186,7 +185,7 @@ pub(super) async fn appends_that_wait_together_share_a_commit_and_none_is_answer
     let mut reader = log.reader(P0, Offset::ZERO).await.unwrap();
     assert_eq!(reader.next(limit(1, Duration::from_millis(500))).await.unwrap(), []);
     assert!(appends.iter().all(|append| !append.is_finished()), "answered before it is durable");
-    sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    other.unlock().unwrap();
     for append in appends {
         append.await.unwrap();
     }

@@ -245,7 +245,7 @@ fn copy(from: &Path, to: &Path) {
 /// An embedded log and what lies beside it.
 fn files(log: &str) -> Vec<PathBuf> {
     let path = log.trim_start_matches("sqlite:");
-    ["", "-wal", "-shm"].iter().map(|end| PathBuf::from(format!("{path}{end}"))).collect()
+    ["", "-wal", "-shm", ".segments"].iter().map(|end| PathBuf::from(format!("{path}{end}"))).collect()
 }
 
 /// An older copy of the log, which ends before the checkpoint, and one that has grown past it since.
@@ -271,7 +271,7 @@ async fn an_older_embedded_log_is_noticed_and_one_command_goes_on() {
         until_rows(&deployment, "/b/", 4).await;
         server.dashi.terminate().await;
         for file in files(deployment.log()) {
-            let _ = std::fs::remove_file(file);
+            let _ = if file.is_dir() { std::fs::remove_dir_all(file) } else { std::fs::remove_file(file) };
         }
         for file in &kept {
             copy(&backup.join(file.file_name().unwrap()), file);

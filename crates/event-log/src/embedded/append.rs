@@ -1,21 +1,20 @@
-//! Appending: one writer task that commits all waiting appends as one transaction (group commit).
+//! Appending: one writer task that writes all waiting appends as one frame with one fsync (group commit).
 
-use std::path::PathBuf;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use dashi_domain::partitioner;
 use dashi_domain::position::{Offset, Partition};
-use sqlx::{AssertSqlSafe, SqliteConnection};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::fmt::Hyphenated;
 
 use super::EmbeddedLog;
-use super::file::{HIGH_WATERMARK, OFFSETS_PER_PARTITION, now_ms, renew};
+use super::appender::{Appender, FRAME_BYTES};
+use super::catalogue::now_ms;
+use super::frame::FrameBuilder;
 use crate::error::Cause;
 use crate::{AppendError, NewRecord};
-
-/// Rows of one insert statement, at most. Each number of rows is a statement of its own, kept prepared.
-const ROWS_PER_INSERT: usize = 64;
 
 /// The records of one call, and where the partition and offset of each are sent once they are durable.
 pub(super) struct Append {
@@ -84,20 +83,20 @@ impl Submitted {
     }
 }
 
-/// The only task of this process that appends. Another process may append too: each transaction reads the next offsets
-/// from the file, whose lock serialises the transactions.
+/// The only task of this process that appends, on a thread of its own, for it waits for the disk. Another process may append,
+/// too: the lock of the directory serialises them.
 pub(super) struct Writer {
-    pub(super) path: PathBuf,
-    pub(super) connection: SqliteConnection,
-    pub(super) partitions: watch::Sender<u32>,
-    /// Appends that share one commit, at most.
+    pub(super) appender: Appender,
+    /// Appends that share one fsync, at most.
     pub(super) batch_max: usize,
-    pub(super) committed: watch::Sender<u64>,
     /// Appends refused since the log could last be written.
     pub(super) refused: usize,
+    /// Whether the last append was refused, for others of this process.
+    pub(super) is_failing: Arc<AtomicBool>,
 }
 
 impl Writer {
+    /// Runs until the queue is closed.
     pub(super) async fn run(mut self, mut waiting: mpsc::Receiver<Append>, close: CancellationToken) {
         let mut appends = Vec::with_capacity(self.batch_max);
         loop {
@@ -113,8 +112,9 @@ impl Writer {
             if taken == 0 {
                 return;
             }
-            let outcome = self.commit(&appends).await;
-            match outcome {
+            let committed = self.commit(&appends);
+            self.is_failing.store(committed.is_err(), Ordering::SeqCst);
+            match committed {
                 Ok(offsets) => {
                     if self.refused > 0 {
                         tracing::info!(refused = self.refused, "the event log can be written again");
@@ -126,7 +126,6 @@ impl Writer {
                         // The caller may have gone; its records are in the log all the same.
                         let _ = append.done.send(Ok(of_append));
                     }
-                    self.committed.send_modify(|commits| *commits += 1);
                 }
                 Err(error) => {
                     // Logged once: the logs may lie on the disk that is full.
@@ -134,7 +133,6 @@ impl Writer {
                         tracing::error!(error = %error, appends = taken, "the event log cannot be written");
                     }
                     self.refused += taken;
-                    renew(&mut self.connection, &self.path).await;
                     let cause: Cause = Arc::new(error);
                     for append in appends.drain(..) {
                         let _ = append.done.send(Err(AppendError::Unconfirmed(Arc::clone(&cause))));
@@ -144,77 +142,42 @@ impl Writer {
         }
     }
 
-    /// Writes all records in one transaction; they are durable when it returns `Ok`. Returns the partition and offset of
-    /// each, in their order.
-    async fn commit(&mut self, appends: &[Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
-        let written = self.write(appends).await;
-        if written.is_err() {
-            // Ends the transaction if it is still open. If it is not, this statement fails and does no harm.
-            let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-        }
-        written
-    }
-
-    /// Each statement is a round trip to the connection's own thread, so there are as few as there can be. The high
-    /// watermarks are read from the records, where appends of another process show too, and are kept nowhere.
-    async fn write<'a>(&mut self, appends: &'a [Append]) -> Result<Vec<(Partition, Offset)>, sqlx::Error> {
+    /// Writes all records; they are durable when it returns `Ok`. Returns the partition and offset of each, in their order. They
+    /// are spread over the partitions that the log has now, whichever process let it grow.
+    fn commit(&mut self, appends: &[Append]) -> io::Result<Vec<(Partition, Offset)>> {
         let now_ms = now_ms();
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
-        let mut next: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT {HIGH_WATERMARK} FROM partition ORDER BY partition"
-        )))
-        .fetch_all(&mut self.connection)
-        .await?;
-        let mut rows = Vec::with_capacity(appends.iter().map(|append| append.records.len()).sum());
-        let mut offsets = Vec::with_capacity(rows.capacity());
-        // Another process may have grown the log: the number of partitions is the one that the file has in this transaction.
-        let partitions = next.len() as u32;
-        let records = |append: &'a Append| append.records.iter().map(|record| (append.to, record));
-        for (to, record) in appends.iter().flat_map(records) {
-            let key = partitioner::key(record.session_id);
-            let partition = to.unwrap_or_else(|| partitioner::partition_for(key.as_bytes(), partitions));
-            let offset = &mut next[partition.number() as usize];
-            rows.push((i64::from(partition.number()) * OFFSETS_PER_PARTITION + *offset, key, &record.value));
-            offsets.push((partition, Offset::new(*offset as u64)));
-            *offset += 1;
-        }
-        // In the order of their ids, so that each partition's run is one visit to the B-tree.
-        rows.sort_unstable_by_key(|(id, ..)| *id);
-        for chunk in rows.chunks(ROWS_PER_INSERT) {
-            let mut insert = sqlx::query(AssertSqlSafe(insert_sql(chunk.len())));
-            for (id, key, value) in chunk {
-                insert = insert.bind(id).bind(now_ms).bind(key).bind(value.as_slice());
+        let mut held = self.appender.hold(now_ms)?;
+        let (mut next, layout) = held.with(|state| (state.next.clone(), state.layout));
+        let count = appends.iter().map(|append| append.records.len()).sum();
+        let (mut places, mut order) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let mut key = [0; Hyphenated::LENGTH];
+        for append in appends {
+            for record in &append.records {
+                let by_key = |key: &mut [u8]| {
+                    layout.partition_of(record.session_id.hyphenated().encode_lower(key).as_bytes())
+                };
+                let partition = append.to.unwrap_or_else(|| by_key(&mut key));
+                let offset =
+                    next.get_mut(partition.number() as usize).ok_or_else(|| no_partition(partition))?;
+                order.push((partition, places.len(), record));
+                places.push((partition, Offset::new(*offset)));
+                *offset += 1;
             }
-            insert.execute(&mut self.connection).await?;
         }
-        sqlx::query("COMMIT").execute(&mut self.connection).await?;
-        note_partitions(&self.partitions, partitions);
-        Ok(offsets)
+        // Those of one partition together, in their order.
+        order.sort_unstable_by_key(|(partition, place, _)| (*partition, *place));
+        let mut frame = FrameBuilder::default();
+        for (partition, place, record) in order {
+            if frame.bytes() > 0 && frame.bytes() + record.value.len() > FRAME_BYTES {
+                held.write(&mut frame, layout)?;
+            }
+            frame.push(partition, places[place].1, now_ms, record.session_id, &record.value);
+        }
+        held.write(&mut frame, layout)?;
+        Ok(places)
     }
 }
 
-/// Notes the number of partitions that the file has, and wakes those who wait for more.
-pub(super) fn note_partitions(known: &watch::Sender<u32>, partitions: u32) {
-    known.send_if_modified(|known| {
-        let has_grown = partitions > *known;
-        *known = partitions.max(*known);
-        has_grown
-    });
-}
-
-fn insert_sql(rows: usize) -> String {
-    let mut sql = String::from("INSERT INTO record (id, appended_at_ms, session_id, value) VALUES (?,?,?,?)");
-    sql.push_str(&",(?,?,?,?)".repeat(rows - 1));
-    sql
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_insert_has_a_tuple_per_row() {
-        assert_eq!(insert_sql(1).matches("(?,?,?,?)").count(), 1);
-        assert_eq!(insert_sql(64).matches("(?,?,?,?)").count(), 64);
-    }
+fn no_partition(partition: Partition) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("the log has no partition {partition}"))
 }

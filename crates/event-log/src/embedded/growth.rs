@@ -1,12 +1,19 @@
-//! Growing: one transaction writes the barriers of all partitions, and makes the new ones.
+//! Growing: one frame has the barriers of all partitions, and is the first one of the new layout.
+
+use std::io;
+use std::sync::Arc;
 
 use dashi_domain::layout::{Barrier, Layout, Passed};
-use sqlx::{AssertSqlSafe, Connection as _, SqliteConnection};
+use dashi_domain::position::{LogId, Offset};
+use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::EmbeddedLog;
-use super::append::note_partitions;
-use super::file::{FORMAT, HIGH_WATERMARK, OFFSETS_PER_PARTITION, now_ms, renew};
+use super::appender::Appender;
+use super::catalogue::{add_partitions, now_ms, renew};
+use super::frame::FrameBuilder;
+use super::read::blocking;
+use super::segments::Segments;
 use crate::LogError;
 
 impl EmbeddedLog {
@@ -27,70 +34,73 @@ impl EmbeddedLog {
     }
 
     /// Lets the log grow to so many partitions; returns the layout that is in force then, which has more if it had more
-    /// before. Every append behind this transaction, of whichever process, is spread over the new number. Durable on return.
+    /// before. The barriers of all partitions are one frame: with it the log has grown, and every append behind it, of whichever
+    /// process, is spread over the new number. Durable on return.
     ///
     /// # Errors
-    /// The file cannot be written; nothing changed.
+    /// The files cannot be written. Either nothing changed, or the log has grown and the next process that opens it notes it.
     pub async fn grow(&self, to: u32) -> Result<Layout, LogError> {
+        let away = LogError::away("growing");
+        let (segments, log) = (Arc::clone(&self.0.segments), self.0.id.clone());
+        let now_ms = now_ms();
+        let grown = blocking(move || append_barriers(segments, &log, to, now_ms)).await;
+        let (before, layout) = grown.map_err(LogError::away("growing"))?;
         let mut housekeeper = self.0.housekeeper.lock().await;
-        let grown = self.grow_in(&mut housekeeper, to).await;
-        if grown.is_err() {
+        let noted = note_layout(&mut housekeeper, before, layout, now_ms).await;
+        if noted.is_err() {
             renew(&mut housekeeper, &self.0.path).await;
         }
-        let layout = grown.map_err(LogError::away("growing"))?;
-        note_partitions(&self.0.partitions, layout.partitions);
-        Ok(layout)
-    }
-
-    async fn grow_in(&self, connection: &mut SqliteConnection, to: u32) -> Result<Layout, sqlx::Error> {
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-        let mut next: Vec<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT {HIGH_WATERMARK} FROM partition ORDER BY partition"
-        )))
-        .fetch_all(&mut *tx)
-        .await?;
-        let from = next.len() as u32;
-        let known: Option<u32> =
-            sqlx::query_scalar("SELECT max(version) FROM layout").fetch_one(&mut *tx).await?;
-        if to <= from {
-            return Ok(Layout { version: known.unwrap_or(0), partitions: from });
-        }
-        let (version, at_ms) = (known.unwrap_or(0) + 1, now_ms());
-        if known.is_none() {
-            note(&mut tx, Layout { version: 0, partitions: from }, 0).await?;
-        }
-        let layout = Layout { version, partitions: to };
-        note(&mut tx, layout, at_ms).await?;
-        for partition in from..to {
-            sqlx::query("INSERT INTO partition (partition, low_offset) VALUES (?, 0)")
-                .bind(partition)
-                .execute(&mut *tx)
-                .await?;
-        }
-        next.resize(to as usize, 0);
-        let layouts = Passed { version, from, to };
-        for (barrier, offset) in Barrier::all(&self.0.id, layouts, at_ms).zip(next) {
-            let id = i64::from(barrier.partition.number()) * OFFSETS_PER_PARTITION + offset;
-            sqlx::query("INSERT INTO record (id, appended_at_ms, session_id, value) VALUES (?, ?, ?, ?)")
-                .bind(id)
-                .bind(at_ms)
-                .bind(Uuid::nil().to_string())
-                .bind(barrier.encode())
-                .execute(&mut *tx)
-                .await?;
-        }
-        sqlx::query("UPDATE meta SET format = ?").bind(FORMAT).execute(&mut *tx).await?;
-        tx.commit().await?;
+        noted.map_err(away)?;
         Ok(layout)
     }
 }
 
-async fn note(connection: &mut SqliteConnection, layout: Layout, at_ms: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("INSERT INTO layout (version, partitions, begun_at_ms) VALUES (?, ?, ?)")
+/// Appends the barriers; returns the layouts before and behind them, which are one if the log has as many partitions.
+fn append_barriers(
+    segments: Arc<Segments>,
+    log: &LogId,
+    to: u32,
+    now_ms: i64,
+) -> io::Result<(Layout, Layout)> {
+    let mut appender = Appender::new(segments)?;
+    let mut held = appender.hold(now_ms)?;
+    let (before, mut next) = held.with(|state| (state.layout, state.next.clone()));
+    if to <= before.partitions {
+        return Ok((before, before));
+    }
+    let layout = Layout { version: before.version + 1, partitions: to };
+    next.resize(to as usize, 0);
+    let mut frame = FrameBuilder::default();
+    let passed = Passed { version: layout.version, from: before.partitions, to };
+    for (barrier, offset) in Barrier::all(log, passed, now_ms).zip(next) {
+        frame.push(barrier.partition, Offset::new(offset), now_ms, Uuid::nil(), &barrier.encode());
+    }
+    held.write(&mut frame, layout)?;
+    Ok((before, layout))
+}
+
+/// Notes in the catalogue by which layout the log goes, and the one before it. Durable on return.
+pub(super) async fn note_layout(
+    connection: &mut SqliteConnection,
+    before: Layout,
+    layout: Layout,
+    now_ms: i64,
+) -> Result<(), sqlx::Error> {
+    if layout.version == 0 {
+        return Ok(());
+    }
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    add_partitions(&mut tx, 0, layout.partitions).await?;
+    let begun = |layout: Layout| if layout.version == 0 { 0 } else { now_ms };
+    for layout in [before, layout] {
+        sqlx::query(
+            "INSERT INTO layout (version, partitions, begun_at_ms) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+        )
         .bind(layout.version)
         .bind(layout.partitions)
-        .bind(at_ms)
-        .execute(connection)
-        .await
-        .map(drop)
+        .bind(begun(layout))
+        .execute(&mut *tx)
+        .await?;
+    }
+    tx.commit().await
 }

@@ -7,7 +7,7 @@ use dashi_domain::position::Partition;
 use sqlx::Connection as _;
 
 use super::EmbeddedLog;
-use super::file::renew;
+use super::catalogue::renew;
 use crate::{LogError, Membership, Ownership, PartitionCheckpoint};
 
 impl EmbeddedLog {
@@ -82,7 +82,7 @@ pub struct SoleMembership {
 
 impl SoleMembership {
     pub(crate) async fn next(&mut self) -> Result<Ownership, LogError> {
-        let mut partitions = self.log.0.partitions.subscribe();
+        let mut partitions = self.log.0.segments.partitions().subscribe();
         loop {
             let (before, now) = (self.assigned, *partitions.borrow_and_update());
             if now > before {

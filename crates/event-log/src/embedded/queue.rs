@@ -1,16 +1,22 @@
 //! The log of one partition as a queue: its front is read with the keys and removed, and single records are set aside.
 //! [`crate::spool`] is one.
 //!
-//! Records that are set aside stand in the range of ids behind that of the partition.
+//! A record that is set aside is copied into the catalogue, where its row also says that the front passes over it.
 
-use dashi_domain::position::Offset;
-use futures::TryStreamExt as _;
-use sqlx::{Connection as _, Row as _, SqliteConnection};
+use std::sync::Arc;
+
+use dashi_domain::position::{Offset, Partition};
+use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::EmbeddedLog;
-use super::file::{OFFSETS_PER_PARTITION, renew};
+use super::catalogue::renew;
+use super::cursor::{Cursor, Found};
+use super::read::blocking;
 use crate::{LogError, NewRecord};
+
+/// The only partition of a queue.
+const QUEUE: Partition = Partition::new(0);
 
 /// A record of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +38,11 @@ pub(crate) struct Content {
     pub(crate) aside: u64,
 }
 
+/// Bytes of records that are gone, from which on their file is worth removing at once.
+const SPACE_BYTES: u64 = 16 << 20;
+
+const READING: &str = "reading the spool";
+
 impl EmbeddedLog {
     /// The oldest records from an offset on (inclusive), one at least if there is one.
     pub(crate) async fn front(
@@ -40,92 +51,110 @@ impl EmbeddedLog {
         records_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Queued>, LogError> {
-        let away = |error| LogError::away("reading the spool")(error);
-        let mut rows = sqlx::query(
-            "SELECT id, session_id, value FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-        )
-        .bind(from.number() as i64)
-        .bind(OFFSETS_PER_PARTITION)
-        .bind(records_max.max(1) as i64)
-        .fetch(&self.0.readers);
-        let (mut queued, mut bytes) = (Vec::new(), 0);
-        while let Some(row) = rows.try_next().await.map_err(away)? {
-            let id: i64 = row.try_get(0).map_err(away)?;
-            let key: String = row.try_get(1).map_err(away)?;
-            let value: Vec<u8> = row.try_get(2).map_err(away)?;
-            bytes += value.len();
-            let session_id = Uuid::parse_str(&key).map_err(LogError::away("reading a record's key"))?;
-            let record = NewRecord { session_id, value };
-            queued.push(Queued { offset: Offset::new(id as u64), record });
-            if bytes >= bytes_max {
+        let from = from.max(self.known_extent(QUEUE).await?.low);
+        let mut cursor = Cursor::new(Arc::clone(&self.0.segments), QUEUE, from);
+        let mut queued = Vec::new();
+        // Again only where all records that were read are set aside.
+        while queued.is_empty() {
+            let (at, found) = self.read_with(QUEUE, cursor, (records_max, bytes_max)).await?;
+            cursor = at;
+            if found.is_empty() {
                 break;
             }
+            let aside = self.aside_offsets(found[0].offset).await?;
+            queued = found
+                .into_iter()
+                .filter(|found| aside.binary_search(&found.offset).is_err())
+                .map(queue)
+                .collect();
         }
         Ok(queued)
     }
 
-    /// Counts what the queue holds; reads all of it but the values.
+    /// Counts what the queue holds.
     pub(crate) async fn content(&self) -> Result<Content, LogError> {
-        let (records, bytes, oldest_ms, aside): (i64, i64, Option<i64>, i64) = sqlx::query_as(
-            "SELECT coalesce(sum(id < ?1), 0), coalesce(sum(length(value)), 0),
-                    min(CASE WHEN id < ?1 THEN appended_at_ms END), coalesce(sum(id >= ?1), 0) FROM record",
+        let low = self.known_extent(QUEUE).await?.low;
+        let mut cursor = Cursor::new(Arc::clone(&self.0.segments), QUEUE, low);
+        let counted = blocking(move || cursor.count()).await;
+        let (records, bytes) = counted.map_err(LogError::away("counting the spool's records"))?;
+        // Of those that are set aside, some are among the records still, and some not.
+        let (aside, hidden, hidden_bytes, gone_bytes): (i64, i64, i64, i64) = sqlx::query_as(
+            "SELECT count(value), coalesce(sum(id >= ?1), 0), coalesce(sum(CASE WHEN value IS NULL AND id >= ?1 THEN size END), 0),
+                    coalesce(sum(CASE WHEN value IS NOT NULL AND id < ?1 THEN size END), 0) FROM aside",
         )
-        .bind(OFFSETS_PER_PARTITION)
+        .bind(low.number() as i64)
         .fetch_one(&self.0.readers)
         .await
         .map_err(LogError::away("counting the spool's records"))?;
-        Ok(Content { records: records as u64, bytes: bytes as u64, oldest_ms, aside: aside as u64 })
+        Ok(Content {
+            records: records.saturating_sub(hidden as u64),
+            bytes: (bytes + gone_bytes as u64).saturating_sub(hidden_bytes as u64),
+            oldest_ms: self.oldest_ms().await?,
+            aside: aside as u64,
+        })
     }
 
     /// When the oldest record was appended, milliseconds since 1970.
     pub(crate) async fn oldest_ms(&self) -> Result<Option<i64>, LogError> {
-        sqlx::query_scalar("SELECT appended_at_ms FROM record WHERE id < ? ORDER BY id LIMIT 1")
-            .bind(OFFSETS_PER_PARTITION)
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(LogError::away("reading the spool"))
+        let Some(first) = self.front(Offset::ZERO, 1, 1).await?.pop() else { return Ok(None) };
+        let cursor = Cursor::new(Arc::clone(&self.0.segments), QUEUE, first.offset);
+        blocking(move || cursor.appended_at_ms()).await.map_err(LogError::away(READING))
     }
 
     /// Removes all records before an offset (exclusive). Durable on return.
     pub(crate) async fn remove_front(&self, end: Offset) -> Result<(), LogError> {
-        self.change("removing forwarded records", async |connection| {
-            let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-            sqlx::query("DELETE FROM record WHERE id < ?")
+        const REMOVING: &str = "removing forwarded records";
+        self.raise_low(QUEUE, end).await.map_err(LogError::away(REMOVING))?;
+        self.change(REMOVING, async |connection| {
+            sqlx::query("DELETE FROM aside WHERE value IS NULL AND id < ?")
                 .bind(end.number() as i64)
-                .execute(&mut *tx)
-                .await?;
-            // No offset is used again.
-            sqlx::query("UPDATE partition SET low_offset = max(low_offset, ?) WHERE partition = 0")
-                .bind(end.number() as i64)
-                .execute(&mut *tx)
-                .await?;
-            tx.commit().await
-        })
-        .await
-    }
-
-    /// Sets a record aside: it is at the front no more, and is kept. Durable on return.
-    pub(crate) async fn set_aside(&self, offset: Offset) -> Result<(), LogError> {
-        self.change("setting a record aside", async |connection| {
-            sqlx::query("UPDATE record SET id = id + ? WHERE id = ?")
-                .bind(OFFSETS_PER_PARTITION)
-                .bind(offset.number() as i64)
                 .execute(connection)
                 .await
                 .map(drop)
         })
+        .await?;
+        self.remove_files(SPACE_BYTES).await
+    }
+
+    /// Sets a record aside: it is at the front no more, and is kept. Durable on return.
+    pub(crate) async fn set_aside(&self, offset: Offset) -> Result<(), LogError> {
+        let cursor = Cursor::new(Arc::clone(&self.0.segments), QUEUE, offset);
+        let (_, found) = self.read_with(QUEUE, cursor, (1, 1)).await?;
+        let Some(record) = found.into_iter().find(|found| found.offset == offset) else { return Ok(()) };
+        self.change("setting a record aside", async |connection| {
+            sqlx::query(
+                "INSERT INTO aside (id, session_id, size, value) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            )
+            .bind(offset.number() as i64)
+            .bind(record.key.to_string())
+            .bind(record.value.len() as i64)
+            .bind(record.value)
+            .execute(connection)
+            .await
+            .map(drop)
+        })
         .await
+    }
+
+    /// The offsets from one on (inclusive) that are at the front no more, in their order.
+    async fn aside_offsets(&self, from: Offset) -> Result<Vec<Offset>, LogError> {
+        let offsets: Vec<i64> = sqlx::query_scalar("SELECT id FROM aside WHERE id >= ? ORDER BY id")
+            .bind(from.number() as i64)
+            .fetch_all(&self.0.readers)
+            .await
+            .map_err(LogError::away(READING))?;
+        Ok(offsets.into_iter().map(|offset| Offset::new(offset as u64)).collect())
     }
 
     /// Some of the records that are set aside, the oldest first; see [`Self::remove_aside`].
     pub(crate) async fn aside(&self) -> Result<Vec<Queued>, LogError> {
-        let away = |error| LogError::away("reading the spool")(error);
-        let rows: Vec<(i64, String, Vec<u8>)> =
-            sqlx::query_as("SELECT id, session_id, value FROM record WHERE id >= ? ORDER BY id LIMIT 10")
-                .bind(OFFSETS_PER_PARTITION)
-                .fetch_all(&self.0.readers)
-                .await
-                .map_err(away)?;
+        let away = |error| LogError::away(READING)(error);
+        let rows: Vec<(i64, String, Vec<u8>)> = sqlx::query_as(
+            "SELECT id, session_id, value FROM aside WHERE value IS NOT NULL ORDER BY id LIMIT 10",
+        )
+        .fetch_all(&self.0.readers)
+        .await
+        .map_err(away)?;
         rows.into_iter()
             .map(|(id, key, value)| {
                 let session_id = Uuid::parse_str(&key).map_err(LogError::away("reading a record's key"))?;
@@ -137,7 +166,8 @@ impl EmbeddedLog {
     /// Removes a record that is set aside. Durable on return.
     pub(crate) async fn remove_aside(&self, offset: Offset) -> Result<(), LogError> {
         self.change("removing a record that was set aside", async |connection| {
-            sqlx::query("DELETE FROM record WHERE id = ?")
+            // The row stays until the front has passed it.
+            sqlx::query("UPDATE aside SET value = NULL WHERE id = ?")
                 .bind(offset.number() as i64)
                 .execute(connection)
                 .await
@@ -148,16 +178,7 @@ impl EmbeddedLog {
 
     /// Gives the space of removed records back to the file system, if that is worth it. For a queue that is empty.
     pub(crate) async fn give_space_back(&self) -> Result<(), LogError> {
-        const PAGES_MIN: i64 = 4_096;
-        self.change("giving the spool's space back", async |connection| {
-            let free: i64 = sqlx::query_scalar("PRAGMA freelist_count").fetch_one(&mut *connection).await?;
-            if free >= PAGES_MIN {
-                sqlx::query("VACUUM").execute(&mut *connection).await?;
-                sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await?;
-            }
-            Ok(())
-        })
-        .await
+        self.remove_files(SPACE_BYTES).await
     }
 
     /// The name of the log that the queue is for: the given one, if it has none yet. Durable on return.
@@ -189,4 +210,8 @@ impl EmbeddedLog {
         }
         changed.map_err(LogError::away(doing))
     }
+}
+
+fn queue(found: Found) -> Queued {
+    Queued { offset: found.offset, record: NewRecord { session_id: found.key, value: found.value } }
 }

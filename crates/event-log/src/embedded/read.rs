@@ -1,43 +1,89 @@
 //! Reading one partition from an offset on.
 
+use std::io;
+
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
-use futures::TryStreamExt as _;
-use sqlx::Row as _;
 use tokio::sync::watch;
 
 use super::EmbeddedLog;
-use super::file::OFFSETS_PER_PARTITION;
-use crate::{Extent, LogError, ReadLimit};
+use super::cursor::{Cursor, Found};
+use super::overwrite::overwritten_id;
+use crate::{LogError, ReadLimit};
+
+const READING: &str = "reading records";
 
 impl EmbeddedLog {
     pub(crate) fn reader(&self, partition: Partition, from: Offset) -> EmbeddedReader {
-        let commits = self.0.commits.clone();
-        EmbeddedReader { log: self.clone(), partition, next: from, commits, is_at_end: false }
+        let cursor = Cursor::new(self.0.segments.clone(), partition, from);
+        let high = self.0.segments.high(partition);
+        EmbeddedReader { log: self.clone(), partition, next: from, cursor, high }
     }
 
-    /// Times grow with offsets, so this halves the range; there is no index of times.
     pub(crate) async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
-        let base = i64::from(partition.number()) * OFFSETS_PER_PARTITION;
-        let Extent { low, high } = self.extent(partition).await?;
-        let (mut low, mut high) = (low.number(), high.number());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let appended_at_ms: Option<i64> = sqlx::query_scalar(
-                "SELECT appended_at_ms FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
-            )
-            .bind(base + middle as i64)
-            .bind(base + OFFSETS_PER_PARTITION)
-            .fetch_optional(&self.0.readers)
-            .await
-            .map_err(LogError::away("looking for a time"))?;
-            match appended_at_ms {
-                Some(ms) if ms < at_ms => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        Ok(Offset::new(low))
+        let low = self.extent(partition).await?.low;
+        let cursor = Cursor::new(self.0.segments.clone(), partition, low);
+        blocking(move || cursor.offset_at(at_ms)).await.map_err(LogError::away("looking for a time"))
     }
+
+    /// Reads on with a cursor: at once if the files are in memory, on a thread for such work otherwise. A damaged record is
+    /// logged and left out, so its offset is missing. Without a value of its own a record has the one that the catalogue has in
+    /// its place.
+    pub(super) async fn read_with(
+        &self,
+        partition: Partition,
+        mut cursor: Cursor,
+        (records_max, bytes_max): (usize, usize),
+    ) -> Result<(Cursor, Vec<Found>), LogError> {
+        let away = LogError::away(READING);
+        let (cursor, mut found) = if cursor.is_warm() {
+            let found = cursor.read(records_max, bytes_max).map_err(away)?;
+            (cursor, found)
+        } else {
+            let read = move || cursor.read(records_max, bytes_max).map(|found| (cursor, found));
+            blocking(read).await.map_err(away)?
+        };
+        if found.iter().any(|record| record.is_overwritten || !record.is_whole) {
+            self.substitute(partition, &mut found).await?;
+        }
+        Ok((cursor, found))
+    }
+
+    /// Puts values of the catalogue into the place of those that were overwritten, and leaves out damaged records.
+    async fn substitute(&self, partition: Partition, found: &mut Vec<Found>) -> Result<(), LogError> {
+        let mut kept = Vec::with_capacity(found.len());
+        for mut record in found.drain(..) {
+            if record.is_overwritten || !record.is_whole {
+                let value: Option<Vec<u8>> = sqlx::query_scalar("SELECT value FROM overwritten WHERE id = ?")
+                    .bind(overwritten_id(partition, record.offset))
+                    .fetch_optional(&self.0.readers)
+                    .await
+                    .map_err(LogError::away(READING))?;
+                let Some(value) = value else {
+                    tracing::error!(
+                        partition = partition.number(),
+                        offset = record.offset.number(),
+                        file = %self.0.segments.path(record.at.0).display(),
+                        at_byte = record.at.1 - record.at.0,
+                        "a record of the event log is damaged: it is not as it was written. It counts as missing. Restore the \
+                         file from a copy, if there is one, and replay"
+                    );
+                    continue;
+                };
+                record.value = value;
+            }
+            kept.push(record);
+        }
+        *found = kept;
+        Ok(())
+    }
+}
+
+/// Runs work that waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
 }
 
 /// See [`crate::Reader`].
@@ -45,15 +91,16 @@ pub struct EmbeddedReader {
     log: EmbeddedLog,
     partition: Partition,
     next: Offset,
-    commits: watch::Receiver<u64>,
-    /// Whether there was no record from `next` on when it looked last: then a look is worth it after a commit only.
-    is_at_end: bool,
+    cursor: Cursor,
+    high: watch::Receiver<u64>,
 }
 
 impl EmbeddedReader {
     pub(crate) fn seek(&mut self, offset: Offset) {
-        self.next = offset;
-        self.is_at_end = false;
+        if offset != self.next {
+            self.cursor = Cursor::new(self.log.0.segments.clone(), self.partition, offset);
+            self.next = offset;
+        }
     }
 
     pub(crate) fn passed(&self) -> Offset {
@@ -63,72 +110,44 @@ impl EmbeddedReader {
     pub(crate) async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         let deadline = tokio::time::Instant::now() + limit.wait;
         loop {
-            // The channel of a log that is closed has no changes: then every call looks.
-            if !self.is_at_end || self.commits.has_changed().unwrap_or(true) {
-                self.commits.mark_unchanged();
-                self.is_at_end = false;
-                let records = self.read(limit).await?;
-                if let Some(first) = records.first() {
-                    // Offsets are missing before the first record only where retention removed records: appends leave no
-                    // gaps.
-                    if first.offset > self.next {
-                        self.refuse_outside().await?;
+            self.high.mark_unchanged();
+            let (partition, from) = (self.partition, self.next);
+            let extent = self.log.known_extent(partition).await?;
+            if from < extent.low {
+                return Err(LogError::Trimmed { partition, from, low: extent.low });
+            }
+            if from > extent.high {
+                return Err(LogError::Beyond { partition, from, high: extent.high });
+            }
+            if from < extent.high {
+                let limits = (limit.records_max, limit.bytes_max);
+                let (cursor, found) = match self.log.read_with(partition, self.cursor.clone(), limits).await {
+                    Ok(read) => read,
+                    Err(error) => {
+                        // Retention may have removed the file on the way; then the next look says so.
+                        self.cursor = Cursor::new(self.log.0.segments.clone(), partition, from);
+                        if self.log.extent(partition).await?.low > from {
+                            continue;
+                        }
+                        return Err(error);
                     }
-                    if let Some(last) = records.last() {
-                        self.next = last.offset.next();
-                    }
-                    return Ok(records);
-                }
-                self.refuse_outside().await?;
-                self.is_at_end = true;
+                };
+                self.next = cursor.next().max(if found.is_empty() { extent.high } else { Offset::ZERO });
+                self.cursor = cursor;
+                // Without records the offsets up to here hold none and never will.
+                return Ok(found.into_iter().map(|found| found.into_record(partition)).collect());
             }
             // Once the channel is closed it returns an error at once, for ever: then only the time counts.
             tokio::select! {
-                Ok(()) = self.commits.changed() => self.is_at_end = false,
+                Ok(()) = self.high.changed() => {}
                 () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
             }
         }
     }
+}
 
-    async fn read(&self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
-        let base = i64::from(self.partition.number()) * OFFSETS_PER_PARTITION;
-        let mut rows = sqlx::query(
-            "SELECT id, appended_at_ms, value FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
-        )
-        .bind(base + self.next.number() as i64)
-        .bind(base + OFFSETS_PER_PARTITION)
-        .bind(limit.records_max.max(1) as i64)
-        .fetch(&self.log.0.readers);
-        let away = |error| LogError::away("reading records")(error);
-        let mut records = Vec::new();
-        let mut bytes = 0;
-        while let Some(row) = rows.try_next().await.map_err(away)? {
-            let id: i64 = row.try_get(0).map_err(away)?;
-            let value: Vec<u8> = row.try_get(2).map_err(away)?;
-            bytes += value.len();
-            records.push(Record {
-                partition: self.partition,
-                offset: Offset::new((id - base) as u64),
-                appended_at_ms: row.try_get(1).map_err(away)?,
-                value,
-            });
-            if bytes >= limit.bytes_max {
-                break;
-            }
-        }
-        Ok(records)
-    }
-
-    /// An error if the reader stands outside of the partition's readable part.
-    async fn refuse_outside(&self) -> Result<(), LogError> {
-        let Extent { low, high } = self.log.extent(self.partition).await?;
-        let (partition, from) = (self.partition, self.next);
-        if from < low {
-            return Err(LogError::Trimmed { partition, from, low });
-        }
-        if from > high {
-            return Err(LogError::Beyond { partition, from, high });
-        }
-        Ok(())
+impl Found {
+    fn into_record(self, partition: Partition) -> Record {
+        Record { partition, offset: self.offset, appended_at_ms: self.appended_at_ms, value: self.value }
     }
 }

@@ -8,7 +8,7 @@ use dashi_domain::position::{LogId, Offset};
 use uuid::Uuid;
 
 use super::forward::{BYTES_MAX, RECORDS_MAX};
-use crate::embedded::{EmbeddedLog, EmbeddedSettings, Queued};
+use crate::embedded::{EmbeddedLog, EmbeddedSettings, Queued, segments_directory};
 use crate::error::Cause;
 use crate::{LogError, NewRecord, OpenError};
 
@@ -162,6 +162,15 @@ async fn append(own: &EmbeddedLog, records: Vec<NewRecord>) -> Result<(), LogErr
 }
 
 fn remove(path: &Path) {
+    let segments = segments_directory(path);
+    // The catalogue goes last: without it nobody would know whose the segments are.
+    match fs::remove_dir_all(&segments) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(error = %error, directory = %segments.display(), "files without records cannot be removed");
+            return;
+        }
+        _ => {}
+    }
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);

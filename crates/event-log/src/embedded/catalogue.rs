@@ -1,4 +1,5 @@
-//! The file: its tables, connections to it, and the replacement of a connection whose transaction failed.
+//! The catalogue, a SQLite file: identity, layouts, what retention removed, checkpoints, and what takes the place of records. Its
+//! tables, connections to it, and the replacement of a connection whose transaction failed.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,22 +9,12 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, SqliteConnection};
 use uuid::Uuid;
 
-/// The newest format of the file that this program knows: the tables of [`SCHEMA`]. A file has it once it has grown, so that
-/// no program opens it that would not notice the next growth.
-pub(super) const FORMAT: i64 = 2;
+/// The format of the catalogue that this program makes and knows: the tables of [`SCHEMA`], and records in segments. Files of the
+/// formats 1 and 2 have their records in a table; they get this one when they are opened.
+pub(super) const FORMAT: i64 = 3;
 
-/// The format of a file that never grew, which older programs know.
-const FORMAT_AS_MADE: i64 = 1;
-
-/// A record's row id is its partition times this, plus its offset: one B-tree, in which each partition is a run
-/// of its own.
+/// A record in the catalogue has its partition times this, plus its offset, as its row id.
 pub(super) const OFFSETS_PER_PARTITION: i64 = 1 << 40;
-
-/// The offset that the next record of `partition` gets, in a query on the table `partition`: one past its newest
-/// record, or, where retention has left none, past the newest that it removed.
-pub(super) const HIGH_WATERMARK: &str = "max(low_offset, coalesce(
-    (SELECT id FROM record WHERE id >= (partition << 40) AND id < ((partition + 1) << 40) ORDER BY id DESC LIMIT 1)
-    + 1 - (partition << 40), 0))";
 
 const SCHEMA: &str = "
     CREATE TABLE IF NOT EXISTS meta (
@@ -36,12 +27,6 @@ const SCHEMA: &str = "
         partition INTEGER PRIMARY KEY,
         low_offset INTEGER NOT NULL
     );
-    CREATE TABLE IF NOT EXISTS record (
-        id INTEGER PRIMARY KEY,
-        appended_at_ms INTEGER NOT NULL,
-        session_id TEXT NOT NULL,
-        value BLOB NOT NULL
-    );
     CREATE TABLE IF NOT EXISTS layout (
         version INTEGER PRIMARY KEY,
         partitions INTEGER NOT NULL,
@@ -52,6 +37,16 @@ const SCHEMA: &str = "
         partition INTEGER NOT NULL,
         checkpoint INTEGER NOT NULL,
         PRIMARY KEY (projection, partition)
+    );
+    CREATE TABLE IF NOT EXISTS overwritten (
+        id INTEGER PRIMARY KEY,
+        value BLOB NOT NULL
+    );
+    CREATE TABLE IF NOT EXISTS aside (
+        id INTEGER PRIMARY KEY,
+        session_id TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        value BLOB
     );
 ";
 
@@ -103,45 +98,62 @@ pub(super) async fn renew(connection: &mut SqliteConnection, path: &Path) {
     }
 }
 
-/// Makes the tables if they are not there; returns format and identity. Safe from two processes at once.
-pub(super) async fn create(
-    connection: &mut SqliteConnection,
-    partitions: u32,
-) -> Result<(i64, String), sqlx::Error> {
+/// A catalogue as it was found or made.
+pub(super) struct Found {
+    pub(super) format: i64,
+    /// The log's identity.
+    pub(super) log_id: String,
+    pub(super) partitions: u32,
+}
+
+/// Makes the tables if they are not there. Safe from two processes at once.
+pub(super) async fn create(connection: &mut SqliteConnection, partitions: u32) -> Result<Found, sqlx::Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
     sqlx::raw_sql(SCHEMA).execute(&mut *tx).await?;
-    let id = format!("embedded:{}", Uuid::now_v7());
+    let id = format!("{LOG_ID}{}", Uuid::now_v7());
     let made = sqlx::query("INSERT INTO meta (only, format, log_id) VALUES (1, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(FORMAT_AS_MADE)
+        .bind(FORMAT)
         .bind(id)
         .execute(&mut *tx)
         .await?
         .rows_affected();
     if made == 1 {
-        for partition in 0..partitions.max(1) {
-            sqlx::query("INSERT INTO partition (partition, low_offset) VALUES (?, 0)")
-                .bind(partition)
-                .execute(&mut *tx)
-                .await?;
-        }
+        add_partitions(&mut tx, 0, partitions.max(1)).await?;
     }
-    let found = sqlx::query_as("SELECT format, log_id FROM meta").fetch_one(&mut *tx).await?;
+    let (format, log_id) = sqlx::query_as("SELECT format, log_id FROM meta").fetch_one(&mut *tx).await?;
+    let partitions = sqlx::query_scalar("SELECT count(*) FROM partition").fetch_one(&mut *tx).await?;
     tx.commit().await?;
-    Ok(found)
+    Ok(Found { format, log_id, partitions })
+}
+
+/// Begins the identity of a log; a UUID follows.
+pub(super) const LOG_ID: &str = "embedded:";
+
+/// Adds the partitions from `from` (inclusive) to `to` (exclusive), as far as they are not there.
+pub(super) async fn add_partitions(
+    connection: &mut SqliteConnection,
+    from: u32,
+    to: u32,
+) -> Result<(), sqlx::Error> {
+    for partition in from..to {
+        sqlx::query("INSERT INTO partition (partition, low_offset) VALUES (?, 0) ON CONFLICT DO NOTHING")
+            .bind(partition)
+            .execute(&mut *connection)
+            .await?;
+    }
+    Ok(())
+}
+
+/// The lowest offset of each partition that retention has left.
+pub(super) async fn low_offsets(connection: &mut SqliteConnection) -> Result<Vec<u64>, sqlx::Error> {
+    let low: Vec<i64> = sqlx::query_scalar("SELECT low_offset FROM partition ORDER BY partition")
+        .fetch_all(connection)
+        .await?;
+    Ok(low.into_iter().map(|low| low as u64).collect())
 }
 
 /// The log stamps its records itself, as a Kafka client does.
 #[expect(clippy::disallowed_methods, reason = "the log is an edge: it stamps what it takes")]
 pub(super) fn now_ms() -> i64 {
     ms_since_1970(SystemTime::now())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_high_watermarks_query_knows_where_partitions_begin() {
-        assert_eq!(OFFSETS_PER_PARTITION, 1 << 40, "HIGH_WATERMARK spells it out");
-    }
 }
