@@ -1,8 +1,9 @@
-//! Segments under crashes and damage, without the catalogue.
+//! Segments under crashes and damage, older files, and what the catalogue has in the place of records.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashi_domain::layout::Layout;
 use dashi_domain::position::{Offset, Partition};
@@ -12,6 +13,8 @@ use super::appender::Appender;
 use super::cursor::Cursor;
 use super::frame::FrameBuilder;
 use super::segments::Segments;
+use super::{EmbeddedLog, EmbeddedSettings, catalogue, segments_directory};
+use crate::{NewRecord, ReadLimit};
 
 const LOG: Uuid = Uuid::from_u128(1);
 const LAYOUT: Layout = Layout { version: 0, partitions: 2 };
@@ -271,4 +274,138 @@ fn files_of_another_log_are_refused() {
     open(&directory.0);
     let other = Segments::open(&directory.0, Uuid::from_u128(2), (LAYOUT, vec![0, 0]), NOW);
     assert!(other.is_err_and(|error| error.to_string().contains("holds records of the log")));
+}
+
+async fn opened(path: &Path) -> EmbeddedLog {
+    let settings = EmbeddedSettings { path: path.to_owned(), partitions: 2, queue_max: 100, batch_max: 100 };
+    EmbeddedLog::open(settings).await.unwrap()
+}
+
+async fn read_all(log: &EmbeddedLog, partition: u32, from: u64) -> Vec<(u64, i64, Vec<u8>)> {
+    let partition = Partition::new(partition);
+    let high = log.extent(partition).await.unwrap().high;
+    let mut reader = log.reader(partition, Offset::new(from));
+    let mut records = Vec::new();
+    let limit = ReadLimit { records_max: 2, bytes_max: 1 << 20, wait: Duration::from_secs(5) };
+    while reader.passed() < high {
+        records.extend(reader.next(limit).await.unwrap());
+    }
+    records.into_iter().map(|record| (record.offset.number(), record.appended_at_ms, record.value)).collect()
+}
+
+fn records(values: &[&str]) -> Vec<NewRecord> {
+    let record =
+        |value: &&str| NewRecord { session_id: Uuid::from_u128(7), value: value.as_bytes().to_vec() };
+    values.iter().map(record).collect()
+}
+
+/// The tables of the formats 1 and 2, as their programs made them.
+const OLD: &str = "
+    CREATE TABLE meta (only INTEGER PRIMARY KEY CHECK (only = 1), format INTEGER NOT NULL, log_id TEXT NOT NULL,
+        probed_at_ms INTEGER NOT NULL DEFAULT 0);
+    CREATE TABLE partition (partition INTEGER PRIMARY KEY, low_offset INTEGER NOT NULL);
+    CREATE TABLE record (id INTEGER PRIMARY KEY, appended_at_ms INTEGER NOT NULL, session_id TEXT NOT NULL, value BLOB NOT NULL);
+    CREATE TABLE layout (version INTEGER PRIMARY KEY, partitions INTEGER NOT NULL, begun_at_ms INTEGER NOT NULL);
+    CREATE TABLE position (projection TEXT NOT NULL, partition INTEGER NOT NULL, checkpoint INTEGER NOT NULL,
+        PRIMARY KEY (projection, partition));
+    INSERT INTO meta VALUES (1, 2, 'embedded:00000000-0000-0000-0000-000000000001', 0);
+    INSERT INTO partition VALUES (0, 3), (1, 9);
+    INSERT INTO layout VALUES (0, 1, 0), (1, 2, 5);
+    INSERT INTO position VALUES ('live', 0, 4);
+    INSERT INTO record VALUES (3, 100, '00000000-0000-0000-0000-000000000007', CAST('three' AS BLOB)),
+        (4, 100, '00000000-0000-0000-0000-000000000007', CAST('four' AS BLOB)),
+        (6, 200, '00000000-0000-0000-0000-000000000007', CAST('six' AS BLOB)),
+        ((2 << 40) + 8, 50, '00000000-0000-0000-0000-000000000008', CAST('aside' AS BLOB));
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_an_older_file_are_moved_whole_and_once() {
+    let directory = Directory::new();
+    let path = directory.0.join("log.db");
+    let mut old = catalogue::connect(&path).await.unwrap();
+    sqlx::raw_sql(OLD).execute(&mut old).await.unwrap();
+    // A process that died on the way left files of its own.
+    Segments::open(&segments_directory(&path), LOG, (LAYOUT, vec![0, 0]), NOW).unwrap();
+    let both = tokio::join!(opened(&path), opened(&path));
+    for log in [both.0, both.1, opened(&path).await] {
+        assert_eq!(log.id().as_str(), "embedded:00000000-0000-0000-0000-000000000001");
+        let value = |text: &str| text.as_bytes().to_vec();
+        let expected = [(3, 100, value("three")), (4, 100, value("four")), (6, 200, value("six"))];
+        assert_eq!(read_all(&log, 0, 3).await, expected);
+        let extent = log.extent(Partition::new(1)).await.unwrap();
+        assert_eq!((extent.low.number(), extent.high.number()), (9, 9));
+        assert_eq!(log.layouts().await.unwrap().last(), Some(&Layout { version: 1, partitions: 2 }));
+        let aside = log.aside().await.unwrap();
+        assert_eq!(
+            (aside.len(), aside[0].offset.number(), aside[0].record.value.as_slice()),
+            (1, 8, &b"aside"[..])
+        );
+    }
+    let refused = sqlx::query("INSERT INTO record VALUES (7, 1, '', '')").execute(&mut old).await;
+    assert!(refused.is_err(), "an older program that still runs writes nothing that is lost");
+    let log = opened(&path).await;
+    let placed = log.append_to(Partition::new(0), records(&["seven"])).await.remove(0).unwrap();
+    assert_eq!(placed.1, Offset::new(7));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_overwritten_record_is_another_one_for_all_readers_and_its_bytes_are_gone() {
+    let directory = Directory::new();
+    let path = directory.0.join("log.db");
+    let (log, other) = (opened(&path).await, opened(&path).await);
+    let p0 = Partition::new(0);
+    for appended in log.append_to(p0, records(&["one", "a-secret", "three", "b-secret"])).await {
+        appended.unwrap();
+    }
+    let values = [
+        (Offset::new(1), b"x".to_vec()),
+        (Offset::new(3), b"longer than it was".to_vec()),
+        (Offset::new(9), Vec::new()),
+    ];
+    for _ in 0..2 {
+        assert_eq!(log.overwrite(p0, &values).await.unwrap(), 2);
+        for log in [&log, &other, &opened(&path).await] {
+            let found: Vec<Vec<u8>> =
+                read_all(log, 0, 0).await.into_iter().map(|(_, _, value)| value).collect();
+            assert_eq!(found, [&b"one"[..], b"x", b"three", b"longer than it was"]);
+        }
+    }
+    let bytes = fs::read(segments_directory(&path).join(format!("{:020}.records", 0))).unwrap();
+    assert!(!bytes.windows(6).any(|bytes| bytes == b"secret"));
+    log.raise_low(p0, Offset::new(2)).await.unwrap();
+    assert_eq!(read_all(&other, 0, 2).await.len(), 2);
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM overwritten").fetch_one(&other.0.readers).await.unwrap();
+    assert_eq!(left, 1, "what retention removed needs no value");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_passes_over_what_is_set_aside_and_counts_it() {
+    let directory = Directory::new();
+    let path = directory.0.join("spool.db");
+    let settings = EmbeddedSettings { path, partitions: 1, queue_max: 100, batch_max: 100 };
+    let queue = EmbeddedLog::open(settings).await.unwrap();
+    for appended in queue.append(records(&["a", "bb", "ccc", "dddd"])).await {
+        appended.unwrap();
+    }
+    let front = async || {
+        let front = queue.front(Offset::ZERO, 10, 1 << 20).await.unwrap();
+        front.into_iter().map(|queued| queued.offset.number()).collect::<Vec<_>>()
+    };
+    let content = async || {
+        let content = queue.content().await.unwrap();
+        (content.records, content.bytes, content.aside)
+    };
+    assert_eq!((front().await, content().await), (vec![0, 1, 2, 3], (4, 10, 0)));
+    queue.set_aside(Offset::new(1)).await.unwrap();
+    assert_eq!((front().await, content().await), (vec![0, 2, 3], (3, 10, 1)));
+    queue.remove_front(Offset::new(2)).await.unwrap();
+    assert_eq!((front().await, content().await), (vec![2, 3], (2, 9, 1)));
+    queue.set_aside(Offset::new(2)).await.unwrap();
+    queue.remove_aside(Offset::new(1)).await.unwrap();
+    assert_eq!((front().await, content().await), (vec![3], (1, 7, 1)));
+    queue.remove_aside(Offset::new(2)).await.unwrap();
+    assert_eq!((front().await, content().await), (vec![3], (1, 4, 0)));
+    queue.remove_front(Offset::new(4)).await.unwrap();
+    assert_eq!((front().await, content().await, queue.oldest_ms().await.unwrap()), (vec![], (0, 0, 0), None));
 }
