@@ -114,15 +114,19 @@ pub fn decide_with(
         session_id,
         visit_id: visit.id,
     };
+    let location = location(rules, client, own_address);
+    // The submission moves into the event, so an agent that it names is copied.
+    let named = payload.user_agent.as_deref().filter(|text| !text.is_empty()).map(str::to_owned);
+    let user_agent = named.map(Cow::Owned).or(client.user_agent.as_deref().map(Cow::Borrowed));
     let event = Event {
         event_id,
         received_at_ms: now_ms,
         session_id,
         visit_id: visit.id,
         device,
-        location: location(rules, client, own_address),
+        location,
         user_agent,
-        submission: submission.clone(),
+        submission,
     };
     Decision::Append(NewRecord { session_id, value: event.encode() }, accepted)
 }
