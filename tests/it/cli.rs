@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dashi_domain::record::Event;
+use hyper::Method;
 use integration_tests::dashi::Ended;
 use integration_tests::http::{self, Connection};
 use integration_tests::setup::{AGENT, SECRET, WEBSITE, submission};
@@ -348,4 +349,40 @@ async fn a_stop_under_load_answers_and_keeps_everything_acknowledged(setup: Setu
     let rows = running.rows("website_event", "1 = 1").await;
     let stored: HashSet<String> = rows.iter().map(|row| row["tag"].as_str().unwrap().to_owned()).collect();
     assert_eq!((rows.len(), stored), (records.len(), in_log), "each is in the tables once");
+}
+
+#[tokio::test]
+async fn a_key_that_is_listed_by_its_hash_opens_and_the_hash_does_not() {
+    let made = Dashi::run(&["keys", "new", "--json"], &[]).await;
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let made: Value = serde_json::from_str(&made.stdout).unwrap();
+    let (key, hash) = (made["key"].as_str().unwrap(), made["hash"].as_str().unwrap());
+    assert!(hash.starts_with("sha256:") && !hash.contains(key), "{made}");
+    let again = Dashi::run(&["keys", "new"], &[]).await.stdout;
+    assert!(again.contains("\nhash  sha256:") && !again.contains(key), "two keys are the same: {again}");
+
+    let mut running = Setup::Embedded.start(&[("DASHI_API_KEYS", hash)]).await;
+    for path in ["/api/websites", "/console/data/status"] {
+        for (sent, status) in [(key, 200), (hash, 401), (&hash["sha256:".len()..], 401), ("", 401)] {
+            let bearer = format!("Bearer {sent}");
+            let headers = [("authorization", bearer.as_str())];
+            let answer = http::request(Method::GET, &running.url(path), "", &headers).await.unwrap();
+            assert_eq!(answer.status, status, "{path} with {sent}: {}", answer.text());
+        }
+    }
+    assert_eq!(running.dashi().terminate().await, Some(0));
+    assert!(!running.dashi().logs().contains(hash), "the logs show the hash");
+
+    let doctor = async |keys: &str| {
+        let directory = TestDirectory::create("doctor-keys");
+        let url = |name: &str| format!("sqlite:{}", directory.path().join(name).display());
+        let words = ["doctor", "--json", "--log", &url("log.db"), "--store", &url("store.db")];
+        let text = Dashi::run(&words, &[("DASHI_API_KEYS", keys)]).await.stdout;
+        assert!(!text.contains(key) && !text.contains(hash), "it shows {keys}: {text}");
+        let findings: Vec<Value> = serde_json::from_str(&text).unwrap();
+        findings.into_iter().find(|finding| finding["subject"] == "keys").unwrap()["level"].clone()
+    };
+    assert_eq!((doctor(hash).await, doctor(key).await), (json!("ok"), json!("warn")));
+    let cut = Dashi::run(&["config", "check"], &[("DASHI_API_KEYS", &hash[..20])]).await;
+    assert_refused(&cut, 2, &["api.keys = (key 1 of the list)", "64 hexadecimal digits", "dashi keys new"]);
 }

@@ -3,30 +3,27 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use dashi_domain::api_key::{KeyHash, entries, hash_of};
 use http::request::Parts;
 use http::{HeaderMap, Version, header};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq as _;
 
 /// The API keys, as hashes: a comparison takes the same time for every key that is sent, and nothing prints them.
 #[derive(Clone)]
-pub struct Keys(Vec<[u8; 32]>);
+pub struct Keys(Vec<KeyHash>);
 
 impl Keys {
-    /// The keys of a comma list, the space around each left out. `None` if it names none.
+    /// The keys of a comma list, given as they are or as `sha256:` and their hash, the space around each left out. `None`
+    /// if it names none. An entry that begins as a hash and is none, which the check of the settings refuses, opens nothing.
     pub fn parse(list: &str) -> Option<Self> {
-        let keys: Vec<_> = list
-            .split(',')
-            .map(str::trim)
-            .filter(|key| !key.is_empty())
-            .map(|key| hash(key.as_bytes()))
-            .collect();
-        (!keys.is_empty()).then_some(Self(keys))
+        let mut entries = entries(list).peekable();
+        entries.peek()?;
+        Some(Self(entries.filter_map(Result::ok).map(|entry| entry.hash()).collect()))
     }
 
-    /// Whether this is one of them.
+    /// Whether this is one of them. A hash is no key: what is sent is hashed.
     pub(crate) fn knows(&self, key: &[u8]) -> bool {
-        let sent = hash(key);
+        let sent = hash_of(key);
         // All are compared, so that the time does not show which key was nearly hit.
         self.0.iter().fold(subtle::Choice::from(0), |known, key| known | key.ct_eq(&sent)).into()
     }
@@ -98,10 +95,6 @@ impl fmt::Debug for Keys {
     }
 }
 
-fn hash(key: &[u8]) -> [u8; 32] {
-    Sha256::digest(key).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +118,26 @@ mod tests {
         {
             assert!(!keys.authorize(header.as_bytes()), "{header:?}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_listed_by_its_hash_opens_and_its_hash_does_not() {
+        let entry = dashi_domain::api_key::hashed_entry("first-key-of-two");
+        let keys = Keys::parse(&format!("{entry}, second-key-of-two")).unwrap();
+        for key in ["first-key-of-two", "second-key-of-two"] {
+            assert!(keys.knows(key.as_bytes()), "{key}");
+        }
+        for sent in [entry.as_str(), entry.trim_start_matches("sha256:"), ""] {
+            assert!(!keys.knows(sent.as_bytes()), "{sent}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_wrong_opens_nothing_to_anybody() {
+        let keys = Keys::parse("sha256:0123").expect("it is not as if there were no key");
+        assert!(!keys.knows(b"sha256:0123") && !keys.knows(b""));
+        let local = request(Version::HTTP_11, &[("host", "localhost")]);
+        assert!(!may_read(Some(&keys), &local, true));
     }
 
     fn request(version: Version, headers: &[(&str, &str)]) -> Parts {

@@ -131,6 +131,9 @@ pub enum Command {
         /dashi-test-event; `dashi erase --session ID` removes it."
     )]
     TestEvent(TestEventArgs),
+    /// Make API keys for the setting api.keys, and their hashes
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Print or check the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -586,6 +589,26 @@ pub struct HealthArgs {
     /// Its address
     #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
     pub url: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key; prints it, this once, and its hash, which is what api.keys needs
+    #[command(
+        after_help = "Example:\n  dashi keys new\n  dashi keys new --json > key.json; export DASHI_API_KEYS=$(jq -r .hash key.json)"
+    )]
+    New {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the hash of a key that is there; the key is read on standard input
+    #[command(after_help = "Example:\n  printf %s \"$KEY\" | dashi keys hash")]
+    Hash {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -18,6 +18,7 @@ mod heal;
 mod health;
 mod import;
 mod interrupt;
+mod keys;
 mod layouts;
 mod logging;
 mod manual;
@@ -71,6 +72,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Health(args) => return health::run(args).await,
             Command::Completions(args) => return Ok(manual::completions(args)),
             Command::Man(args) => return manual::man(args),
+            Command::Keys(command) => return keys::run(command),
             _ => {}
         }
         let loaded = settings::load(&cli)?;
@@ -101,6 +103,7 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
             Command::Health(args) => health::run(&args).await,
             Command::Completions(args) => Ok(manual::completions(&args)),
             Command::Man(args) => manual::man(&args),
+            Command::Keys(command) => keys::run(&command),
         }
     })
 }

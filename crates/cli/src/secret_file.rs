@@ -4,6 +4,17 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
+/// 256 bits of the system's random numbers.
+///
+/// # Errors
+/// The system gives none.
+pub fn random() -> anyhow::Result<[u8; 32]> {
+    let mut random = [0_u8; 32];
+    let mut source = std::fs::File::open("/dev/urandom").context("cannot open /dev/urandom")?;
+    std::io::Read::read_exact(&mut source, &mut random).context("cannot read /dev/urandom")?;
+    Ok(random)
+}
+
 /// Reads the secret; makes the file at the first start, readable by its owner only.
 ///
 /// # Errors
@@ -31,10 +42,7 @@ pub fn read_or_make(path: &Path) -> anyhow::Result<String> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).with_context(making)?;
     }
-    let mut random = [0_u8; 32];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").with_context(making)?, &mut random)
-        .with_context(making)?;
-    let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let secret: String = random().with_context(making)?.iter().map(|byte| format!("{byte:02x}")).collect();
     // Written whole under another name first, so that a file of this name never holds half a secret.
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     let mut file = std::fs::File::options()

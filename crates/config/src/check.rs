@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dashi_domain::api_key::{self, BadHash, KeyEntry};
 use dashi_domain::client_address::TrustedProxies;
 
 use super::{
@@ -25,7 +26,7 @@ const SESSION_TIMEOUT_MS_MAX: u64 = 300_000;
 const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 
 /// Fewest characters of an API key. At 16 letters and digits, guessing has no prospect.
-const API_KEY_CHARS_MIN: usize = 16;
+pub const API_KEY_CHARS_MIN: usize = 16;
 
 /// Most addresses whose counts are kept: 320 MB.
 const ADDRESSES_MAX: usize = 10_000_000;
@@ -265,16 +266,32 @@ fn paths(settings: &Settings, served: &ServedPaths<'_>) -> Vec<ConfigError> {
 /// Refuses API keys that can be guessed or that no header can hold. The messages do not repeat a key.
 fn api(settings: &Settings) -> Vec<ConfigError> {
     let mut errors = Vec::new();
-    let keys = settings.api.keys.expose();
-    for (index, key) in keys.split(',').map(str::trim).enumerate().filter(|(_, key)| !key.is_empty()) {
-        if key.len() < API_KEY_CHARS_MIN || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            errors.push(ConfigError::OutOfRange {
-                key: "api.keys",
-                got: format!("(key {} of the list)", index + 1),
-                reason: "it is short enough to be guessed, or has characters that no header can hold",
-                remedy: "set 16 or more letters, digits and signs without spaces, such as the output of `openssl rand -hex 32`",
-            });
-        }
+    for (index, entry) in api_key::entries(settings.api.keys.expose()).enumerate() {
+        let (reason, remedy) = match entry {
+            Ok(KeyEntry::Plain(key))
+                if key.len() < API_KEY_CHARS_MIN || !key.bytes().all(|byte| byte.is_ascii_graphic()) =>
+            {
+                (
+                    "it is short enough to be guessed, or has characters that no header can hold",
+                    "set 16 or more letters, digits and signs without spaces; `dashi keys new` makes a key and its hash",
+                )
+            }
+            Err(BadHash::Digits) => (
+                "it begins with sha256: and is not followed by 64 hexadecimal digits",
+                "set the whole hash; `dashi keys new` makes a key and its hash, `dashi keys hash` that of a key",
+            ),
+            Err(BadHash::Empty) => (
+                "it is the hash of an empty key",
+                "set the hash of a key; `dashi keys new` makes both, `dashi keys hash` that of a key",
+            ),
+            Ok(_) => continue,
+        };
+        errors.push(ConfigError::OutOfRange {
+            key: "api.keys",
+            got: format!("(key {} of the list)", index + 1),
+            reason,
+            remedy,
+        });
     }
     for (key, permits) in [
         ("api.streams_max", settings.api.streams_max),

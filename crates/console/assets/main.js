@@ -79,8 +79,8 @@ const askForKey = () => {
         ]
       : [
           h("p", {}, "This server can be reached by others, and no API key is set, so nobody can read the console from here."),
-          h("p", {}, "Set one of 16 letters or more, and start the server again:"),
-          h("pre", {}, h("code", {}, "DASHI_API_KEYS=$(openssl rand -hex 24) dashi serve …")),
+          h("p", {}, "Make one, set its hash, and start the server again:"),
+          h("pre", {}, h("code", {}, "dashi keys new\nDASHI_API_KEYS=sha256:… dashi serve …")),
         ],
   );
   by("view").replaceChildren(form);

@@ -11,11 +11,12 @@
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * applied events in a few words: [`applied`]
-//! * limits of what is taken: [`rate`], [`networks`], [`backlog`]
+//! * limits of what is taken: [`rate`], [`networks`], [`backlog`]; keys of readers: [`api_key`]
 //! * series: [`buckets`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
+pub mod api_key;
 pub mod applied;
 pub mod backlog;
 pub mod buckets;

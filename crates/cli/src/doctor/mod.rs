@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::IsTerminal as _;
 
 use dashi_config::Loaded;
+use dashi_domain::api_key::{self, KeyEntry};
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
@@ -30,7 +31,7 @@ enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     level: Level,
-    /// Its subject: `settings`, `secret`, `log`, `topic`, `store`, `rights`, `clock`, `projection`, `disk`, `files`.
+    /// Its subject: `settings`, `secret`, `keys`, `log`, `topic`, `store`, `rights`, `clock`, `projection`, `disk`, `files`.
     subject: &'static str,
     found: String,
     /// The remedy; none if it is as it should be.
@@ -55,6 +56,7 @@ impl Finding {
 pub async fn run(loaded: &Loaded, args: &DoctorArgs) -> anyhow::Result<Exit> {
     let mut findings = of_settings(loaded);
     findings.push(of_secret(loaded.settings.secret_text()));
+    findings.push(of_keys(loaded.settings.api.keys.expose()));
     let settings = &loaded.settings;
     // Without valid addresses there is nothing to reach; the settings' own lines say so.
     let (store, log) = tokio::join!(servers::store(settings), servers::log(settings));
@@ -120,6 +122,36 @@ fn of_secret(secret: Option<&str>) -> Finding {
     }
 }
 
+/// Characters of a key in plain text below which it is likely to be somebody's invention: 128 bits as hexadecimal digits.
+const PLAIN_KEY_CHARS: usize = 32;
+
+/// The entries of `api.keys`. Those that must not run have their lines with the settings.
+fn of_keys(list: &str) -> Finding {
+    let entries: Vec<_> = api_key::entries(list).collect();
+    let plain = |is_counted: fn(&str) -> bool| {
+        entries.iter().filter(|entry| matches!(entry, Ok(KeyEntry::Plain(key)) if is_counted(key))).count()
+    };
+    let (all, in_plain, short) = (entries.len(), plain(|_| true), plain(|key| key.len() < PLAIN_KEY_CHARS));
+    match (in_plain, short) {
+        _ if all == 0 => Finding::ok("keys", "api.keys is empty: at most this machine can read"),
+        (0, _) => Finding::ok("keys", format!("{all} in api.keys, as hashes")),
+        (_, 0) => Finding::warn(
+            "keys",
+            format!(
+                "{in_plain} of {all} in api.keys stand in plain text: whoever reads the settings has them"
+            ),
+            "put their hashes there (`printf %s \"$KEY\" | dashi keys hash`); their users go on as before",
+        ),
+        _ => Finding::warn(
+            "keys",
+            format!(
+                "{short} of {all} in api.keys stand in plain text with fewer than {PLAIN_KEY_CHARS} characters"
+            ),
+            "make long ones with `dashi keys new`, and put their hashes there",
+        ),
+    }
+}
+
 /// A finding as people read it.
 struct Shown<'f> {
     finding: &'f Finding,
@@ -164,6 +196,27 @@ mod tests {
             assert_eq!(finding.level, level, "{secret:?}");
             assert_eq!(finding.remedy.is_none(), level == Level::Ok, "{secret:?}");
             assert!(secret.is_none_or(|secret| !finding.found.contains(secret)), "it shows {secret:?}");
+        }
+    }
+
+    #[test]
+    fn keys_in_plain_text_are_warned_of_and_not_shown() {
+        let hash = api_key::hashed_entry("hunter2-hunter2-hunter2");
+        let long = "5f1c9a3e77e0c0ff5f1c9a3e77e0c0ff";
+        for (keys, level, part) in [
+            ("", Level::Ok, "is empty"),
+            (&hash, Level::Ok, "1 in api.keys, as hashes"),
+            (&format!("{hash},{long}"), Level::Warn, "1 of 2 in api.keys stand in plain text: "),
+            (
+                &format!("{long},hunter2-hunter2,{hash}"),
+                Level::Warn,
+                "1 of 3 in api.keys stand in plain text with fewer",
+            ),
+        ] {
+            let finding = of_keys(keys);
+            assert_eq!(finding.level, level, "{keys:?}");
+            assert!(finding.found.contains(part), "{}", finding.found);
+            assert!(!finding.found.contains("hunter2") && !finding.found.contains(long), "{}", finding.found);
         }
     }
 

@@ -60,7 +60,7 @@ impl Addresses {
                 format!("Look at it in the console, with a key of api.keys:\n\n  {at}\n\n")
             }
             ConsoleIs::Shut => format!(
-                "Others reach this address, so the console needs a key: set DASHI_API_KEYS to 16 letters or more, then\n\n  \
+                "Others reach this address, so the console needs a key: make one with `dashi keys new`, set DASHI_API_KEYS to its hash, then\n\n  \
                  {at}\n\n"
             ),
             ConsoleIs::Off => String::new(),

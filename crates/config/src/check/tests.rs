@@ -211,12 +211,23 @@ fn api_keys_cannot_be_guessed_and_are_not_repeated() {
         ("a-key-of-16-chars,hunter2", 2),
         ("a key with spaces in it", 1),
         ("ключ-ключ-ключ-ключ", 1),
+        ("a-key-of-16-chars,sha256:hunter2", 2),
+        // Of an empty text.
+        ("sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", 1),
     ] {
         let error = refusal(&[("api.keys", keys)]);
         assert!(error.starts_with(&format!("api.keys = (key {number} of the list): ")), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }
-    for keys in ["", "a-key-of-16-char", "a-key-of-16-char, b-key-of-16-char,"] {
+    // Of the text "abc", as sha256sum prints it.
+    let hash = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    for keys in [
+        "",
+        "a-key-of-16-char",
+        "a-key-of-16-char, b-key-of-16-char,",
+        hash,
+        &format!("a-key-of-16-char,{hash}"),
+    ] {
         assert!(check_settings(&settings(&[("api.keys", keys)]), |_| true).is_ok(), "{keys:?}");
     }
 }
