@@ -12,7 +12,7 @@
 //!   [`flatten`], [`decimal`], [`text`]
 //! * applied events in a few words: [`applied`]
 //! * limits of what is taken: [`rate`], [`networks`], [`backlog`]; keys of readers: [`api_key`]
-//! * series: [`buckets`]
+//! * series: [`buckets`]; signed distinct ids: [`identity`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
@@ -32,6 +32,7 @@ pub mod fold;
 pub mod glance;
 pub mod guard;
 pub mod heatmap;
+pub mod identity;
 pub mod ids;
 pub mod imported;
 mod javascript;
