@@ -1,4 +1,4 @@
-// Builds dist/script.js from src/script.ts, and dist/script-vitals.js from src/vitals.ts. With --check it builds into a
+// Builds dist/script.js from src/script.ts, and from src/vitals.ts and src/profile.ts the files that it loads. With --check it builds into a
 // temporary folder instead and fails unless the checked-in files are the same, byte for byte, and small enough.
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -10,8 +10,9 @@ import { minify } from "terser";
 
 /** Each file by its source, with what it may weigh. */
 const FILES = {
-  "script.js": { source: "src/script.ts", gzipBytesMax: 3072 },
+  "script.js": { source: "src/script.ts", gzipBytesMax: 3200 },
   "script-vitals.js": { source: "src/vitals.ts", gzipBytesMax: 1024 },
+  "script-profile.js": { source: "src/profile.ts", gzipBytesMax: 1280 },
 };
 
 const here = fileURLToPath(new URL(".", import.meta.url));

@@ -411,7 +411,7 @@ const SECTIONS: &[Row] = &[
         "20.1",
         &[
             "it::script::the_script_is_served_as_umamis_is",
-            "it::script::the_file_that_measures_is_served_beside_every_name_of_the_script",
+            "it::script::the_further_files_are_served_beside_every_name_of_the_script",
             "tracker::test/vitals::the file that measures is loaded where it is asked for only, from beside the script, under any name of that",
             "it::script::the_endpoint_has_the_name_that_the_operator_gives_it",
             "it::script::another_script_can_stand_in_for_ours",

@@ -18,6 +18,7 @@ mod dead_letters;
 mod doctor;
 mod erase;
 mod export;
+mod follow;
 mod geography;
 mod harness;
 mod heal;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use integration_tests::http::{Answer, post_json, request};
 use integration_tests::setup::{AGENT, WEBSITE, read_until_silent};
@@ -40,7 +40,7 @@ const PER_DEVICE: (&str, &str) = ("DASHI_INGEST_IDENTIFIED_SESSIONS", "per-devic
 const AT_ONCE: (&str, &str) = ("DASHI_PROJECTOR_BATCH_INTERVAL_MS", "0");
 
 /// Another browser than [`AGENT`].
-const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
+pub const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_4 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
                      Version/17.4 Mobile/15E148 Safari/604.1";
 
 /// Longest wait for anything that has to come.
@@ -68,7 +68,7 @@ async fn shown(running: &Running, path: &str) -> Value {
 }
 
 /// Identifies a person from a device; gives the session's id.
-async fn identify(running: &Running, agent: &str, person: &str, data: &Value) -> String {
+pub async fn identify(running: &Running, agent: &str, person: &str, data: &Value) -> String {
     let payload = json!({ "website": WEBSITE, "id": person, "data": data });
     let body = json!({ "type": "identify", "payload": payload }).to_string();
     let answer = running.post("/api/send", body, &[("user-agent", agent)]).await;
@@ -76,7 +76,7 @@ async fn identify(running: &Running, agent: &str, person: &str, data: &Value) ->
     answer.json()["sessionId"].as_str().expect("a session").to_owned()
 }
 
-async fn metric(running: &Running, name: &str) -> u64 {
+pub async fn metric(running: &Running, name: &str) -> u64 {
     let metrics = get_with(running, "/metrics", &[]).await.text();
     let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
     line.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("no {name} in {metrics}"))
@@ -90,7 +90,7 @@ fn complaints(running: &Running) -> Vec<String> {
 }
 
 /// A stream's reader.
-struct Reader {
+pub struct Reader {
     body: Incoming,
     text: String,
     // Without it, the connection would end.
@@ -98,7 +98,7 @@ struct Reader {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Message {
+pub enum Message {
     Traits { version: String, session: Value },
     Resync(Value),
     Comment,
@@ -120,12 +120,25 @@ impl Reader {
         path: &str,
         last_event_id: Option<&str>,
     ) -> Result<Self, (u16, Option<String>)> {
+        let known = last_event_id.map(|version| ("last-event-id", version));
+        let (reader, headers) =
+            Self::ask(authority, &format!("{path}?key={OTHER_KEY}"), known.as_slice()).await?;
+        assert_eq!(headers.get("access-control-allow-origin"), None);
+        Ok(reader)
+    }
+
+    /// Asks for a stream with these headers; gives the headers of the answer, too.
+    pub async fn ask(
+        authority: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<(Self, HeaderMap), (u16, Option<String>)> {
         let stream = TcpStream::connect(authority).await.expect("it listens");
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
         tokio::spawn(async { connection.await.ok() });
-        let mut request = Request::get(format!("{path}?key={OTHER_KEY}")).header("host", authority);
-        if let Some(version) = last_event_id {
-            request = request.header("last-event-id", version);
+        let mut request = Request::get(path).header("host", authority);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let asked = sender.send_request(request.body(Empty::new()).expect("a request"));
         let response =
@@ -135,12 +148,12 @@ impl Reader {
             return Err((response.status().as_u16(), header("retry-after")));
         }
         assert_eq!(header("content-type").as_deref(), Some("text/event-stream"));
-        assert_eq!(header("access-control-allow-origin"), None);
-        Ok(Self { body: response.into_body(), text: String::new(), _sender: sender })
+        let headers = response.headers().clone();
+        Ok((Self { body: response.into_body(), text: String::new(), _sender: sender }, headers))
     }
 
     /// The next event.
-    async fn next(&mut self) -> Message {
+    pub async fn next(&mut self) -> Message {
         loop {
             if let Some((block, rest)) = self.text.split_once("\n\n") {
                 let shown = read(block);
@@ -172,7 +185,7 @@ impl Reader {
     }
 
     /// The next traits and their version.
-    async fn traits(&mut self) -> (String, Value) {
+    pub async fn traits(&mut self) -> (String, Value) {
         match self.event().await {
             Message::Traits { version, session } => {
                 assert_eq!(session["version"], json!(version));

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use dashi_domain::identity::{IdentityKey, signature};
+use hyper::Method;
 use integration_tests::{Dashi, Deployment, TestDatabase, TestDirectory, eventually, free_port, http};
 
 /// How long a busy machine may take for what usually takes some seconds.
@@ -11,7 +13,8 @@ const APP_SECRET: &str = "planted-app-secret-5f1c";
 const DATABASE_PASSWORD: &str = "planted-database-password-77e0";
 const API_KEY: &str = "planted-api-key-c0ffee";
 const BROKER_PASSWORD: &str = "planted-broker-password-41d2";
-const PLANTED: [&str; 4] = [APP_SECRET, DATABASE_PASSWORD, API_KEY, BROKER_PASSWORD];
+const IDENTITY_KEY: &str = "planted-identity-key-of-32-characters-9a3b";
+const PLANTED: [&str; 5] = [APP_SECRET, DATABASE_PASSWORD, API_KEY, BROKER_PASSWORD, IDENTITY_KEY];
 
 /// Fails if a text shows a secret. `from` is where the text comes from.
 fn assert_silent(from: &str, text: &str) {
@@ -29,6 +32,7 @@ const COMMANDS: &[&[&str]] = &[
     &["config", "check"],
     &["config", "check", "--connect"],
     &["website", "list"],
+    &["website", "identity-key", "01a21895-dd29-7311-b25a-12be519b9a6c"],
     &["audit"],
     &["audit", "--json"],
     &["dead-letters", "list"],
@@ -52,6 +56,7 @@ async fn assert_commands_are_silent(deployment: &Deployment, commands: &[&[&str]
         let env = [
             ("APP_SECRET", APP_SECRET),
             ("DASHI_API_KEYS", API_KEY),
+            ("DASHI_PROFILES_IDENTITY_KEY", IDENTITY_KEY),
             ("DASHI_KAFKA_GROUP", deployment.env("DASHI_KAFKA_GROUP").unwrap_or("dashi")),
             (
                 "DASHI_KAFKA_PROPERTIES",
@@ -81,6 +86,7 @@ async fn no_secret_is_shown_whether_things_go_well_or_not() {
     let deployment = Deployment::new(log.as_str(), store.as_str())
         .with("APP_SECRET", APP_SECRET)
         .with("DASHI_API_KEYS", API_KEY)
+        .with("DASHI_PROFILES_IDENTITY_KEY", IDENTITY_KEY)
         .with("DASHI_LOGS_FILTER", "debug");
     deployment.register().await;
     let mut running = deployment.start("serve").ready().await;
@@ -89,6 +95,18 @@ async fn no_secret_is_shown_whether_things_go_well_or_not() {
         async |path: &str| http::get(&format!("{}{path}", running.url())).await.map(|answer| answer.text());
     for path in ["/metrics", "/health/live", "/health/ready", "/script.js", "/"] {
         assert_silent(path, &ask(path).await.unwrap());
+    }
+    // A signature opens the person's traits to whoever has it, so it is a secret, too.
+    let website = deployment.website();
+    let key = IdentityKey::new(IDENTITY_KEY).unwrap().website_key(website.parse().unwrap());
+    let signature = signature(&key, "ada");
+    for (signature, status) in [(signature.as_str(), 200), (key.as_str(), 401)] {
+        let bearer = format!("Bearer {signature}");
+        let url = format!("{}/api/me?website={website}", running.url());
+        let headers = [("authorization", bearer.as_str()), ("x-dashi-id", "ada")];
+        let answer = http::request(Method::GET, &url, "", &headers).await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_silent(&url, &answer.text());
     }
     assert_commands_are_silent(&deployment, COMMANDS, &log, &store).await;
 
@@ -127,7 +145,9 @@ async fn no_secret_is_shown_whether_things_go_well_or_not() {
     }
 
     assert_eq!(running.dashi.terminate().await, Some(0));
-    assert_silent("the logs of serve", &running.dashi.logs());
+    let logs = running.dashi.logs();
+    assert_silent("the logs of serve", &logs);
+    assert!(!logs.contains(&key) && !logs.contains(&signature), "{logs}");
     let sql = format!("DROP OWNED BY {role}; DROP ROLE {role}");
     // What it owns goes with the database.
     let _ = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut connection).await;

@@ -1,11 +1,13 @@
 /**
  * The tracker: counts page views, clicks and web vitals by the attributes of its script tag and offers `window.umami`.
+ * Web vitals and the traits of the page's person are files of their own, which are loaded where they are needed.
  *
  * Nothing in here throws into the page. Written from a description of how Umami's tracker behaves, for sites that use it.
  */
 import { watchClicks } from "./clicks";
 import { add, beginSession, drain, flush, type Kind, type Payload, session, stamp } from "./queue";
-import { isOff, script, settings, website } from "./settings";
+import type { Callback, Me } from "./profile";
+import { host, isOff, script, settings, website } from "./settings";
 import { attempt } from "./store";
 import type { Values, Vitals, VitalsScript } from "./vitals";
 
@@ -33,6 +35,8 @@ let url = clean(location.href);
 // Of the site itself none: older versions of Umami would store the site as its own referrer.
 let referrer = document.referrer.startsWith(location.origin + "/") ? "" : clean(document.referrer);
 let identity = settings.distinctId || undefined;
+/** The website's word that this is the identity of whoever is signed in. It is never sent with events. */
+let signature = settings.signature;
 
 const base = (): Payload => ({
   website,
@@ -78,12 +82,14 @@ const track = safely((what?: unknown, data?: unknown) => {
   return sendEvent(what == null ? base() : what);
 });
 
-const identify = safely((id?: unknown, data?: unknown) => {
+const identify = safely((id?: unknown, data?: unknown, signed?: string) => {
   if (isObject(id)) {
     data = id;
     if (typeof id.id === "string") ({ id, ...data } = id);
   }
   if (typeof id === "string") identity = id;
+  // The signature of another id opens nothing.
+  signature = signed || signature;
   beginSession();
   return send("identify", { ...base(), data });
 });
@@ -135,8 +141,23 @@ const hide = safely(() => {
   decided.then(flush);
 });
 
+/** Loads a file that lies beside the script, with what it finds on its tag. */
+const load = (name: string, held: object): void =>
+  document.head.append(
+    Object.assign(document.createElement("script"), held, {
+      src: script.src.replace(/(\.js)?([?#].*)?$/, `-${name}.js`),
+      nonce: script.nonce,
+    }),
+  );
+
 attempt(() => {
-  window.umami = window.umami || { track, identify, getSession: () => ({ cache: session.token, website }) };
+  window.umami = window.umami || {
+    track,
+    identify,
+    getSession: () => ({ cache: session.token, website }),
+    // Until the file is there: it brings the function itself.
+    profile: (callback: Callback) => isOff() || load("profile", { callback, me: (): Me => [host, website, identity, signature] }),
+  };
   if (isAutomatic) {
     for (const name of ["pushState", "replaceState"] as const) {
       const original = history[name];
@@ -156,15 +177,12 @@ attempt(() => {
   if (document.readyState === "complete") start();
   else addEventListener("load", start);
   if (settings.performance === "true" && !isOff()) {
-    const element: VitalsScript = Object.assign(document.createElement("script"), {
-      src: script.src.replace(/(\.js)?([?#].*)?$/, "-vitals.js"),
-      nonce: script.nonce,
+    load("vitals", {
       begin: (loaded: Vitals) => {
         vitals = loaded;
         if (viewMs) loaded.restart(viewMs);
         return (values: Values) => send("performance", { ...base(), ...values });
       },
-    });
-    document.head.append(element);
+    } satisfies Pick<VitalsScript, "begin">);
   }
 });

@@ -9,8 +9,11 @@ export const website = settings.websiteId;
 
 const ownFolder = script.src.replace(/[^/]*([?#].*)?$/, "");
 
+/** Where the collector's paths begin. */
+export const host = (settings.hostUrl || ownFolder).replace(/\/+$/, "");
+
 // The server writes COLLECT_API_ENDPOINT over the path, which therefore must stand here once and nowhere else.
-export const endpoint = (settings.hostUrl || ownFolder).replace(/\/+$/, "") + "/api/send";
+export const endpoint = host + "/api/send";
 
 /** Where many events go at once: beside the endpoint, if that has Umami's name. Elsewhere nobody knows of such a path. */
 export const batchEndpoint = endpoint.replace(/(\/api\/)send$/, "$1batch");

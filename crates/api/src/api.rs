@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::response::Response;
+use dashi_domain::identity::IdentityKey;
 use dashi_store::{Questions, Store, StoreError};
 use http::request::Parts;
 use tokio::sync::Semaphore;
@@ -29,6 +30,10 @@ pub struct ApiSettings {
     pub keys: Option<Keys>,
     /// Whether the process listens on a loopback address alone.
     pub listens_on_loopback: bool,
+    /// The key of the signatures by which a page may read its own person; without one, no page can.
+    pub identity_key: Option<IdentityKey>,
+    /// How long a browser may keep the answer to a preflight, in seconds.
+    pub cors_max_age_s: u64,
     /// The beginning of every path, such as `/umami`; empty for none.
     pub base_path: String,
     /// Longest time of a request that is no stream, and of one read of a stream.
@@ -43,6 +48,8 @@ pub struct ApiSettings {
     pub question_timeout: Duration,
     /// Most open streams; one more is answered 503.
     pub streams_max: usize,
+    /// Most open streams of the signed pages of one person; one more is answered 503.
+    pub person_streams_max: usize,
     /// How often a stream without changes sends a comment.
     pub stream_heartbeat: Duration,
     /// How long the reader of a stream may take for one event; then the stream ends.
@@ -88,9 +95,7 @@ impl Api {
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let fan_out = FanOut::default();
         // From here on nothing is missed: no stream has read anything yet. Without keys there are no streams.
-        let marking = settings
-            .keys
-            .is_some()
+        let marking = (settings.keys.is_some() || settings.identity_key.is_some())
             .then(|| fan_out.clone().run(store.profile_changes(), settings.look_again, stop));
         let marking = async move {
             if let Some(marking) = marking {
@@ -131,6 +136,15 @@ impl Api {
     ) -> Response {
         let allowed = self.authorized(request);
         let outcome = if allowed { self.bounded(work).await } else { Err(Refusal::NoKey) };
+        self.finish(outcome)
+    }
+
+    /// Answers one request in bounded time, whose signature the work itself checks.
+    pub(crate) async fn answer_signed(
+        &self,
+        work: impl Future<Output = Result<Response, Refusal>>,
+    ) -> Response {
+        let outcome = self.bounded(work).await;
         self.finish(outcome)
     }
 
@@ -242,6 +256,8 @@ mod tests {
         let settings = ApiSettings {
             keys: None,
             listens_on_loopback: true,
+            identity_key: None,
+            cors_max_age_s: 0,
             base_path: String::new(),
             request_timeout: Duration::from_secs(30),
             retry_after_s: 1,
@@ -249,6 +265,7 @@ mod tests {
             questions_max,
             question_timeout: Duration::from_secs(30),
             streams_max: 1,
+            person_streams_max: 1,
             stream_heartbeat: Duration::from_secs(1),
             stream_write_timeout: Duration::from_secs(1),
             live: Duration::from_secs(1),

@@ -25,6 +25,8 @@ struct Index {
     last_id: u64,
     by_session: HashMap<Session, HashMap<u64, Arc<Notify>>>,
     by_person: HashMap<Person, HashMap<u64, Arc<Notify>>>,
+    /// How many streams the signed pages of each person have.
+    of_pages: HashMap<Person, usize>,
 }
 
 /// A stream's entry in the index; removes it on drop.
@@ -32,8 +34,11 @@ struct Index {
 pub struct Subscription {
     fan_out: FanOut,
     id: u64,
-    session: Session,
+    website_id: Uuid,
+    session: Option<Session>,
     person: Option<Person>,
+    /// The person whose page it is.
+    page_of: Option<Person>,
     dirty: Arc<Notify>,
 }
 
@@ -47,7 +52,25 @@ impl FanOut {
         let id = index.last_id;
         index.by_session.entry(session).or_default().insert(id, Arc::clone(&dirty));
         drop(index);
-        Subscription { fan_out: self.clone(), id, session, person: None, dirty }
+        let fan_out = self.clone();
+        Subscription { fan_out, id, website_id, session: Some(session), person: None, page_of: None, dirty }
+    }
+
+    /// Enters a stream of a page of this person; `None` if the person's pages have `most` streams already.
+    pub fn subscribe_page(&self, person: Person, most: usize) -> Option<Subscription> {
+        let dirty = Arc::new(Notify::new());
+        let mut index = self.lock();
+        let open = index.of_pages.entry(person.clone()).or_default();
+        if *open >= most {
+            return None;
+        }
+        *open += 1;
+        index.last_id += 1;
+        let id = index.last_id;
+        index.by_person.entry(person.clone()).or_default().insert(id, Arc::clone(&dirty));
+        drop(index);
+        let (fan_out, website_id, page_of) = (self.clone(), person.website_id, Some(person.clone()));
+        Some(Subscription { fan_out, id, website_id, session: None, person: Some(person), page_of, dirty })
     }
 
     /// Marks the streams that may show this change.
@@ -59,7 +82,10 @@ impl FanOut {
                 index.by_session.get(&(*website_id, *session_id))
             }
             ProfileChange::Resync => {
-                index.by_session.values().flat_map(HashMap::values).for_each(|dirty| dirty.notify_one());
+                // A stream of a session is in one, a stream of a page in the other.
+                let of_sessions = index.by_session.values().flat_map(HashMap::values);
+                let of_persons = index.by_person.values().flat_map(HashMap::values);
+                of_sessions.chain(of_persons).for_each(|dirty| dirty.notify_one());
                 return;
             }
         };
@@ -124,8 +150,8 @@ impl Subscription {
         if let Some(old) = self.person.take() {
             remove(&mut index.by_person, &old, self.id);
         }
-        self.person =
-            person.map(|person| Person { website_id: self.session.0, distinct_id: person.to_owned() });
+        let website_id = self.website_id;
+        self.person = person.map(|person| Person { website_id, distinct_id: person.to_owned() });
         if let Some(new) = &self.person {
             index.by_person.entry(new.clone()).or_default().insert(self.id, Arc::clone(&self.dirty));
         }
@@ -136,7 +162,17 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut index = self.fan_out.lock();
-        remove(&mut index.by_session, &self.session, self.id);
+        if let Some(session) = &self.session {
+            remove(&mut index.by_session, session, self.id);
+        }
+        if let Some(person) = &self.page_of
+            && let Some(open) = index.of_pages.get_mut(person)
+        {
+            *open -= 1;
+            if *open == 0 {
+                index.of_pages.remove(person);
+            }
+        }
         if let Some(person) = &self.person {
             remove(&mut index.by_person, person, self.id);
         }
@@ -203,6 +239,36 @@ mod tests {
         drop(stream);
         let index = fan_out.lock();
         assert!(index.by_session.is_empty() && index.by_person.is_empty(), "{index:?}");
+    }
+
+    #[tokio::test]
+    async fn the_pages_of_a_person_have_so_many_streams_and_are_marked() {
+        let fan_out = FanOut::default();
+        let of = |name: &str| Person { website_id: WEBSITE, distinct_id: name.to_owned() };
+        let is_dirty =
+            async |stream: &Subscription| tokio::time::timeout(Duration::ZERO, stream.dirty()).await.is_ok();
+        let streams = [0, 1].map(|_| fan_out.subscribe_page(of("ada"), 2).unwrap());
+        assert!(fan_out.subscribe_page(of("ada"), 2).is_none());
+        let bob = fan_out.subscribe_page(of("bob"), 2).unwrap();
+        for (change, marks) in [
+            (person("ada"), [true, false]),
+            (person("bob"), [false, true]),
+            (session(2), [false, false]),
+            (ProfileChange::Resync, [true, true]),
+        ] {
+            fan_out.mark(&change);
+            for stream in &streams {
+                assert_eq!(is_dirty(stream).await, marks[0], "{change:?}");
+            }
+            assert_eq!(is_dirty(&bob).await, marks[1], "{change:?}");
+        }
+        let [first, second] = streams;
+        drop(first);
+        let another = fan_out.subscribe_page(of("ada"), 2).unwrap();
+        assert!(fan_out.subscribe_page(of("ada"), 2).is_none());
+        drop((second, another, bob));
+        let index = fan_out.lock();
+        assert!(index.of_pages.is_empty() && index.by_person.is_empty(), "{index:?}");
     }
 
     #[tokio::test]

@@ -30,10 +30,15 @@ impl Keys {
 
     /// Whether an `Authorization` header carries one of them.
     pub fn authorize(&self, header: &[u8]) -> bool {
-        let Some(at) = header.iter().position(|byte| *byte == b' ') else { return false };
-        let (scheme, key) = header.split_at(at);
-        scheme.eq_ignore_ascii_case(b"bearer") && self.knows(key.trim_ascii())
+        bearer(header).is_some_and(|key| self.knows(key))
     }
+}
+
+/// The credential of an `Authorization` header of the scheme `Bearer`.
+pub fn bearer(header: &[u8]) -> Option<&[u8]> {
+    let at = header.iter().position(|byte| *byte == b' ')?;
+    let (scheme, credential) = header.split_at(at);
+    scheme.eq_ignore_ascii_case(b"bearer").then_some(credential.trim_ascii())
 }
 
 /// Whether a request may read. With keys it needs one of them, in the header `Authorization`. Without keys, a process that

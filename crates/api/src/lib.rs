@@ -1,8 +1,9 @@
 //! The read side over HTTP: websites and their traffic, in Umami's shapes; people, their sessions and journeys, and changes
-//! as they happen. Requests need an API key; where none is set, this machine may read traffic (`keys::may_read`). Nothing
-//! is written here.
+//! as they happen. Requests need an API key; where none is set, this machine may read traffic (`keys::may_read`). A page reads
+//! its own person with a signature. Nothing is written here.
 //!
 //! * [`Api::router`]: the endpoints
+//! * `me`: a page's own person
 //! * `stream`: one connection that is notified of changes. It holds no queue: a change marks it, and it reads the
 //!   present state when the last event was written
 //! * `fan_out`: the way from a change in the store to the streams that show it
@@ -14,6 +15,7 @@ mod api;
 mod cursor;
 mod fan_out;
 mod keys;
+mod me;
 mod metrics;
 mod read;
 mod routes;

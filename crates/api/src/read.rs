@@ -291,7 +291,7 @@ pub fn nothing_known(website_id: Uuid, session_id: Uuid) -> SessionTraits {
 }
 
 /// The first 16 hexadecimal characters.
-fn hash(text: &str) -> String {
+pub fn hash(text: &str) -> String {
     Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 

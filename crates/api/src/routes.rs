@@ -5,17 +5,23 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 
+use dashi_http::headers;
+
 use crate::answer::Refusal;
 use crate::api::Api;
-use crate::{read, stream, umami};
+use crate::{me, read, stream, umami};
 
 const PROFILES_PATH: &str = "/api/websites/{website}/profiles";
 const PROFILE_PATH: &str = "/api/websites/{website}/profiles/{person}";
 const JOURNEY_PATH: &str = "/api/websites/{website}/profiles/{person}/journey";
 const STREAM_PATH: &str = "/api/websites/{website}/sessions/{session}/stream";
 
-/// The paths of profiles, which need a key; a name in braces stands for a segment.
-const PROFILE_PATHS: [&str; 4] = [PROFILES_PATH, PROFILE_PATH, JOURNEY_PATH, STREAM_PATH];
+const ME_PATH: &str = "/api/me";
+const FOLLOW_PATH: &str = "/api/me/stream";
+
+/// The paths of profiles, which need a key or a signature; a name in braces stands for a segment.
+const PROFILE_PATHS: [&str; 6] =
+    [PROFILES_PATH, PROFILE_PATH, JOURNEY_PATH, STREAM_PATH, ME_PATH, FOLLOW_PATH];
 
 /// All paths of the read side.
 pub const PATHS: [&str; PROFILE_PATHS.len() + umami::ROUTES.len()] = {
@@ -33,18 +39,29 @@ pub const PATHS: [&str; PROFILE_PATHS.len() + umami::ROUTES.len()] = {
 
 impl Api {
     /// The routes. They need a [`dashi_http::Outgoing`] among a request's extensions, as the server puts it. Pages of
-    /// other origins may not read the answers.
+    /// other origins may not read the answers, but those to a signature.
     pub fn router(&self) -> Router {
-        let mut router = umami::router();
-        if self.0.settings.keys.is_some() {
+        let settings = &self.0.settings;
+        let mut router = Router::new();
+        if settings.keys.is_some() || settings.listens_on_loopback {
+            router = umami::router();
+        }
+        if settings.keys.is_some() {
             router = router
                 .route(PROFILES_PATH, get(read::profiles))
                 .route(PROFILE_PATH, get(read::profile))
                 .route(JOURNEY_PATH, get(read::journey))
                 .route(STREAM_PATH, get(stream::open));
         }
-        let router = router.method_not_allowed_fallback(no_such_method);
-        let router = match self.0.settings.base_path.as_str() {
+        router = router.method_not_allowed_fallback(no_such_method);
+        if settings.identity_key.is_some() {
+            let me = Router::new()
+                .route(ME_PATH, get(me::traits).options(me::preflight))
+                .route(FOLLOW_PATH, get(me::follow).options(me::preflight))
+                .method_not_allowed_fallback(no_such_method);
+            router = router.merge(headers::add_missing(me, me::cross_origin(settings.cors_max_age_s)));
+        }
+        let router = match settings.base_path.as_str() {
             "" => router,
             base_path => Router::new().without_v07_checks().nest(base_path, router),
         };

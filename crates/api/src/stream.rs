@@ -1,4 +1,5 @@
-//! A session's effective traits as server-sent events: their present state, and again whenever it changes.
+//! The effective traits of a session, or of a page's own person, as server-sent events: their present state, and again
+//! whenever it changes.
 //!
 //! Each stream has a task. It holds no queue: a change marks its stream (see `fan_out`), and when the last event is
 //! written, the task reads the state at that time. So a reader that is slower than the changes misses values in between
@@ -10,6 +11,7 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use dashi_domain::profile::Person;
 use dashi_http::{EventSender, Outgoing, StreamEnd, event_stream};
 use http::request::Parts;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,10 +22,25 @@ use uuid::Uuid;
 use crate::answer::Refusal;
 use crate::api::Api;
 use crate::fan_out::Subscription;
+use crate::me::Shown;
 use crate::read::{id, nothing_known, parts, traits_json};
 
 /// Pause before a failed read is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The session or the person whose traits a stream shows.
+#[derive(Debug)]
+pub enum Subject {
+    /// A session; its person may become another one.
+    Session {
+        /// The website.
+        website_id: Uuid,
+        /// The session.
+        session_id: Uuid,
+    },
+    /// The person of a signed page.
+    Person(Person),
+}
 
 /// `GET …/sessions/{sessionId}/stream`
 pub async fn open(
@@ -31,15 +48,16 @@ pub async fn open(
     path: Result<Path<(String, String)>, PathRejection>,
     request: Parts,
 ) -> Response {
-    let opened = start(&api, path, &request);
+    let opened = session(&api, path, &request).and_then(|subject| start(&api, subject, &request));
     api.finish(opened)
 }
 
-fn start(
+/// The session that is asked for, if the request may read it.
+fn session(
     api: &Api,
     path: Result<Path<(String, String)>, PathRejection>,
     request: &Parts,
-) -> Result<Response, Refusal> {
+) -> Result<Subject, Refusal> {
     // A browser's EventSource cannot send further headers.
     let in_query = || {
         let query = request.uri.query().unwrap_or_default();
@@ -51,20 +69,30 @@ fn start(
         return Err(Refusal::NoKey);
     }
     let (website, session) = parts(path)?;
-    let (website_id, session_id) = (id(&website)?, id(&session)?);
+    Ok(Subject::Session { website_id: id(&website)?, session_id: id(&session)? })
+}
+
+/// Opens a stream for whoever may read its subject.
+pub fn start(api: &Api, subject: Subject, request: &Parts) -> Result<Response, Refusal> {
     // Without it, nothing would show whether the reader reads.
     let outgoing = request.extensions.get::<Outgoing>().cloned().ok_or(Refusal::Unavailable)?;
     if api.0.draining.is_cancelled() {
         return Err(Refusal::Unavailable);
     }
     let permit = Arc::clone(&api.0.streams).try_acquire_owned().map_err(|_| Refusal::Unavailable)?;
+    let subscription = match &subject {
+        Subject::Session { website_id, session_id } => api.0.fan_out.subscribe(*website_id, *session_id),
+        Subject::Person(person) => {
+            let most = api.0.settings.person_streams_max;
+            api.0.fan_out.subscribe_page(person.clone(), most).ok_or(Refusal::Unavailable)?
+        }
+    };
     let known = request.headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let (sender, response) = event_stream(&outgoing, api.0.settings.stream_write_timeout);
     let stream = Stream {
         api: api.clone(),
-        website_id,
-        session_id,
-        subscription: api.0.fan_out.subscribe(website_id, session_id),
+        subject,
+        subscription,
         sender,
         shown: known.map(str::to_owned),
         stale: true,
@@ -96,8 +124,7 @@ impl Drop for OpenStream {
 /// The task of a stream.
 struct Stream {
     api: Api,
-    website_id: Uuid,
-    session_id: Uuid,
+    subject: Subject,
     subscription: Subscription,
     sender: EventSender,
     /// The version that the reader has.
@@ -118,7 +145,7 @@ impl Stream {
                 StreamEnd::Slow => {
                     self.api.0.metrics.dropped.inc();
                     tracing::debug!(
-                        website_id = %self.website_id, session_id = %self.session_id,
+                        website_id = %self.subject.website_id(),
                         "a stream's reader did not take an event in time"
                     );
                     "slow"
@@ -170,21 +197,45 @@ impl Stream {
                 self.subscription.dirty().await;
                 self.stale = true;
             }
-            let reading = self.api.0.store.session_traits(self.website_id, self.session_id);
-            let Ok(traits) = self.api.read_in_time(reading).await else {
+            let Ok(Shown { person, version, json }) = self.read().await else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };
-            let traits = traits.unwrap_or_else(|| nothing_known(self.website_id, self.session_id));
-            if self.subscription.follow(traits.person.as_deref()) {
+            if self.subscription.follow(person.as_deref()) {
                 continue;
             }
             self.stale = false;
-            if self.shown.as_ref() != Some(&traits.version) {
-                let json = traits_json(&traits);
-                self.shown = Some(traits.version.clone());
-                return (traits.version, json);
+            if self.shown.as_ref() != Some(&version) {
+                self.shown = Some(version.clone());
+                return (version, json);
             }
+        }
+    }
+
+    /// The traits at this time.
+    async fn read(&self) -> Result<Shown, Refusal> {
+        match &self.subject {
+            Subject::Session { website_id, session_id } => {
+                let (website_id, session_id) = (*website_id, *session_id);
+                let reading = self.api.0.store.session_traits(website_id, session_id);
+                let traits = self.api.read_in_time(reading).await?;
+                let traits = traits.unwrap_or_else(|| nothing_known(website_id, session_id));
+                let json = traits_json(&traits);
+                Ok(Shown { person: traits.person, version: traits.version, json })
+            }
+            Subject::Person(person) => {
+                let reading = self.api.0.store.profile(person.website_id, &person.distinct_id);
+                let profile = self.api.read_in_time(reading).await?;
+                Ok(Shown::of_person(person, profile))
+            }
+        }
+    }
+}
+
+impl Subject {
+    const fn website_id(&self) -> Uuid {
+        match self {
+            Self::Session { website_id, .. } | Self::Person(Person { website_id, .. }) => *website_id,
         }
     }
 }

@@ -195,6 +195,10 @@ pub struct ServeArgs {
     pub accept_new_log: bool,
 }
 
+const IDENTITY_KEY_EXAMPLES: &str = "Examples:
+  dashi website identity-key 94db1cb1-74f4-4a40-ad6c-962362670409
+  IDENTITY_KEY=$(dashi website identity-key ID)   # of the website's server";
+
 #[derive(Debug, Subcommand)]
 pub enum WebsiteCommand {
     /// Add a website; prints its id
@@ -235,6 +239,18 @@ pub enum WebsiteCommand {
         /// Whether to take them
         #[arg(value_enum)]
         taken: Switch,
+    },
+    /// Print the key with which a website's server signs the distinct ids of its people (docs/follow.md): a secret
+    ///
+    /// It is derived from profiles.identity_key and signs for this website only. The signature of a distinct id is its
+    /// HMAC-SHA-256 under this key, in hexadecimal digits.
+    #[command(after_help = IDENTITY_KEY_EXAMPLES)]
+    IdentityKey {
+        /// The id
+        id: Uuid,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Set the addresses whose events a website refuses: they are answered 403
     Block {

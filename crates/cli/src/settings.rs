@@ -35,7 +35,7 @@ pub fn examine(loaded: &Loaded) -> Result<Vec<Warning>, Vec<ConfigError>> {
         routes: &[&dashi_ingest::PATHS, &dashi_api::PATHS, &dashi_console::PATHS, &ops::PATHS],
         send: dashi_ingest::SEND_PATH,
         script: dashi_ingest::SCRIPT_PATH,
-        vitals_path: dashi_ingest::vitals_path,
+        files_beside: dashi_ingest::files_beside,
     };
     dashi_config::check(&loaded.settings, known_timezone, &served)
 }

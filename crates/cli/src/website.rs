@@ -2,6 +2,7 @@
 
 use dashi_config::Loaded;
 use dashi_domain::client_address::BlockedAddresses;
+use dashi_domain::identity::IdentityKey;
 use dashi_store::NewWebsite;
 use serde_json::json;
 use uuid::Uuid;
@@ -52,6 +53,20 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
         WebsiteCommand::Remove { id } => {
             changed(id, store.remove_website(id, now_ms()).await?)?;
             print(&format!("removed {id}; its rows stay\n"));
+        }
+        WebsiteCommand::IdentityKey { id, json } => {
+            let key = IdentityKey::new(settings.profiles.identity_key.expose()).ok_or_else(|| {
+                anyhow::anyhow!(
+                    "profiles.identity_key is empty, so no page can read anything and no website has a key; set it \
+                     (DASHI_PROFILES_IDENTITY_KEY), such as to the output of `openssl rand -hex 32`"
+                )
+            })?;
+            changed(id, store.websites().await?.iter().any(|website| website.id == id))?;
+            let website_key = key.website_key(id);
+            print(&match json {
+                true => format!("{}\n", json!({ "website": id, "identity_key": website_key })),
+                false => format!("{website_key}\n"),
+            });
         }
         WebsiteCommand::Recordings { id, taken } => {
             changed(id, store.set_recordings(id, taken == Switch::On).await?)?;

@@ -28,6 +28,9 @@ const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 /// Fewest characters of an API key. At 16 letters and digits, guessing has no prospect.
 pub const API_KEY_CHARS_MIN: usize = 16;
 
+/// Fewest characters of the identity key. Whoever has a signature can try out keys at leisure, so there are more of them.
+const IDENTITY_KEY_CHARS_MIN: usize = 32;
+
 /// Most addresses whose counts are kept: 320 MB.
 const ADDRESSES_MAX: usize = 10_000_000;
 
@@ -56,8 +59,8 @@ pub struct ServedPaths<'p> {
     pub send: &'p str,
     /// The route of the tracker script, for which `script.names` are other paths.
     pub script: &'p str,
-    /// The path that is served beside a tracker script's path.
-    pub vitals_path: fn(&str) -> String,
+    /// The paths that are served beside a tracker script's path.
+    pub files_beside: fn(&str) -> [String; 2],
 }
 
 impl ServedPaths<'_> {
@@ -105,6 +108,7 @@ pub fn check(
     }
     errors.extend(paths(settings, served));
     errors.extend(api(settings));
+    errors.extend(identity_key(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
             key: "ingest.trusted_proxies",
@@ -244,12 +248,14 @@ fn paths(settings: &Settings, served: &ServedPaths<'_>) -> Vec<ConfigError> {
     }
     const TAKEN: &str = "Dashi answers something else there";
     let scripts = settings.script_paths();
-    let measures = |path: &str| scripts.iter().any(|script| (served.vitals_path)(script) == path);
-    if served.is_taken(&ingest.send_path, served.send) || measures(&ingest.send_path) {
+    let is_beside = |path: &str| {
+        scripts.iter().any(|script| (served.files_beside)(script).iter().any(|file| file == path))
+    };
+    if served.is_taken(&ingest.send_path, served.send) || is_beside(&ingest.send_path) {
         refuse("ingest.send_path", &ingest.send_path, TAKEN, "set a path of its own, such as \"/collect\"");
     }
     for path in &scripts {
-        if served.is_taken(path, served.script) || *path == ingest.send_path || measures(path) {
+        if served.is_taken(path, served.script) || *path == ingest.send_path || is_beside(path) {
             refuse("script.names", path, TAKEN, "set a name of its own, such as \"stats.js\"");
         }
     }
@@ -295,6 +301,7 @@ fn api(settings: &Settings) -> Vec<ConfigError> {
     }
     for (key, permits) in [
         ("api.streams_max", settings.api.streams_max),
+        ("api.person_streams_max", settings.api.person_streams_max),
         ("api.reads_max", settings.api.reads_max),
         ("api.questions_max", settings.api.questions_max),
     ] {
@@ -308,6 +315,19 @@ fn api(settings: &Settings) -> Vec<ConfigError> {
         }
     }
     errors
+}
+
+/// Refuses an identity key that can be found by trying. The message does not repeat it.
+fn identity_key(settings: &Settings) -> Option<ConfigError> {
+    let key = settings.profiles.identity_key.expose();
+    let is_fit = key.is_empty()
+        || key.len() >= IDENTITY_KEY_CHARS_MIN && key.bytes().all(|byte| byte.is_ascii_graphic());
+    (!is_fit).then(|| ConfigError::OutOfRange {
+        key: "profiles.identity_key",
+        got: format!("({} bytes)", key.len()),
+        reason: "it is short enough to be found by trying, or has characters that are no letters, digits or signs",
+        remedy: "set 32 or more letters, digits and signs without spaces, such as the output of `openssl rand -hex 32`",
+    })
 }
 
 fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
@@ -405,6 +425,7 @@ fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
         ("api.question_timeout_ms", api.question_timeout_ms),
         ("api.reads_max", api.reads_max as u64),
         ("api.streams_max", api.streams_max as u64),
+        ("api.person_streams_max", api.person_streams_max as u64),
         ("api.stream_heartbeat_ms", api.stream_heartbeat_ms),
         ("api.stream_write_timeout_ms", api.stream_write_timeout_ms),
         ("shutdown.grace_ms", shutdown.grace_ms),

@@ -61,7 +61,7 @@ fn is_secret(key: &str) -> bool {
             let property = property.to_ascii_lowercase();
             SECRET_WORDS.iter().any(|word| property.contains(word)) && !property.ends_with(".location")
         }
-        None => matches!(key, "secret" | "api.keys"),
+        None => matches!(key, "secret" | "api.keys" | "profiles.identity_key"),
     }
 }
 
@@ -74,6 +74,15 @@ mod tests {
         let secret = Secret::new("hunter2".to_owned());
         assert_eq!(format!("{secret} {secret:?}"), "redacted redacted");
         assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn settings_that_are_secrets_print_redacted_unless_they_are_empty() {
+        for key in ["secret", "api.keys", "profiles.identity_key"] {
+            let shown = |text: &str| printable(key, &toml::Value::String(text.to_owned()));
+            assert_eq!(shown("hunter2").as_str(), Some(REDACTED), "{key}");
+            assert_eq!(shown("").as_str(), Some(""), "{key}");
+        }
     }
 
     #[test]

@@ -383,6 +383,8 @@ pub struct Profiles {
     pub null_deletes: bool,
     /// Age of its last event below which a session is live.
     pub live_s: u64,
+    /// Secret by which signed pages may read their own person; empty for none.
+    pub identity_key: Secret<String>,
 }
 
 /// The API of the read side.
@@ -399,6 +401,8 @@ pub struct Api {
     pub reads_max: usize,
     /// Open streams; more are answered 503.
     pub streams_max: usize,
+    /// Open streams of the signed pages of one person; more are answered 503.
+    pub person_streams_max: usize,
     /// Time between two comments of a stream.
     pub stream_heartbeat_ms: u64,
     /// Longest time for the reader of a stream to take an event.

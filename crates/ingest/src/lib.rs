@@ -58,7 +58,7 @@ pub use limits_file::{LimitsFileKeeper, WatchedFile, check_limits_file, rate_lim
 pub use metrics::IngestMetrics;
 pub use past::{Past, PastDecision, PastRequest, PastRules};
 pub use routes::{PATHS, SCRIPT_PATH, SEND_PATH};
-pub use script::{ScriptSettings, vitals_path};
+pub use script::{ScriptSettings, files_beside};
 pub use session_ids::SessionIds;
 pub use source_registry::{SourceRegistry, SourceRegistrySettings};
 pub use tallies::{Tallies, TallyKey};

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 
 use crate::answer::not_found;
 use crate::collector::{Collector, CollectorSettings};
-use crate::script::{ScriptFile, vitals_path};
+use crate::script::{ScriptFile, files_beside};
 use crate::{events, recorder, visit};
 
 /// The path to which events are posted.
@@ -30,9 +30,10 @@ const HEARTBEAT_PATH: &str = "/api/heartbeat";
 const PIXEL_PATH: &str = "/p/{slug}";
 const LINK_PATH: &str = "/q/{slug}";
 const VITALS_PATH: &str = "/script-vitals.js";
+const PROFILE_PATH: &str = "/script-profile.js";
 
 /// All paths of a collector without its further ones; a name in braces stands for a segment.
-pub const PATHS: [&str; 9] = [
+pub const PATHS: [&str; 10] = [
     SEND_PATH,
     BATCH_PATH,
     RECORD_PATH,
@@ -42,6 +43,7 @@ pub const PATHS: [&str; 9] = [
     LINK_PATH,
     SCRIPT_PATH,
     VITALS_PATH,
+    PROFILE_PATH,
 ];
 
 /// The settings of the paths.
@@ -65,12 +67,12 @@ impl Routes {
         }
     }
 
-    /// The further paths of `/api/send` and of both files of the script, each once.
+    /// The further paths of `/api/send` and of the files of the script, each once.
     fn aliases(&self) -> BTreeMap<String, MethodRouter<Arc<Collector>>> {
-        let files = self
-            .scripts
-            .iter()
-            .flat_map(|path| [(vitals_path(path), get(script_vitals)), (path.clone(), get(script))]);
+        let files = self.scripts.iter().flat_map(|path| {
+            let [vitals, profile] = files_beside(path);
+            [(vitals, get(script_vitals)), (profile, get(script_profile)), (path.clone(), get(script))]
+        });
         let files = files.map(|(path, route)| (path, readable(route)));
         let sends = self.send.iter().map(|path| (path.clone(), postable(post(send))));
         let aliases = files.chain(sends);
@@ -109,7 +111,8 @@ impl Collector {
                 .route(PIXEL_PATH, readable(get(visit::pixel)))
                 .route(LINK_PATH, readable(get(visit::link)))
                 .route(SCRIPT_PATH, readable(get(script)))
-                .route(VITALS_PATH, readable(get(script_vitals)));
+                .route(VITALS_PATH, readable(get(script_vitals)))
+                .route(PROFILE_PATH, readable(get(script_profile)));
         if routes.force_ssl {
             router = headers::add_missing(router, headers::https_only());
         }
@@ -142,6 +145,10 @@ async fn script(State(collector): State<Arc<Collector>>, headers: HeaderMap) -> 
 
 async fn script_vitals(State(collector): State<Arc<Collector>>, headers: HeaderMap) -> Response {
     collector.script.respond(ScriptFile::Vitals, &headers)
+}
+
+async fn script_profile(State(collector): State<Arc<Collector>>, headers: HeaderMap) -> Response {
+    collector.script.respond(ScriptFile::Profile, &headers)
 }
 
 async fn preflight(allow: &'static str) -> Response {
@@ -185,7 +192,18 @@ mod tests {
         let paths: Vec<&str> = aliases.keys().map(String::as_str).collect();
         assert_eq!(
             paths,
-            ["/:x", "/:x-vitals.js", "/a", "/a-vitals.js", "/a.js", "/b%20c/t", "/b%20c/t-vitals.js"]
+            [
+                "/:x",
+                "/:x-profile.js",
+                "/:x-vitals.js",
+                "/a",
+                "/a-profile.js",
+                "/a-vitals.js",
+                "/a.js",
+                "/b%20c/t",
+                "/b%20c/t-profile.js",
+                "/b%20c/t-vitals.js"
+            ]
         );
         // A router refuses a path that it has, or cannot have, with a panic.
         let mut router: Router<Arc<Collector>> = Router::new().without_v07_checks();

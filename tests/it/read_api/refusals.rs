@@ -90,7 +90,8 @@ async fn what_is_asked_wrongly_is_named_with_its_value(setup: Setup) {
         let path = path.replace("{website}", WEBSITE).replace("{session}", &fixed.anna);
         let path =
             format!("{}?{days}&type=path", path.replace("{event}", &fixed.buy).replace("{person}", "ada"));
-        if path.starts_with("/api/openapi.json") {
+        // The description needs no key, and a page's own person a signature (`follow`).
+        if path.starts_with("/api/openapi.json") || path.starts_with("/api/me") {
             continue;
         }
         for headers in

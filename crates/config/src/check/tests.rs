@@ -10,12 +10,22 @@ fn check_settings(
 ) -> Result<Vec<Warning>, Vec<ConfigError>> {
     let served = ServedPaths {
         routes: &[
-            &["/api/send", "/api/batch", "/q/{slug}", "/script.js", "/script-vitals.js"],
+            &[
+                "/api/send",
+                "/api/batch",
+                "/q/{slug}",
+                "/script.js",
+                "/script-vitals.js",
+                "/script-profile.js",
+            ],
             &["/metrics"],
         ],
         send: "/api/send",
         script: "/script.js",
-        vitals_path: |script| format!("{}-vitals.js", script.strip_suffix(".js").unwrap_or(script)),
+        files_beside: |script| {
+            let name = script.strip_suffix(".js").unwrap_or(script);
+            [format!("{name}-vitals.js"), format!("{name}-profile.js")]
+        },
     };
     check(settings, known_timezone, &served)
 }
@@ -103,6 +113,7 @@ fn values_out_of_range_are_refused() {
         ("projector.retry_wait_ms_max", "2147483648"),
         ("api.streams_max", "1000001"),
         ("api.reads_max", "1000001"),
+        ("api.person_streams_max", "1000001"),
         ("limits.addresses_max", "10000001"),
         ("limits.backlog_s_max", "2678401"),
         ("limits.retry_after_s_max", "2678401"),
@@ -186,6 +197,8 @@ fn paths_and_addresses_are_ones_that_a_request_can_have() {
         ("script.names", "/api/send"),
         ("script.names", "script-vitals.js"),
         ("script.names", "stats.js, stats-vitals.js"),
+        ("script.names", "script-profile.js"),
+        ("script.names", "stats.js, stats-profile.js"),
         ("ingest.send_path", "/script-vitals.js"),
         ("script.url", "javascript:alert(1)"),
         ("script.collect_host", "https://a\u{e9}.example"),
@@ -229,6 +242,23 @@ fn api_keys_cannot_be_guessed_and_are_not_repeated() {
         &format!("a-key-of-16-char,{hash}"),
     ] {
         assert!(check_settings(&settings(&[("api.keys", keys)]), |_| true).is_ok(), "{keys:?}");
+    }
+}
+
+#[test]
+fn an_identity_key_cannot_be_found_by_trying_and_is_not_repeated() {
+    for key in [
+        "hunter2",
+        "a-key-of-31-characters-and-not-",
+        "a key of 32 characters with spaces",
+        "ключ-ключ-ключ-ключ",
+    ] {
+        let error = refusal(&[("profiles.identity_key", key)]);
+        assert!(error.starts_with(&format!("profiles.identity_key = ({} bytes): ", key.len())), "{error}");
+        assert!(!error.contains(key), "{error}");
+    }
+    for key in ["", "a-key-of-32-characters-and-signs"] {
+        assert!(check_settings(&settings(&[("profiles.identity_key", key)]), |_| true).is_ok(), "{key:?}");
     }
 }
 
