@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createWriteStream, mkdtempSync, rmSync } from "node:fs";
+import { createWriteStream, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -33,12 +33,13 @@ export class Dashi {
   /** The website that its events are for. */
   website;
 
-  /** Starts it with one website. */
-  static async start() {
+  /** Starts it with one website. `settings` are variables of its environment. */
+  static async start(settings = {}) {
     assert.ok(BINARY, "DASHI names no binary; scripts/tracker e2e sets it");
     const dashi = new Dashi();
+    dashi.#settings = settings;
     dashi.#folder = mkdtempSync(join(tmpdir(), "dashi-e2e-"));
-    dashi.website = (await dashi.#command("website", "add", "--name", "e2e")).trim();
+    dashi.website = (await dashi.command("website", "add", "--name", "e2e")).trim();
     await dashi.start();
     return dashi;
   }
@@ -56,7 +57,8 @@ export class Dashi {
     return { env: { PATH: process.env.PATH, APP_SECRET: SECRET, ...this.#settings }, cwd: this.#folder };
   }
 
-  async #command(...args) {
+  /** Runs another command on its files; gives the output. */
+  async command(...args) {
     return (await run(BINARY, [...args, ...this.#files()], this.#options)).stdout;
   }
 
@@ -93,7 +95,7 @@ export class Dashi {
 
   /** Waits until every record in the log has been applied or set aside; gives the totals of `dashi status`. */
   async settled() {
-    const totals = async () => JSON.parse(await this.#command("status", "--json")).totals;
+    const totals = async () => JSON.parse(await this.command("status", "--json")).totals;
     return until("end of the lag", async () => {
       const now = await totals();
       return now.lag_records === 0 && now;
@@ -110,8 +112,14 @@ export class Dashi {
   /** Makes the tables again from the log and compares them with the ones that there are. */
   async replayed() {
     const again = `sqlite:${join(this.#folder, "again.db")}`;
-    await this.#command("replay", "--into", again);
+    await this.command("replay", "--into", again);
     await run(BINARY, ["compare", `sqlite:${join(this.#folder, "store.db")}`, again], this.#options);
+  }
+
+  /** Whether any of its files has this text: event log, tables, output. */
+  holds(text) {
+    const files = readdirSync(this.#folder, { withFileTypes: true }).filter((entry) => entry.isFile());
+    return files.some(({ name }) => readFileSync(join(this.#folder, name)).includes(text));
   }
 
   /** Ends it and takes its files away. */

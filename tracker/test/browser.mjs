@@ -8,6 +8,7 @@ const built = (name) => readFileSync(new URL(`../dist/${name}`, import.meta.url)
 /** The built scripts as text. */
 export const script = built("script.js");
 export const vitalsScript = built("script-vitals.js");
+export const profileScript = built("script-profile.js");
 const compile = (source) => new vm.Script(source, { filename: "script.js" });
 const compiled = compile(script);
 
@@ -132,7 +133,11 @@ export class Site {
   batchAnswer = (answers) => batched(answers);
   /** Addresses of the scripts that pages loaded, and the text of each; nothing where there is no such file. */
   loaded = [];
-  file = (src) => (/-vitals\.js$/.test(src) ? vitalsScript : undefined);
+  file = (src) => (/-vitals\.js$/.test(src) ? vitalsScript : /-profile\.js$/.test(src) ? profileScript : undefined);
+  /** The streams that pages asked for, in order: url, headers, whether the page ended it, and `answer`, which begins it. */
+  streams = [];
+  /** The answer to a stream's request; a stream whose events the test sends, if nothing is set. */
+  streamAnswer = () => ({ status: 200 });
 
   /** Opens a page of the site in a new tab. */
   async open(options = {}) {
@@ -327,6 +332,8 @@ export class Page {
       clearTimeout: (id) => clock.stop(id),
       setInterval: timer(true),
       clearInterval: (id) => clock.stop(id),
+      AbortController,
+      TextDecoder,
       AbortSignal: { timeout: (ms) => ({ onTimeout: (work) => clock.start(work, ms, false, page) }) },
       addEventListener: (type, listener, capture = false) => this.#listeners.push({ type, listener, capture }),
       fetch: (...args) => this.#fetch(...args),
@@ -425,7 +432,40 @@ export class Page {
     this.site.locks.release(this);
   }
 
+  /** A stream: what its test sends arrives at the page, until one of them ends it. */
+  #stream(url, { headers, signal, ...options }) {
+    const { site } = this;
+    const { status, headers: answered = {} } = site.streamAnswer();
+    let [arrived, wake] = [[], () => {}];
+    const arrive = (item) => (arrived.push(item), wake(), settle());
+    const stream = {
+      url,
+      headers: { ...headers },
+      options: { ...options },
+      at: site.clock.ms,
+      ended: false,
+      send: (text) => arrive({ done: false, value: typeof text === "string" ? new TextEncoder().encode(text) : text }),
+      end: () => arrive({ done: true }),
+      breakOff: () => arrive(new TypeError("network error")),
+    };
+    signal.addEventListener("abort", () => ((stream.ended = true), arrive(new Error("AbortError"))));
+    site.streams.push(stream);
+    const read = async () => {
+      while (!arrived[0]) await new Promise((resolve) => (wake = resolve));
+      const item = arrived.shift();
+      if (item instanceof Error) throw item;
+      return item;
+    };
+    return Promise.resolve({
+      status,
+      ok: status === 200,
+      headers: { get: (name) => answered[name] ?? null },
+      body: { getReader: () => ({ read }) },
+    });
+  }
+
   #fetch(url, options) {
+    if (/\/api\/me\/stream\?/.test(url)) return this.#stream(url, options);
     const { site } = this;
     const sent = JSON.parse(options.body);
     const isBatch = Array.isArray(sent);
