@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { execFile, spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { createWriteStream, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { createWriteStream, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
@@ -118,8 +118,8 @@ export class Dashi {
 
   /** Whether any of its files has this text: event log, tables, output. */
   holds(text) {
-    const files = readdirSync(this.#folder, { withFileTypes: true }).filter((entry) => entry.isFile());
-    return files.some(({ name }) => readFileSync(join(this.#folder, name)).includes(text));
+    const paths = readdirSync(this.#folder, { recursive: true }).map((name) => join(this.#folder, name));
+    return paths.some((path) => statSync(path).isFile() && readFileSync(path).includes(text));
   }
 
   /** Ends it and takes its files away. */
