@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::{Foreign, SOON};
 
-/// How long a process may take to start, and a projector to get its partitions.
-const STARTED: Duration = Duration::from_secs(60);
+/// How long a process may take to start, and a projector to get its partitions: the group's client looks at the topic every 30 s,
+/// and one look may fall between a topic's deletion and its creation.
+const STARTED: Duration = Duration::from_secs(120);
 
 /// A deployment on a topic of the shared broker and a database, that looks at the topic often.
 async fn on_topic(brokers: &str, topic: &str) -> (Deployment, TestDatabase) {
