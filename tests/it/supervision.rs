@@ -2,6 +2,7 @@
 //! it, it goes on by itself when the cause is gone, and the logs have a line for the beginning and the end of it.
 
 mod ends;
+mod liveness;
 mod outages;
 mod panics;
 mod partitions;

@@ -7,6 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
+use dashi_domain::liveness::{Liveness, StuckTask};
 use dashi_event_log::{EventLog, Lane, Spool};
 use dashi_http::answer;
 use dashi_ingest::{SessionIds, SourceRegistry};
@@ -53,6 +54,7 @@ pub struct Ops {
     /// The projector, if this process has one.
     pub projector: Option<ProjectorReadiness>,
     pub draining: tokio_util::sync::CancellationToken,
+    pub liveness: Liveness,
     pub registry: Registry,
     pub probes: Probes,
 }
@@ -75,7 +77,7 @@ pub struct ProjectorReadiness {
     pub failed_partition_unready: bool,
 }
 
-/// Most partitions that an answer names.
+/// Most partitions or tasks that an answer names.
 const STUCK_MAX: usize = 100;
 
 /// One answer of readiness.
@@ -101,10 +103,7 @@ impl Ops {
     /// The routes.
     pub fn router(self: Arc<Self>) -> Router {
         Router::new()
-            .route(
-                "/health/live",
-                get(|| async { answer::json(StatusCode::OK, json!({ "live": true }).to_string()) }),
-            )
+            .route("/health/live", get(live))
             .route("/health/ready", get(ready))
             .route("/metrics", get(metrics))
             .with_state(self)
@@ -308,6 +307,26 @@ impl Probe {
 /// An error and its cause.
 fn with_cause(error: impl std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
+}
+
+/// Whether every task of the process goes on. It asks neither log nor store: a process that waits for them lives.
+async fn live(State(ops): State<Arc<Ops>>) -> Response {
+    let stuck = ops.liveness.stuck();
+    let status = if stuck.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let mut value = json!({ "live": stuck.is_empty() });
+    if !stuck.is_empty() {
+        value["stuck"] = stuck.iter().take(STUCK_MAX).map(stuck_json).collect();
+    }
+    answer::json(status, value.to_string())
+}
+
+fn stuck_json(stuck: &StuckTask) -> serde_json::Value {
+    json!({
+        "task": stuck.name,
+        "silent_s": stuck.silent.as_secs(),
+        "doing": stuck.doing,
+        "ended": stuck.is_lost,
+    })
 }
 
 async fn ready(State(ops): State<Arc<Ops>>) -> Response {

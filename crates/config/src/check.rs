@@ -31,6 +31,12 @@ pub const API_KEY_CHARS_MIN: usize = 16;
 /// Fewest characters of the identity key. Whoever has a signature can try out keys at leisure, so there are more of them.
 const IDENTITY_KEY_CHARS_MIN: usize = 32;
 
+/// Shortest silence that shows something: three signs of life.
+const SILENCE_MS_MIN: u64 = 3_000;
+
+/// The same with Kafka: a read that fails has asked for metadata, watermarks and the topic's identity, each for 5 s at most.
+const SILENCE_ON_KAFKA_MS_MIN: u64 = 30_000;
+
 /// Most addresses whose counts are kept: 320 MB.
 const ADDRESSES_MAX: usize = 10_000_000;
 
@@ -109,6 +115,7 @@ pub fn check(
     errors.extend(paths(settings, served));
     errors.extend(api(settings));
     errors.extend(identity_key(settings));
+    errors.extend(health(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
             key: "ingest.trusted_proxies",
@@ -120,6 +127,14 @@ pub fn check(
     let on_kafka = matches!(log, Some(LogUrl::Kafka { .. }));
     if on_kafka {
         errors.extend(times_on_kafka(settings));
+        if settings.health.silence_ms_max < SILENCE_ON_KAFKA_MS_MIN {
+            errors.push(ConfigError::OutOfRange {
+                key: "health.silence_ms_max",
+                got: settings.health.silence_ms_max.to_string(),
+                reason: "a task that asks a silent broker waits for some time-outs of 5 s in a row",
+                remedy: "set 30000 or more",
+            });
+        }
         if settings.ingest.spool && settings.ingest.spool_directory.is_empty() {
             errors.push(ConfigError::OutOfRange {
                 key: "ingest.spool_directory",
@@ -327,6 +342,25 @@ fn identity_key(settings: &Settings) -> Option<ConfigError> {
         got: format!("({} bytes)", key.len()),
         reason: "it is short enough to be found by trying, or has characters that are no letters, digits or signs",
         remedy: "set 32 or more letters, digits and signs without spaces, such as the output of `openssl rand -hex 32`",
+    })
+}
+
+/// Refuses a silence within which a task that works may well be silent.
+fn health(settings: &Settings) -> Option<ConfigError> {
+    let (silence_ms, statement_ms) = (settings.health.silence_ms_max, settings.database.statement_timeout_ms);
+    if silence_ms < SILENCE_MS_MIN {
+        return Some(ConfigError::OutOfRange {
+            key: "health.silence_ms_max",
+            got: silence_ms.to_string(),
+            reason: "a task with nothing to do shows once a second that it lives, and a busy machine delays that",
+            remedy: "set 3000 or more",
+        });
+    }
+    (silence_ms <= statement_ms).then(|| ConfigError::Unsafe {
+        first: format!("health.silence_ms_max = {silence_ms}"),
+        second: format!("database.statement_timeout_ms = {statement_ms}"),
+        reason: "a task that waits for one statement would count as stuck, and the process be ended for a slow database",
+        remedy: "make the silence the longer one",
     })
 }
 

@@ -50,6 +50,8 @@ pub struct Settings {
     pub api: Api,
     /// The web page for operators.
     pub console: Console,
+    /// Health checks.
+    pub health: Health,
     /// Stopping on SIGTERM.
     pub shutdown: Shutdown,
     /// Diagnostic output.
@@ -415,6 +417,14 @@ pub struct Api {
 pub struct Console {
     /// Whether it is served.
     pub enabled: bool,
+}
+
+/// Health checks.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Health {
+    /// Longest time for which a task may show no sign of life.
+    pub silence_ms_max: u64,
 }
 
 /// Stopping on SIGTERM.

@@ -13,6 +13,7 @@
 //! * applied events in a few words: [`applied`]
 //! * limits of what is taken: [`rate`], [`networks`], [`backlog`]; keys of readers: [`api_key`]
 //! * series: [`buckets`]; signed distinct ids: [`identity`]
+//! * tasks of a process that are stuck: [`liveness`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
@@ -38,6 +39,7 @@ pub mod imported;
 mod javascript;
 pub mod json;
 pub mod layout;
+pub mod liveness;
 pub mod location;
 pub mod log_record;
 pub mod missing;

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use dashi_domain::liveness::Watched;
 use dashi_event_log::{AppendError, EventLog, Lane, NewRecord};
 
 use crate::answer::Rejection;
@@ -9,11 +10,12 @@ use crate::frame::{Decision, Outcomes, PartOutcome};
 use crate::metrics::IngestMetrics;
 
 /// Appends the records of all decisions at once. Returns the outcome of each, in their order; a stored one is durable. Without a
-/// lane, historical records are appended with the others.
+/// lane, historical records are appended with the others. `appends` notes that they are under way.
 pub(crate) async fn carry_out<S, A>(
     log: &EventLog,
     lane: Option<&Lane>,
     metrics: &IngestMetrics,
+    appends: &Watched,
     decisions: Vec<Decision<S, A>>,
 ) -> Outcomes<S, A> {
     let lane = lane.filter(|lane| lane.takes());
@@ -43,7 +45,9 @@ pub(crate) async fn carry_out<S, A>(
             _ => Vec::new(),
         }
     };
+    let part = appends.part();
     let (appended, in_lane) = tokio::join!(append(log, metrics, records), in_lane);
+    drop(part);
     let (mut appended, mut in_lane) = (appended.into_iter(), in_lane.into_iter());
     let outcome = |stored, result| match result {
         Some(Ok(())) => PartOutcome::Stored(stored),

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::response::Response;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
+use dashi_domain::liveness::{Liveness, Watched};
 use dashi_event_log::{EventLog, Lane};
 use dashi_http::{Outgoing, Peer, Repeated};
 use http::Request;
@@ -87,6 +88,8 @@ pub struct CollectorSettings {
     pub force_ssl: bool,
     /// The limits of what is taken in.
     pub limiter: Limiter,
+    /// Where appends that do not end are noticed.
+    pub liveness: Liveness,
 }
 
 /// Accepts events over HTTP and appends them to the log.
@@ -100,6 +103,8 @@ pub struct Collector {
     pub(crate) routes: Routes,
     pub(crate) script: Script,
     pub(crate) metrics: IngestMetrics,
+    /// The appends under way.
+    pub(crate) appends: Watched,
     /// Requests that have something to append and whose clients are gone.
     pub(crate) background: TaskTracker,
     pub(crate) refusals: Refusals,
@@ -130,6 +135,7 @@ impl Collector {
             routes: Routes::new(&settings),
             script: Script::new(&settings.script),
             limiter: settings.limiter.clone(),
+            appends: settings.liveness.watch_work("appends"),
             rules: Rules::new(settings),
             metrics,
             background: TaskTracker::new(),

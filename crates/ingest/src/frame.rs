@@ -134,11 +134,10 @@ impl Frame {
         self.counted = true;
         let work = async move {
             let Plan { decisions, share, respond } = plan;
-            let metrics = &self.collector.metrics;
+            let Collector { log, lane, metrics, appends, .. } = &*self.collector;
             // Its record tells the hour and the website of a submission, as it tells them to the projector.
             let keys: Vec<HourKey> = decisions.iter().map(hour_key).collect();
-            let outcomes =
-                carry_out(&self.collector.log, self.collector.lane.as_ref(), metrics, decisions).await;
+            let outcomes = carry_out(log, lane.as_ref(), metrics, appends, decisions).await;
             drop(share);
             for (outcome, key) in outcomes.iter().zip(keys) {
                 match outcome {

@@ -336,7 +336,10 @@ fn failed(error: CommitError) -> ApplyError {
 async fn report_dead_letter(task: &PartitionTask, claim: &Claim, offset: Offset, reason: &str) {
     let text = format!("the record at offset {offset} is a dead letter: {reason}");
     let note = ErrorNote { kind: "dead_letter", text: &text, at_ms: now_ms(), is_over: true };
-    if let Err(error) = task.shared.store.note_error(claim, &note).await {
+    let call = task.shared.progress.call(task.partition, "reporting a dead letter");
+    let noted = task.shared.store.note_error(claim, &note).await;
+    drop(call);
+    if let Err(error) = noted {
         tracing::debug!(partition = %claim.partition, error = %chain(&error), "a dead letter could not be reported to the store");
     }
 }

@@ -85,7 +85,10 @@ impl Barriers {
     pub async fn look(&mut self, task: &PartitionTask) -> Result<Vec<Partition>, LookError> {
         let Some(last) = self.last.filter(|_| !self.is_open) else { return Ok(Vec::new()) };
         let shared = &task.shared;
-        let states = shared.store.partitions().await?;
+        let call = shared.progress.call(task.partition, "looking at other partitions");
+        let states = shared.store.partitions().await;
+        drop(call);
+        let states = states?;
         let states: HashMap<Partition, _> = states
             .into_iter()
             .filter(|state| state.log == *shared.log.id())
@@ -201,7 +204,9 @@ impl PartitionTask {
         at: Checkpoint,
         layouts: Passed,
     ) -> Result<(), dashi_store::CommitError> {
+        let call = self.shared.progress.call(self.partition, "reading sessions that wait");
         let held = self.shared.store.held_sessions(claim).await;
+        drop(call);
         let held = held.map_err(|error| crate::letters::away(claim, error))?;
         let moved = |session: &Uuid| moves(key(*session).as_bytes(), layouts.from, layouts.to);
         let sessions: Vec<Uuid> = held.into_iter().map(|(session, ..)| session).filter(moved).collect();

@@ -302,14 +302,17 @@ impl<'t> Outages<'t> {
     /// Reports news to the store, where `dashi status` reads them. If the store takes none now, they are reported the next
     /// time.
     pub async fn report(&mut self, claim: &Claim) {
-        let reported = match &self.unreported {
-            None => return,
-            Some(Unreported::Over) => self.task.shared.store.note_over(claim).await,
-            Some(Unreported::Error { kind, text, at_ms, is_over }) => {
+        let task = self.task;
+        let Some(news) = &self.unreported else { return };
+        let call = task.shared.progress.call(task.partition, "reporting an error");
+        let reported = match news {
+            Unreported::Over => task.shared.store.note_over(claim).await,
+            Unreported::Error { kind, text, at_ms, is_over } => {
                 let note = ErrorNote { kind, text, at_ms: *at_ms, is_over: *is_over };
-                self.task.shared.store.note_error(claim, &note).await
+                task.shared.store.note_error(claim, &note).await
             }
         };
+        drop(call);
         match reported {
             Ok(()) => self.unreported = None,
             // The error itself is in the logs already.

@@ -275,7 +275,9 @@ impl PartitionTask {
         if self.shared.settings.parking.is_some() {
             return Ok(());
         }
+        let call = self.shared.progress.call(self.partition, "reading sessions that wait");
         let held = self.shared.store.held_sessions(claim).await;
+        drop(call);
         let partition = self.partition;
         let held = held.map_err(|error| CommitError::NotWritten { partition, source: Arc::new(error) })?;
         let sessions: Vec<_> = held.into_iter().map(|(session, ..)| session).collect();
@@ -339,7 +341,10 @@ impl PartitionTask {
         claim: &Claim,
         from: Checkpoint,
     ) -> Result<Checkpoint, Failure> {
-        match self.shared.store.resume(claim).await {
+        let call = self.shared.progress.call(self.partition, "reading the checkpoint");
+        let stored = self.shared.store.resume(claim).await;
+        drop(call);
+        match stored {
             Ok(stored) => Ok(stored),
             Err(ClaimError::Store(error)) => {
                 outages.wait(Some(claim), Doing::Resuming, error).await?;
@@ -448,6 +453,7 @@ impl PartitionTask {
 
     /// Waits, unless it is to stop.
     pub async fn pause(&self, length: Duration) {
+        self.shared.progress.waits(self.partition, length);
         tokio::select! {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(length) => {}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use dashi_domain::applied::AppliedEvents;
 use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::fold::Changes;
+use dashi_domain::liveness::{Liveness, Watched};
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::PartitionCheckpoint;
 use tokio::sync::broadcast;
@@ -28,6 +29,8 @@ const COMMITS: usize = 64;
 pub struct Progress {
     process: Arc<Mutex<ProcessProgress>>,
     applied: Applied,
+    liveness: Liveness,
+    call_max: Duration,
 }
 
 /// The way of committed events to those who watch them.
@@ -67,6 +70,8 @@ struct PartitionProgress {
     asked: Option<(Checkpoint, Instant)>,
     /// The store's call under way for it, as a participle, and when it began.
     call: Option<(&'static str, Instant)>,
+    /// Everything that its task does or waits for is noted here.
+    watched: Arc<Watched>,
 }
 
 /// A partition that does not move, and why.
@@ -96,12 +101,27 @@ pub(crate) struct Measured {
 }
 
 impl Progress {
+    /// Progress whose partitions are watched: one that gets nothing done is stuck, while waiting for a server, with its bounds,
+    /// is no standstill. A call of the store may take `call_max` beyond the usual silence.
+    pub fn watched(liveness: Liveness, call_max: Duration) -> Self {
+        Self { liveness, call_max, ..Self::default() }
+    }
+
     fn with<T>(&self, act: impl FnOnce(&mut ProcessProgress) -> T) -> T {
         act(&mut self.process.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn update(&self, partition: Partition, act: impl FnOnce(&mut PartitionProgress)) {
-        self.with(|process| process.partitions.get_mut(&partition).map(act));
+        self.with(|process| {
+            if let Some(progress) = process.partitions.get_mut(&partition) {
+                progress.watched.moved();
+                act(progress);
+            }
+        });
+    }
+
+    fn new_partition(&self, partition: Partition) -> PartitionProgress {
+        PartitionProgress::new(self.liveness.watch(format!("partition {partition}")))
     }
 
     /// The events of each commit from now on, the last 100 of it described. A receiver that is more than some
@@ -156,14 +176,15 @@ impl Progress {
 
     /// The partition is assigned to this process.
     pub(crate) fn assigned(&self, partition: Partition) {
-        self.with(|process| process.partitions.insert(partition, PartitionProgress::new()));
+        let progress = self.new_partition(partition);
+        self.with(|process| process.partitions.insert(partition, progress));
     }
 
     /// The partition is worked on again by a replay; what was applied before counts still.
     pub(crate) fn assigned_again(&self, partition: Partition) {
         self.with(|process| {
-            process.partitions.entry(partition).or_insert_with(PartitionProgress::new).state =
-                PartitionState::Running
+            process.partitions.entry(partition).or_insert_with(|| self.new_partition(partition)).state =
+                PartitionState::Running;
         });
     }
 
@@ -222,8 +243,16 @@ impl Progress {
 
     /// The store is working for a partition until the returned value is dropped. `doing` is a participle.
     pub(crate) fn call(&self, partition: Partition, doing: &'static str) -> Call<'_> {
-        self.update(partition, |progress| progress.call = Some((doing, Instant::now())));
+        self.update(partition, |progress| {
+            progress.call = Some((doing, Instant::now()));
+            progress.watched.begins(doing, self.call_max);
+        });
         Call { progress: self, partition }
+    }
+
+    /// The partition's task waits for so long at most, because it has nothing to do or nobody answers.
+    pub(crate) fn waits(&self, partition: Partition, at_most: Duration) {
+        self.update(partition, |progress| progress.watched.waits(at_most));
     }
 
     /// Checkpoints that the log has not saved and was not asked to save within the last seconds. The caller passes them to
@@ -239,9 +268,14 @@ impl Progress {
 
     /// The log has saved these checkpoints.
     pub(crate) fn saved(&self, checkpoints: &[PartitionCheckpoint]) {
-        for (partition, checkpoint) in checkpoints {
-            self.update(*partition, |progress| progress.saved = Some(*checkpoint));
-        }
+        // It is the log's answer and no move of the partition's task.
+        self.with(|process| {
+            for (partition, checkpoint) in checkpoints {
+                if let Some(progress) = process.partitions.get_mut(partition) {
+                    progress.saved = Some(*checkpoint);
+                }
+            }
+        });
     }
 
     pub(crate) fn measured(&self) -> Vec<Measured> {
@@ -261,7 +295,7 @@ impl Progress {
 }
 
 impl PartitionProgress {
-    fn new() -> Self {
+    fn new(watched: Watched) -> Self {
         Self {
             state: PartitionState::Running,
             since: Instant::now(),
@@ -272,6 +306,7 @@ impl PartitionProgress {
             saved: None,
             asked: None,
             call: None,
+            watched: Arc::new(watched),
         }
     }
 
@@ -316,7 +351,10 @@ pub(crate) struct Call<'p> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
-        self.progress.update(self.partition, |progress| progress.call = None);
+        self.progress.update(self.partition, |progress| {
+            progress.call = None;
+            progress.watched.done();
+        });
     }
 }
 
@@ -379,6 +417,33 @@ mod tests {
         assert!(stuck[0].reason.contains("committing a batch"), "{stuck:?}");
         drop(call);
         assert_eq!(progress.stuck(Duration::ZERO), []);
+    }
+
+    #[test]
+    fn a_partition_is_stuck_when_its_task_gets_nothing_done_and_not_while_it_waits() {
+        let (liveness, second) = (Liveness::new(Duration::from_secs(10)), Duration::from_secs(1));
+        let progress = Progress::watched(liveness.clone(), Duration::from_secs(60));
+        progress.assigned(P);
+        let stuck = || liveness.stuck().into_iter().map(|stuck| stuck.name).collect::<Vec<_>>();
+        for _ in 0..5 {
+            progress.set_state(P, PartitionState::WaitingForStore, None);
+            progress.waits(P, Duration::from_secs(30));
+            liveness.advance(40 * second);
+            assert_eq!(stuck(), [""; 0], "a partition that waits for the store");
+        }
+        let call = progress.call(P, "committing a batch");
+        liveness.advance(70 * second);
+        assert_eq!(stuck(), [""; 0], "a call has its own bound");
+        progress.saved(&[(P, at(5))]);
+        liveness.advance(second);
+        assert_eq!(stuck(), ["partition 3"], "the log's answer is no move");
+        assert_eq!(liveness.stuck()[0].doing, Some("committing a batch"));
+        drop(call);
+        assert_eq!(stuck(), [""; 0]);
+        liveness.advance(11 * second);
+        assert_eq!(stuck(), ["partition 3"]);
+        progress.revoked(P);
+        assert_eq!(stuck(), [""; 0], "it has no task any more");
     }
 
     #[test]

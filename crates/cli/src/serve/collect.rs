@@ -8,6 +8,7 @@ use dashi_config::Settings;
 use dashi_domain::backlog::BacklogPolicy;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
+use dashi_domain::liveness::Liveness;
 use dashi_ingest::{
     BacklogGate, BacklogGateSettings, Collector, CollectorSettings, GeoDatabase, IngestMetrics, Limiter,
     LimiterSettings, ScriptSettings, SessionIds, SourceRegistry, SourceRegistrySettings, rate_limit,
@@ -66,7 +67,7 @@ impl Collecting {
             },
         );
         let (kept, tried) = (sources.clone(), tables.tried.clone());
-        helpers.spawn(|stop| async move {
+        helpers.spawn("the list of websites", |stop| async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 _ = tokio::time::timeout(FIRST_TRY, tried.cancelled()) => {}
@@ -76,17 +77,17 @@ impl Collecting {
         let mut geo = GeoDatabase::default();
         if !settings.geo.database.is_empty() {
             let (database, keeper) = GeoDatabase::open(settings.geo.database.clone().into());
-            helpers.spawn(|stop| keeper.keep(stop));
+            helpers.spawn("the database of locations", |stop| keeper.keep(stop));
             geo = database;
         }
         let (limiter, limits) = limits(base, helpers, registry);
-        let settings = collector_settings(settings, ids, geo, limiter)?;
+        let settings = collector_settings(settings, ids, geo, limiter, base.alive.liveness())?;
         let metrics = IngestMetrics::new(registry);
         let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
         let run =
             CollectorRun { log: base.log.id().clone(), run_id: Uuid::now_v7(), collector: open::owner() };
         let waiting = tally::Waiting { spool: base.spool.clone(), lane: base.lane.clone() };
-        helpers.spawn(|stop| tally::keep(tallies, waiting, store, run, stop));
+        helpers.spawn("the tally", |stop| tally::keep(tallies, waiting, store, run, stop));
         let (log, lane) = (base.log.clone(), base.lane.clone());
         let collector = Collector::new(log, lane, sources.clone(), settings, metrics);
         Ok(Self { collector, sources, limits })
@@ -127,7 +128,7 @@ fn limits(base: &Base<'_>, helpers: &mut Helpers, registry: &mut Registry) -> (L
         retry_after_s_max: limits.retry_after_s_max.max(retry_after_s_min),
     });
     let (log, store, gate) = (base.log.clone(), base.store.clone(), backlog.clone());
-    helpers.spawn(|stop| backlog::measure(log, store, gate, stop));
+    helpers.spawn("the measuring of the backlog", |stop| backlog::measure(log, store, gate, stop));
     let set = |number: u64| Some(number).filter(|number| *number > 0);
     let (limiter, keeper) = Limiter::open(LimiterSettings {
         website: rate_limit(
@@ -146,7 +147,7 @@ fn limits(base: &Base<'_>, helpers: &mut Helpers, registry: &mut Registry) -> (L
     });
     let state = LimitsState { backlog, file: keeper.as_ref().map(dashi_ingest::LimitsFileKeeper::watched) };
     if let Some(keeper) = keeper {
-        helpers.spawn(|stop| keeper.keep(stop));
+        helpers.spawn("the limits file", |stop| keeper.keep(stop));
     }
     registry.register_collector(Box::new(LimitsMetrics(state.clone())));
     (limiter, state)
@@ -157,6 +158,7 @@ fn collector_settings(
     ids: Ids,
     geo: GeoDatabase,
     limiter: Limiter,
+    liveness: Liveness,
 ) -> anyhow::Result<CollectorSettings> {
     let ingest = &settings.ingest;
     let blocked = BlockedAddresses::parse(&ingest.ignore_ip);
@@ -201,6 +203,7 @@ fn collector_settings(
         },
         force_ssl: ingest.force_ssl,
         limiter,
+        liveness,
     })
 }
 

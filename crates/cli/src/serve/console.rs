@@ -40,7 +40,9 @@ pub fn start(
     }
     let (pulse, ops) = (Pulse::default(), Arc::clone(ops));
     let kept = pulse.clone();
-    helpers.spawn(|stop| async move { kept.keep(|| ops.metrics_text(), now_ms, stop).await });
+    helpers.spawn("the console's rates", |stop| async move {
+        kept.keep(|| ops.metrics_text(), now_ms, stop).await
+    });
     let live = projecting.map(|projecting| live(base, projecting, helpers));
     let console = Console::new(ConsoleSettings {
         access: access(base),
@@ -80,7 +82,7 @@ fn live(base: &Base<'_>, projecting: &Projecting, helpers: &mut Helpers) -> Live
         draining: base.draining.clone(),
     });
     let (kept, applied) = (live.clone(), projecting.applied());
-    helpers.spawn(|stop| kept.keep(applied, stop));
+    helpers.spawn("the console's live events", |stop| kept.keep(applied, stop));
     live
 }
 

@@ -1,22 +1,32 @@
 //! Tasks that the roles rely on.
 
+use std::sync::Arc;
+
 use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+use crate::serve::alive::Alive;
+
 /// Tasks that the roles rely on, so they stop after the roles.
-#[derive(Default)]
 pub struct Helpers {
+    alive: Arc<Alive>,
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Helpers {
-    /// Starts a helper. It must end soon after the token that it gets is cancelled.
+    /// No helpers yet. Each will be watched.
+    pub fn new(alive: Arc<Alive>) -> Self {
+        Self { alive, stop: CancellationToken::new(), tasks: Vec::new() }
+    }
+
+    /// Starts a helper; `name` is a noun with its article. It must end soon after the token that it gets is cancelled.
     pub fn spawn<F: Future<Output = ()> + Send + 'static>(
         &mut self,
+        name: &'static str,
         helper: impl FnOnce(CancellationToken) -> F,
     ) {
-        self.tasks.push(tokio::spawn(helper(self.stop.clone())));
+        self.tasks.push(self.alive.spawn(name, helper(self.stop.clone())));
     }
 
     /// The token that stops the helpers.

@@ -53,7 +53,7 @@ impl History {
             pacer,
             shown: false,
         };
-        let forwarding = tokio::spawn(forwarding.run(stop.clone()));
+        let forwarding = base.alive.spawn("the forwarding of history", forwarding.run(stop.clone()));
         Ok(Some(Self { lane, stop, forwarding }))
     }
 

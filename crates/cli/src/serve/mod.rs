@@ -4,6 +4,7 @@
 //! `project`, `profiles`; each starts its tasks and returns what runs and how it stops. `tables` makes the store's
 //! tables and decides the rules that roles need to know, `introduce` prints how to send a first event.
 
+mod alive;
 mod backlog;
 mod collect;
 mod console;
@@ -40,6 +41,7 @@ use crate::exit::Exit;
 use crate::layouts::{Follower, Role};
 use crate::ops::Ops;
 use crate::process_metrics::ProcessMetrics;
+use crate::serve::alive::{Alive, StuckTasks};
 use crate::serve::collect::{Collecting, Ids};
 use crate::serve::console::RunningConsole;
 use crate::serve::helpers::{Helpers, log_panic};
@@ -127,6 +129,8 @@ struct Base<'s> {
     store: Store,
     /// Cancelled when the process begins to stop.
     draining: CancellationToken,
+    /// Watches the tasks that run as long as the process.
+    alive: Arc<Alive>,
 }
 
 /// Everything that runs.
@@ -167,18 +171,30 @@ impl Process {
             None => None,
         };
         let draining = CancellationToken::new();
-        let mut base = Base { settings, roles, address, log, spool, lane: None, store, draining };
+        let alive = Arc::new(Alive::start(Duration::from_millis(settings.health.silence_ms_max))?);
+        let mut base = Base {
+            settings,
+            roles,
+            address,
+            log,
+            spool,
+            lane: None,
+            store,
+            draining,
+            alive: Arc::clone(&alive),
+        };
         let history = match roles.collects() {
             true => History::start(&base, accept_new_log).await?,
             false => None,
         };
         base.lane = history.as_ref().map(History::lane);
 
-        let (mut registry, mut helpers) = (Registry::default(), Helpers::default());
+        let (mut registry, mut helpers) = (Registry::default(), Helpers::new(Arc::clone(&alive)));
         if let Some(follower) = follower {
-            helpers.spawn(|stop| follower.run(stop));
+            helpers.spawn("the following of the layout", |stop| follower.run(stop));
         }
         registry.register_collector(Box::new(ProcessMetrics));
+        registry.register_collector(Box::new(StuckTasks(alive.liveness())));
         if let EventLog::Kafka(_) = &base.log {
             registry.register_collector(Box::new(TopicMetrics(base.log.clone())));
         }
@@ -210,6 +226,7 @@ impl Process {
             ids: session_ids,
             projector: projecting.as_ref().map(|projecting| projecting.readiness(settings)),
             draining: base.draining.clone(),
+            liveness: alive.liveness(),
             registry,
             probes: Default::default(),
         });
@@ -225,7 +242,8 @@ impl Process {
             None => router,
         };
         let limits = server_limits(settings);
-        let server = tokio::spawn(serve(listener, router, limits, server_metrics, base.draining.clone()));
+        let serving = serve(listener, router, limits, server_metrics, base.draining.clone());
+        let server = alive.spawn("the server", serving);
         tracing::info!(
             address = %address, log = %base.log.id(), role = ?roles, version = env!("CARGO_PKG_VERSION"), "serving"
         );

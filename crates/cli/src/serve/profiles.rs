@@ -25,7 +25,7 @@ impl ReadingProfiles {
         let metrics = ApiMetrics::new(registry);
         let (draining, stop) = (base.draining.clone(), helpers.stop_token());
         let (api, marking) = Api::new(base.store.clone(), settings, metrics, draining, stop);
-        helpers.spawn(|_| marking);
+        helpers.spawn("the marking of streams", |_| marking);
         Some(Self(api))
     }
 

@@ -29,6 +29,9 @@ const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often retention looks for records to remove.
 const RETENTION: Duration = Duration::from_secs(600);
 
+/// Statements' time limits within which a call of the store ends in any case: it has several statements, and connects.
+const STATEMENTS: u32 = 10;
+
 /// A projector that runs.
 pub struct Projecting {
     task: JoinHandle<()>,
@@ -54,13 +57,20 @@ impl Projecting {
     ) -> Self {
         let metrics = ProjectorMetrics::new(registry);
         let (stop, failed) = (CancellationToken::new(), CancellationToken::new());
-        let progress = Progress::default();
+        let progress = Progress::watched(
+            base.alive.liveness(),
+            STATEMENTS * Duration::from_millis(base.settings.database.statement_timeout_ms),
+        );
         let (log, store) = (base.log.clone(), base.store.clone());
-        helpers.spawn(|stop| measure(log, store, progress.clone(), metrics.clone(), stop));
+        helpers.spawn("the measuring of lag", |stop| {
+            measure(log, store, progress.clone(), metrics.clone(), stop)
+        });
         let (store, log, metrics_of_rebuild) = (base.store.clone(), base.log.id().clone(), metrics.clone());
         let (rules, release) = (settings.rules.clone(), Arc::clone(&tables.release));
         let rules = move || release.get().map(|release| rules.clone().by(*release).text());
-        helpers.spawn(|stop| measure_rebuild(store, log, rules, metrics_of_rebuild, stop));
+        helpers.spawn("the measuring of the rebuild", |stop| {
+            measure_rebuild(store, log, rules, metrics_of_rebuild, stop)
+        });
         let projector = ProjectorTask {
             log: base.log.clone(),
             store: base.store.clone(),
@@ -72,11 +82,11 @@ impl Projecting {
             stop: stop.clone(),
             failed: (base.roles == Roles::Project).then(|| failed.clone()),
         };
-        let task = tokio::spawn(projector.run());
+        let task = base.alive.spawn("the projector", projector.run());
         let retention_h = base.settings.event_log.retention_h;
         if retention_h > 0 {
             let log = base.log.clone();
-            helpers.spawn(|stop| retain(log, retention_h, stop));
+            helpers.spawn("retention", |stop| retain(log, retention_h, stop));
         }
         Self { task, stop, failed, progress }
     }

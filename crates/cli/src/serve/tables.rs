@@ -65,7 +65,7 @@ impl Tables {
             made.cancel();
             tried.cancel();
         };
-        helpers.spawn(|stop| async move {
+        helpers.spawn("the making of tables", |stop| async move {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = making => {}

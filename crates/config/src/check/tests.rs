@@ -263,6 +263,20 @@ fn an_identity_key_cannot_be_found_by_trying_and_is_not_repeated() {
 }
 
 #[test]
+fn a_task_is_not_stuck_while_a_statement_may_run() {
+    let silence = |silence: &'static str, statement: &'static str| {
+        let values = [("health.silence_ms_max", silence), ("database.statement_timeout_ms", statement)];
+        check_settings(&settings(&values), |_| true).err().map(|errors| errors[0].to_string())
+    };
+    assert_eq!(silence("3000", "2999"), None);
+    assert!(silence("2999", "1000").unwrap().starts_with("health.silence_ms_max = 2999"));
+    let on_kafka =
+        [KAFKA, SECRET, ("health.silence_ms_max", "29999"), ("database.statement_timeout_ms", "1000")];
+    assert!(refusal(&on_kafka).starts_with("health.silence_ms_max = 29999"));
+    assert!(silence("60000", "60000").unwrap().contains("database.statement_timeout_ms = 60000"));
+}
+
+#[test]
 fn warnings_name_the_setting() {
     let warned = |values: &[(&'static str, &str)]| {
         let warnings = check_settings(&settings(values), |_| true).unwrap();
