@@ -10,7 +10,7 @@ use dashi_domain::decimal::Decimal;
 
 use super::catalogue::Catalogue;
 use super::insert::{insert, name_of};
-use super::pool::{Session, quoted};
+use super::pool::{COPY_PIECE, Session, quoted};
 use crate::table::{ColumnType, Field, RowTable, Value};
 use crate::tables;
 
@@ -24,10 +24,10 @@ pub(super) enum Way {
 }
 
 /// Fewer rows go by `INSERT`: a `COPY` takes two answers of the server.
-const ROWS_MIN: usize = 256;
+pub(super) const ROWS_MIN: usize = 256;
 
 /// Writes rows by `COPY`, or few ones by an `INSERT` that fails alike; returns how many.
-pub(super) async fn copy<R, B: Borrow<R>>(
+pub(super) async fn copy<R, B: Borrow<R> + Sync>(
     connection: &mut Session,
     table: &RowTable<R>,
     catalogue: &Catalogue,
@@ -46,27 +46,40 @@ pub(super) async fn copy<R, B: Borrow<R>>(
         None => name_of(&table.table),
     };
     let statement = format!("COPY {name} ({}) FROM STDIN (FORMAT binary)", columns.join(", "));
-    let data = encode(&fields, rows).map_err(|text| sqlx::Error::Encode(text.into()))?;
-    connection.copy_in(&statement, &data).await
+    let mut rest = rows.iter();
+    let mut is_first = true;
+    let fill = |out: &mut Vec<u8>| {
+        if std::mem::take(&mut is_first) {
+            out.extend_from_slice(HEADER);
+        }
+        while out.len() < COPY_PIECE {
+            let Some(row) = rest.next() else {
+                out.extend(TRAILER);
+                return Ok(false);
+            };
+            put_row(out, &fields, row.borrow())?;
+        }
+        Ok(true)
+    };
+    connection.copy_in(&statement, fill).await
 }
 
-/// The rows in binary format.
+/// Before all rows.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// Behind all rows.
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
+
+/// A row in binary format.
 ///
 /// # Errors
 /// A value that the format cannot express, in words.
-fn encode<R, B: Borrow<R>>(fields: &[&Field<R>], rows: &[B]) -> Result<Vec<u8>, String> {
-    const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-    const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-    let mut out = Vec::with_capacity(rows.len() * 256);
-    out.extend_from_slice(HEADER);
-    for row in rows {
-        out.extend((fields.len() as i16).to_be_bytes());
-        for field in fields {
-            put_field(&mut out, field, row.borrow())?;
-        }
+fn put_row<R>(out: &mut Vec<u8>, fields: &[&Field<R>], row: &R) -> Result<(), String> {
+    out.extend((fields.len() as i16).to_be_bytes());
+    for field in fields {
+        put_field(out, field, row)?;
     }
-    out.extend(TRAILER);
-    Ok(out)
+    Ok(())
 }
 
 fn put_field<R>(out: &mut Vec<u8>, field: &Field<R>, row: &R) -> Result<(), String> {

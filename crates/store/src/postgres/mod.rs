@@ -30,6 +30,7 @@ mod socket;
 mod sources;
 mod trace;
 
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -78,6 +79,8 @@ pub struct PostgresStore {
     catalogue_age_max: Duration,
     repertoire: Arc<encoding::Repertoire>,
     changes: Arc<profile::ChangeFeed>,
+    /// So many commits write their rows by `INSERT` at once, since a `COPY` failed.
+    by_insert: Arc<AtomicU32>,
     /// Of a generation that is not live.
     beside: Option<Arc<generation::Beside>>,
 }
@@ -97,6 +100,7 @@ impl PostgresStore {
             catalogue_age_max: catalogue::AGE_MAX,
             repertoire: Arc::default(),
             changes: Arc::default(),
+            by_insert: Arc::default(),
             beside: None,
         })
     }

@@ -57,8 +57,8 @@ impl Store {
     /// | the claim's | another | any | [`CommitError::Misplaced`] | Nothing is written. Resume from the stored checkpoint. |
     /// | a newer one | any | any | [`CommitError::Fenced`] | Nothing is written. Stop. |
     ///
-    /// A generation on PostgreSQL gets its rows by `COPY` where that can write them, in the same transaction with the same
-    /// results.
+    /// On PostgreSQL the rows of a generation, and those of a large batch, go by `COPY` where that can write them, in the same
+    /// transaction with the same results.
     ///
     /// The steps of the transaction, in this order on both backends:
     ///

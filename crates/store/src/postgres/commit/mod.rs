@@ -6,6 +6,7 @@ mod recordings;
 mod sessions;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::Checkpoint;
@@ -23,7 +24,7 @@ use self::sessions::{
 };
 use super::audit::count_hours;
 use super::catalogue::Catalogue;
-use super::copy::Way;
+use super::copy::{ROWS_MIN, Way};
 use super::erasure::there;
 use super::letters::{settle_tried, write_letters};
 use super::pool::{Session, is_known};
@@ -36,6 +37,10 @@ use crate::{Claim, CommitError, Committed};
 /// Rows of `event_data` or `session_data` per statement, at most: one event may have a million leaves, and a single
 /// statement for them could outlast the time that statements have.
 const LEAVES_PER_STATEMENT: usize = 20_000;
+
+/// Commits of a live projection that write their rows by `INSERT` at once after a `COPY` has failed: where one event is
+/// sent again, others often are.
+const COMMITS_BY_INSERT: u32 = 16;
 
 impl PostgresStore {
     pub(crate) async fn commit(
@@ -62,6 +67,7 @@ impl PostgresStore {
                     if !may_blame_the_way(&error, &failed) {
                         return Err(error);
                     }
+                    self.by_insert.store(COMMITS_BY_INSERT, Ordering::Relaxed);
                     let with_recordings = catalogue.has_table("session_replay");
                     let applied = self.applied(&fitting, with_recordings).await;
                     let applied = applied.map_err(|error| failure(claim, &error))?;
@@ -94,10 +100,18 @@ impl PostgresStore {
         }
     }
 
-    /// Whether the rows go by `COPY` at first: into a generation that is not live, to which nobody else writes. Imported
-    /// rows are looked for in the tables, since their ids may be there although their event is new.
+    /// Whether the rows go by `COPY` at first: those of a generation that is not live, and those of a batch that is worth
+    /// it, unless one of the last batches had a row that was there. Imported rows are looked for in the tables, since their
+    /// ids may be there although their event is new.
     fn may_copy(&self, changes: &Changes, catalogue: &Catalogue) -> bool {
-        self.beside.is_some() && !changes.has_imported && catalogue.can_copy()
+        if changes.has_imported || !catalogue.can_copy() {
+            return false;
+        }
+        let failed = self
+            .by_insert
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |commits| commits.checked_sub(1))
+            .is_ok();
+        self.beside.is_some() || (changes.events.len() >= ROWS_MIN && !failed)
     }
 
     /// One transaction, with rows that fit the tables.

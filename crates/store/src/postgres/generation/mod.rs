@@ -168,6 +168,7 @@ impl PostgresStore {
             catalogue_age_max: self.catalogue_age_max,
             repertoire: Arc::clone(&self.repertoire),
             changes: Arc::default(),
+            by_insert: Arc::default(),
             beside,
         })
     }

@@ -22,7 +22,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Row as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
-pub(super) use self::session::{Session, is_known};
+pub(super) use self::session::{COPY_PIECE, Session, is_known};
 use super::address::{Address, Pooler};
 use super::socket;
 

@@ -9,6 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{GRACE, Live, Pool, Sharing, silent};
 
+/// Bytes of `COPY` that are handed to the connection at once, which keeps as large a buffer.
+pub(in crate::postgres) const COPY_PIECE: usize = 1 << 17;
+
 /// One connection, for as long as this is held. Given back when it is dropped, unless it is in a transaction, in the
 /// middle of a statement, or no longer any good: then it is closed, without a word that could wait for an answer.
 pub(in crate::postgres) struct Session {
@@ -77,20 +80,35 @@ impl Session {
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(self).await.map(|_| ())
     }
 
-    /// Runs `COPY … FROM STDIN` with its data, in the format that the statement names. Returns how many rows were written.
+    /// Runs `COPY … FROM STDIN`, in the format that the statement names. `fill` appends the next part of the data, of about
+    /// [`COPY_PIECE`] bytes, and tells whether there is more, or why there can be none. Returns how many rows were written.
     /// The whole of it may take as long as a statement.
-    pub async fn copy_in(&mut self, statement: &str, data: &[u8]) -> Result<u64, sqlx::Error> {
-        /// Bytes that are handed to the connection at once, which keeps as large a buffer.
-        const PIECE: usize = 1 << 17;
+    pub async fn copy_in(
+        &mut self,
+        statement: &str,
+        mut fill: impl FnMut(&mut Vec<u8>) -> Result<bool, String>,
+    ) -> Result<u64, sqlx::Error> {
         let limit = self.patience.unwrap_or(self.pool.0.statement_timeout + GRACE);
         let Some(live) = &mut self.live else { return Err(sqlx::Error::PoolClosed) };
         self.busy = true;
         let copying = async {
             let mut copying = live.connection.copy_in_raw(statement).await?;
-            for piece in data.chunks(PIECE) {
-                copying.send(piece).await?;
+            let mut piece = Vec::with_capacity(COPY_PIECE + COPY_PIECE / 4);
+            loop {
+                piece.clear();
+                match fill(&mut piece) {
+                    Ok(is_more) => {
+                        copying.send(&piece[..]).await?;
+                        if !is_more {
+                            return copying.finish().await;
+                        }
+                    }
+                    Err(text) => {
+                        copying.abort(text.clone()).await?;
+                        return Err(sqlx::Error::Encode(text.into()));
+                    }
+                }
             }
-            copying.finish().await
         };
         let outcome = match tokio::time::timeout(limit, copying).await {
             Ok(outcome) => outcome,
