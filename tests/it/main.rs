@@ -29,6 +29,7 @@ mod import_files;
 mod invariants;
 mod limits;
 mod log_contract;
+mod memory;
 mod monitoring;
 mod outage;
 mod ownership;

@@ -1,6 +1,7 @@
 //! The binary `dashi`: reads the command line and the settings, and runs a command.
 
 mod accept_lost;
+mod allocator;
 mod archive;
 mod args;
 mod audit;
@@ -51,11 +52,6 @@ use dashi_config::ConfigError;
 use crate::args::{Cli, Command};
 use crate::exit::{Exit, Misuse};
 
-/// Requests make many small, short-lived allocations on several threads; the system's allocator took a tenth of the
-/// collector's time.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let exit = run(Cli::parse()).unwrap_or_else(|error| {
         eprintln!("dashi: {error:#}");
@@ -65,6 +61,9 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
+    if let Command::Serve(_) | Command::Project(_) | Command::Replay(_) = cli.command {
+        allocator::give_back_soon();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         // These need no settings: a wrong one must not hinder a container's health check.

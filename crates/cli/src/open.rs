@@ -279,11 +279,21 @@ pub fn projector_settings(
             bytes_max: settings.projector.batch_bytes_max,
             wait: Duration::from_millis(settings.projector.read_wait_ms),
         },
+        batches_bytes_max: batches_bytes_max(settings.projector.batches_bytes_max),
         batch_interval: Duration::from_millis(settings.projector.batch_interval_ms),
         retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
         failed_retry: Duration::from_millis(settings.projector.failed_retry_ms),
         accept_new_log,
     })
+}
+
+/// The memory of batches: as it is set, or by the number of cores.
+fn batches_bytes_max(set: usize) -> usize {
+    const PER_CORE: usize = 4 << 20;
+    if set > 0 {
+        return set;
+    }
+    std::thread::available_parallelism().map_or(1, usize::from).max(2) * PER_CORE
 }
 
 /// Name of this process, for people who look at claims: host and process id.

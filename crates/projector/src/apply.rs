@@ -289,12 +289,11 @@ async fn fold_aside(
 ) -> Result<Changes, String> {
     let (fold, records, rules) =
         (task.shared.settings.fold, Arc::clone(records), Arc::clone(&task.shared.rules));
-    let folded =
-        tokio::task::spawn_blocking(move || catching(|| fold(&records[run], &applied_before, &rules)));
-    match folded.await {
-        Ok(folded) => folded,
+    let folding = move || catching(|| fold(&records[run], &applied_before, &rules));
+    match task.shared.fold_threads.run(folding).await {
+        Some(folded) => folded,
         // Panics are caught inside, so only a runtime that shuts down gets here, and it ends this task, too.
-        Err(_) => std::future::pending().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -8,7 +8,9 @@
 //! * [`Progress`]: states and checkpoints of the partitions, for metrics and readiness; [`measure`] sets the gauges
 
 mod apply;
+mod budget;
 mod fold_panic;
+mod fold_threads;
 mod lag;
 mod layout;
 mod letters;
@@ -17,6 +19,7 @@ mod outage;
 mod partition;
 mod progress;
 mod projector;
+mod reading;
 mod rebuild;
 mod replay;
 mod settings;

@@ -10,19 +10,21 @@ use dashi_archive::Archive;
 use dashi_domain::fold::{Changes, FoldRules};
 use dashi_domain::missing::{Missing, MissingCause, fingerprint};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
-use dashi_domain::record::Record;
 use dashi_event_log::{EventLog, LogError};
 use dashi_store::{Claim, ClaimError, CommitError, Store};
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, apply, passing};
+use crate::budget::{Budget, Share};
 use crate::fold_panic::panic_text;
+use crate::fold_threads::FoldThreads;
 use crate::layout::Barriers;
 use crate::letters::give_up;
 use crate::metrics::ProjectorMetrics;
 use crate::outage::{Doing, Outages, Trouble};
 use crate::progress::Progress;
+use crate::reading::Reading;
 use crate::replay::rate::RateLimit;
 use crate::settings::ProjectorSettings;
 use crate::source::{Batch, LastApplied, ReadError, Source};
@@ -46,6 +48,9 @@ pub(crate) struct Shared {
     pub rules: Arc<FoldRules>,
     pub progress: Progress,
     pub metrics: ProjectorMetrics,
+    /// Memory that the batches of all partitions share.
+    pub budget: Budget,
+    pub fold_threads: FoldThreads,
     /// Of a replay.
     pub rate: Option<RateLimit>,
     /// Of a replay: partitions of which it applies no more, so that none waits for them at a barrier.
@@ -61,6 +66,7 @@ impl Shared {
         metrics: ProjectorMetrics,
     ) -> Self {
         let rules = Arc::new(settings.rules.clone());
+        let budget = Budget::new(settings.batches_bytes_max);
         Self {
             log,
             archive: None,
@@ -69,6 +75,8 @@ impl Shared {
             rules,
             progress,
             metrics,
+            budget,
+            fold_threads: FoldThreads::start(),
             rate: None,
             exhausted: Mutex::default(),
         }
@@ -150,17 +158,19 @@ impl PartitionTask {
         let mut last = LastApplied { behind: from, fingerprint: claim.fingerprint };
         // The rest of a batch behind a barrier.
         let (mut barriers, mut read_already) = (Barriers::of(&claim), None);
+        let mut reading = Reading::new(self.shared.settings.read_limit);
         while !self.stop.is_cancelled() {
             if self.is_at_end(from) {
                 return Ok(End::Reached);
             }
-            let read = match read_already.take() {
-                Some(batch) => Ok(batch),
-                None => source.read(self, from, last).await,
+            let (read, mut share) = match read_already.take() {
+                Some(batch) => (Ok(batch), None),
+                None => self.read(&mut reading, &mut source, from, last).await,
             };
             let batch = match read {
                 Ok(batch) => self.up_to_the_end(batch),
                 Err(error) => {
+                    drop(share);
                     from = self.after_failed_read(outages, &claim, from, error).await?;
                     continue;
                 }
@@ -178,6 +188,10 @@ impl PartitionTask {
                 }
                 continue;
             }
+            if !barriers.is_open() || self.shared.rate.is_some() {
+                // Nothing is held while it waits for others, or for its time.
+                share = None;
+            }
             outages.log_answers(&claim).await;
             if !barriers.is_open() && !self.may_go_on(outages, &claim, from, &mut barriers, &batch).await? {
                 if let Mode::Replay { .. } = self.mode {
@@ -192,11 +206,12 @@ impl PartitionTask {
                     () = rate.pass(batch.records.len()) => {}
                 }
             }
-            let (began, is_full) = (Instant::now(), self.is_full(&batch.records));
+            let Some(share) = self.share(share, &batch).await else { continue };
+            let (began, is_full) = (Instant::now(), reading.is_full(&batch));
             let (batch, rest) = self.up_to_a_barrier(batch);
             let (to, barrier) = (batch.to, self.barrier_at_the_end(&batch));
             let misplaced = barriers.misplaced(self.partition, &batch.records);
-            from = self.apply(outages, &claim, from, batch, &mut last).await?;
+            from = self.apply(outages, &claim, from, batch, share, &mut last).await?;
             if from == to {
                 self.shared.metrics.misplaced.inc_by(misplaced);
                 if let Some(layouts) = barrier {
@@ -310,19 +325,23 @@ impl PartitionTask {
         if is_lost { self.stored(outages, claim, from).await } else { Ok(from) }
     }
 
-    /// Applies a batch of one record or more; returns the checkpoint to go on from.
+    /// Applies a batch of one record or more; returns the checkpoint to go on from. The share is given back as soon as the
+    /// batch is committed, or has failed.
     async fn apply(
         &self,
         outages: &mut Outages<'_>,
         claim: &Claim,
         from: Checkpoint,
         batch: Batch,
+        share: Share,
         last: &mut LastApplied,
     ) -> Result<Checkpoint, Failure> {
         let oldest_appended_at_ms = batch.records.first().map(|record| record.appended_at_ms);
         let fingerprint = batch.records.last().map(|record| fingerprint(&record.value));
         self.shared.progress.behind(self.partition, oldest_appended_at_ms);
-        match apply(self, claim, from, batch.records.into(), &batch.missing).await {
+        let applied = apply(self, claim, from, batch.records.into(), &batch.missing).await;
+        drop(share);
+        match applied {
             Ok(to) => {
                 *last = LastApplied { behind: to, fingerprint };
                 outages.store_answers(claim).await;
@@ -442,13 +461,6 @@ impl PartitionTask {
         self.shared.progress.behind(self.partition, None);
         outages.works(claim).await;
         Ok(Silence::Short)
-    }
-
-    /// Whether a batch has reached its limit, so that there are probably more records.
-    fn is_full(&self, records: &[Record]) -> bool {
-        records.len() >= self.shared.settings.read_limit.records_max
-            || records.iter().map(|record| record.value.len()).sum::<usize>()
-                >= self.shared.settings.read_limit.bytes_max
     }
 
     /// Waits, unless it is to stop.

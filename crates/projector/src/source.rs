@@ -7,7 +7,7 @@ use dashi_archive::{ArchiveError, ArchiveReader};
 use dashi_domain::missing::{MissingCause, gaps};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
-use dashi_event_log::{LogError, Reader};
+use dashi_event_log::{LogError, ReadLimit, Reader};
 
 use crate::partition::PartitionTask;
 
@@ -32,6 +32,13 @@ pub(crate) struct Batch {
     pub missing: Vec<MissingRange>,
 }
 
+impl Batch {
+    /// The bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.records.iter().map(|record| record.value.len()).sum()
+    }
+}
+
 /// Offsets at which records are missing, and why.
 pub(crate) type MissingRange = (Range<Offset>, MissingCause);
 
@@ -54,7 +61,7 @@ pub(crate) struct LastApplied {
 }
 
 impl Source {
-    /// Reads the next records from the checkpoint `from` on. A reader of the log that is opened for it proves that the log
+    /// Reads the next records from the checkpoint `from` on, up to `limit`. A reader of the log that is opened for it proves that the log
     /// still has the record `last`, if that lies right before `from`; so an archive and the log that it goes over into
     /// are of one history.
     ///
@@ -64,10 +71,11 @@ impl Source {
     pub async fn read(
         &mut self,
         task: &PartitionTask,
+        limit: ReadLimit,
         from: Checkpoint,
         last: LastApplied,
     ) -> Result<Batch, ReadError> {
-        let read = self.read_from(task, from, last).await;
+        let read = self.read_from(task, limit, from, last).await;
         if read.is_err() {
             // After any error the log may be an older copy of itself; the next reader proves that it is not.
             self.reader = None;
@@ -78,18 +86,19 @@ impl Source {
     async fn read_from(
         &mut self,
         task: &PartitionTask,
+        limit: ReadLimit,
         from: Checkpoint,
         last: LastApplied,
     ) -> Result<Batch, ReadError> {
-        if let Some(archived) = self.read_archive(task, from).await? {
+        if let Some(archived) = self.read_archive(task, limit, from).await? {
             return Ok(archived);
         }
-        match self.read_log(task, from, last).await {
+        match self.read_log(task, limit, from, last).await {
             Err(LogError::Trimmed { partition, from: offset, low }) => {
                 // Retention may have removed these records from the log since it was asked for its beginning, and the
                 // archiver may have archived them since the manifest was read.
                 (self.reader, self.archive, self.low) = (None, None, Some(low));
-                let archived = self.read_archive(task, from).await?;
+                let archived = self.read_archive(task, limit, from).await?;
                 archived.ok_or(LogError::Trimmed { partition, from: offset, low }.into())
             }
             read => Ok(read?),
@@ -100,6 +109,7 @@ impl Source {
     async fn read_archive(
         &mut self,
         task: &PartitionTask,
+        limit: ReadLimit,
         from: Checkpoint,
     ) -> Result<Option<Batch>, ReadError> {
         let Some(archive) = &task.shared.archive else { return Ok(None) };
@@ -108,7 +118,7 @@ impl Source {
             None => *self.low.insert(task.shared.log.extent(task.partition).await?.low),
         };
         let reader = self.archive.get_or_insert_with(|| archive.reader(task.partition));
-        let part = reader.next(from.offset(), low, task.shared.settings.read_limit).await?;
+        let part = reader.next(from.offset(), low, limit).await?;
         Ok(part.map(|part| Batch {
             records: part.records,
             to: Checkpoint::at(part.to),
@@ -119,6 +129,7 @@ impl Source {
     async fn read_log(
         &mut self,
         task: &PartitionTask,
+        limit: ReadLimit,
         from: Checkpoint,
         last: LastApplied,
     ) -> Result<Batch, LogError> {
@@ -139,7 +150,7 @@ impl Source {
         let records = tokio::select! {
             biased;
             () = task.stop.cancelled() => Vec::new(),
-            records = reader.next(task.shared.settings.read_limit) => records?,
+            records = reader.next(limit) => records?,
         };
         let to = match records.last() {
             Some(last) => Checkpoint::after(last.offset),

@@ -37,16 +37,28 @@ pub(super) fn reader_config(settings: &KafkaSettings) -> ClientConfig {
         .set("isolation.level", "read_committed")
         // A projector may wait for its database for as long as it takes.
         .set("max.poll.interval.ms", "86400000");
-    if !settings.properties.contains_key(READ_AHEAD) {
-        config.set(READ_AHEAD, READ_AHEAD_KIB);
+    for (name, value) in READ_AHEAD {
+        if !settings.properties.contains_key(name) {
+            config.set(name, value);
+        }
     }
     config
 }
 
-/// What a reader fetches ahead of its batches, at most, in place of the library's own 64 MiB for each partition: a few batches
-/// are enough to keep a projector busy.
-const READ_AHEAD: &str = "queued.max.messages.kbytes";
-const READ_AHEAD_KIB: &str = "8192";
+/// The bytes of one fetch of a reader, at most; a larger record is fetched alone. The library keeps the whole answer until
+/// its last record is taken.
+pub(super) const FETCH_BYTES: usize = 1 << 20;
+
+/// Bounds of what a reader fetches ahead of its batches, for each partition: the library's own are 100,000 records and
+/// 64 MiB. It asks for more as soon as fewer records wait, so a few hundred keep it busy.
+const READ_AHEAD: [(&str, &str); 5] = [
+    ("fetch.message.max.bytes", "1048576"),
+    ("queued.min.messages", "500"),
+    ("queued.max.messages.kbytes", "2048"),
+    ("fetch.queue.backoff.ms", "5"),
+    // It answers at once when there is a record.
+    ("fetch.wait.max.ms", "500"),
+];
 
 /// How often one kind of trouble is logged, at most. The library repeats it with every attempt.
 pub(super) const REPEAT: Duration = Duration::from_secs(60);

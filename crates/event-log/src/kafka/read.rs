@@ -2,7 +2,7 @@
 //! its name: see [`KafkaLog::verify`].
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
@@ -12,9 +12,15 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 
-use super::client::{Quiet, reader_config};
+use super::client::{FETCH_BYTES, Quiet, reader_config};
 use super::{ASK, KafkaLog, topic_id};
 use crate::{Extent, LogError, ReadLimit};
+
+/// Records that one fetch brings only from a backlog.
+const MANY: usize = 500;
+
+/// How long a batch that is not full waits for the next fetch of a backlog.
+const NEXT_FETCH: Duration = Duration::from_millis(20);
 
 /// See [`crate::Reader`].
 pub struct KafkaReader {
@@ -37,10 +43,6 @@ pub struct KafkaReader {
 impl KafkaLog {
     pub(crate) fn reader(&self, partition: Partition, from: Offset) -> Result<KafkaReader, LogError> {
         let consumer: StreamConsumer<Quiet> = reader_config(&self.0.settings)
-            .set("fetch.wait.max.ms", "100")
-            .set("fetch.queue.backoff.ms", "20")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.message.max.bytes", "4194304")
             .create_with_context(Quiet::default())
             .map_err(LogError::away("making a reader"))?;
         let mut reader = KafkaReader {
@@ -130,7 +132,17 @@ impl KafkaReader {
             }
         }
         while self.taken.len() < limit.records_max && bytes < limit.bytes_max {
-            let Some(received) = self.consumer.recv().now_or_never() else { break };
+            let received = match self.consumer.recv().now_or_never() {
+                Some(received) => received,
+                None if bytes >= FETCH_BYTES / 2 || self.taken.len() >= MANY => {
+                    // There is probably a backlog, and the next fetch is under way. Nothing is lost if this is dropped.
+                    match tokio::time::timeout(NEXT_FETCH, self.consumer.recv()).await {
+                        Ok(received) => received,
+                        Err(_) => break,
+                    }
+                }
+                None => break,
+            };
             match received.map(|message| copy(self.partition, &message)) {
                 Ok(received) => bytes += self.take(received),
                 Err(error) => {
