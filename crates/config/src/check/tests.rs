@@ -81,6 +81,7 @@ fn a_limit_of_zero_is_refused_unless_it_means_something() {
         "ingest.cors_max_age_s",
         "history.event_age_s_min",
         "projector.batch_interval_ms",
+        "projector.batches_bytes_max",
         "limits.website_rate_events_max",
         "limits.website_burst_events_max",
         "limits.website_day_events_max",
