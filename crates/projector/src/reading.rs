@@ -4,6 +4,7 @@
 //! takes that share before it reads, so those that wait for theirs hold no records. One without a backlog reads first, since
 //! a share that waits for records would hold up the others, and so it reads a part of a batch at most.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use dashi_domain::position::Checkpoint;
@@ -12,6 +13,9 @@ use dashi_event_log::ReadLimit;
 use crate::budget::Share;
 use crate::partition::PartitionTask;
 use crate::source::{Batch, LastApplied, ReadError, Source};
+
+/// How often a task that waits for a share notes that it does.
+const SIGN: Duration = Duration::from_secs(1);
 
 /// How much a partition reads at once.
 pub(crate) struct Reading {
@@ -88,12 +92,8 @@ impl PartitionTask {
             }
             return (batch, None);
         };
-        let mut share = tokio::select! {
-            biased;
-            () = self.stop.cancelled() => {
-                return (Ok(Batch { records: Vec::new(), to: from, missing: Vec::new() }), None);
-            }
-            share = self.shared.budget.take(expected) => share,
+        let Some(mut share) = self.wait_for_share(expected).await else {
+            return (Ok(Batch { records: Vec::new(), to: from, missing: Vec::new() }), None);
         };
         let read = source.read(self, reading.many(share.bytes()), from, last).await;
         match read {
@@ -110,11 +110,22 @@ impl PartitionTask {
     pub async fn share(&self, share: Option<Share>, batch: &Batch) -> Option<Share> {
         match share {
             Some(share) => Some(share),
-            None => tokio::select! {
+            None => self.wait_for_share(batch.bytes()).await,
+        }
+    }
+
+    /// Waits for a share of the budget; `None` if it is to stop. Others hold theirs while the store is away, so this wait has no
+    /// bound, and it is no standstill: the task notes that it waits.
+    async fn wait_for_share(&self, bytes: usize) -> Option<Share> {
+        let mut taking = pin!(self.shared.budget.take(bytes));
+        let mut tick = tokio::time::interval(SIGN);
+        loop {
+            tokio::select! {
                 biased;
-                () = self.stop.cancelled() => None,
-                share = self.shared.budget.take(batch.bytes()) => Some(share),
-            },
+                () = self.stop.cancelled() => return None,
+                share = &mut taking => return Some(share),
+                _ = tick.tick() => self.shared.progress.waits(self.partition, SIGN),
+            }
         }
     }
 }
