@@ -123,8 +123,11 @@ async fn a_process_whose_disk_never_answers_names_what_is_stuck_and_goes_on_when
     let number =
         metrics.lines().find_map(|line| line.strip_prefix("dashi_stuck_tasks ")).expect("it is there");
     assert!(number.parse::<f64>().unwrap() >= 1.0, "{number}");
-    let logs = running.dashi().logs();
-    assert!(logs.contains("a task is stuck") && logs.contains("appends"), "{logs}");
+    eventually(SOON, "the logs name it", async || {
+        let logs = running.dashi().logs();
+        if logs.contains("a task is stuck") && logs.contains("appends") { Ok(()) } else { Err(logs) }
+    })
+    .await;
 
     drop(stopped);
     until_live(&url).await;
