@@ -1,6 +1,6 @@
 //! Noticing what another process appended.
 
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use super::segments::Segments;
@@ -15,12 +15,8 @@ pub(super) async fn run(segments: Weak<Segments>) {
         tokio::time::sleep(POLL).await;
         let Some(segments) = segments.upgrade() else { return };
         // Without an answer the readers look for themselves, and return the error that they meet.
-        if let Err(error) = refresh(&segments) {
+        if let Err(error) = segments.refresh() {
             tracing::debug!(error = %error, "the event log's files cannot be read");
         }
     }
-}
-
-fn refresh(segments: &Arc<Segments>) -> std::io::Result<()> {
-    segments.refresh().map(drop)
 }

@@ -121,16 +121,14 @@ impl EmbeddedReader {
             }
             if from < extent.high {
                 let limits = (limit.records_max, limit.bytes_max);
-                let (cursor, found) = match self.log.read_with(partition, self.cursor.clone(), limits).await {
+                // If this future is dropped, or the read fails, the next one looks for its place anew.
+                let fresh = Cursor::new(self.log.0.segments.clone(), partition, from);
+                let cursor = std::mem::replace(&mut self.cursor, fresh);
+                let (cursor, found) = match self.log.read_with(partition, cursor, limits).await {
                     Ok(read) => read,
-                    Err(error) => {
-                        // Retention may have removed the file on the way; then the next look says so.
-                        self.cursor = Cursor::new(self.log.0.segments.clone(), partition, from);
-                        if self.log.extent(partition).await?.low > from {
-                            continue;
-                        }
-                        return Err(error);
-                    }
+                    // Retention may have removed the file on the way; then the next look says so.
+                    Err(_) if self.log.extent(partition).await?.low > from => continue,
+                    Err(error) => return Err(error),
                 };
                 self.next = cursor.next().max(if found.is_empty() { extent.high } else { Offset::ZERO });
                 self.cursor = cursor;
