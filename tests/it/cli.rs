@@ -96,15 +96,21 @@ async fn status_accounts_for_every_record(setup: Setup) {
         before["totals"],
         json!({
             "in_log": 0, "applied": 0, "duplicate": 0, "dead": 0, "missing": 0, "markers": 0, "rewound": 0,
-            "removed": 0, "lag_records": 0, "unaccounted": 0, "spooled": 0,
+            "removed": 0, "lag_records": 0, "unaccounted": 0, "spooled": 0, "accepted": 0, "untallied": 0, "not_found": 0,
         })
     );
+    let layout = &before["layout"];
+    assert_eq!([&layout["partitions"], &layout["passed"], &layout["in_log"]], [8; 3], "{layout}");
+    assert_eq!(layout["growth"], Value::Null);
     for place in 0..30 {
         running.accept("event", &json!({ "url": "/", "id": format!("{place}") })).await;
     }
     running.applied(30).await;
     let status = running.run(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    let totals = &status["totals"];
+    let [accepted, untallied] = ["accepted", "untallied"].map(|name| totals[name].as_u64().unwrap());
+    assert_eq!((accepted + untallied, &totals["not_found"]), (30, &json!(0)), "{totals}");
     let partitions = status["partitions"].as_array().unwrap();
     assert_eq!(partitions.len(), 8);
     let mut applied = 0;
@@ -122,7 +128,9 @@ async fn status_accounts_for_every_record(setup: Setup) {
     assert_eq!(table.code, Some(0), "{}", table.stderr);
     assert!(table.stdout.contains(status["log"].as_str().unwrap()), "{}", table.stdout);
     let totals = "in log 30 · applied 30 · duplicate 0 · dead 0 · missing 0 · not applied yet 0\n";
-    let (partitions, rest) = table.stdout.split_once(totals).expect(&table.stdout);
+    let (partitions, rest) = table.stdout.split_once("accepted ").expect(&table.stdout);
+    let (accepted, rest) = rest.split_once(totals).expect(&table.stdout);
+    assert!(accepted.starts_with(|c: char| c.is_ascii_digit()), "{accepted}");
     assert_eq!(partitions.lines().count(), 2 + 1 + 8 + 1, "{}", table.stdout);
     let (generation, rest) = rest.split_once('\n').expect("a line for the live generation");
     assert!(generation.starts_with("generation 1 is live since "), "{generation}");

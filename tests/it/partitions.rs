@@ -204,7 +204,29 @@ async fn a_collector_that_does_not_answer_is_named_and_nothing_changes() {
         let args = [&["partitions", "grow", "--to", "4", "--wait", "3", "--json"], more].concat();
         deployment.run(&args).await
     };
-    let given_up = grow(&[]).await;
+    let stopped = authority(&other);
+    let shown = async || {
+        // The console of the collector that goes on shows the one that does not.
+        eventually(SOON, "the console shows the growth", async || {
+            let status = http::get(&format!("{}/console/data/status", collector.url())).await;
+            let layout = status.map_err(|error| error.to_string())?.json()["layout"].clone();
+            let growth = &layout["growth"];
+            let awaits = growth["awaits"][0].as_str().is_some_and(|name| name.ends_with(&stopped));
+            let numbers = ["to", "processes"].map(|name| growth[name].as_u64());
+            if growth["state"] == "draining"
+                && awaits
+                && numbers == [4, 2].map(Some)
+                && layout["partitions"] == 2
+            {
+                Ok(())
+            } else {
+                Err(layout.to_string())
+            }
+        })
+        .await;
+    };
+    let watched = ["partitions", "grow", "--to", "4", "--wait", "15", "--json"];
+    let (given_up, ()) = tokio::join!(deployment.run(&watched), shown());
     assert_eq!(given_up.code, Some(4), "{}{}", given_up.stdout, given_up.stderr);
     let report = json(&given_up);
     let name = report["not_acknowledged"][0]["name"].as_str().expect("a name").to_owned();

@@ -32,15 +32,17 @@ pub async fn known(log: &EventLog, store: &Store) -> anyhow::Result<Vec<Layout>>
         EventLog::Embedded(log) => Ok(log.layouts().await?),
         EventLog::Kafka(_) => {
             let stored = store.layouts(log.id()).await?;
-            let known = stored.into_iter().filter(|stored| stored.state == Growth::Open);
-            let known: Vec<Layout> = known.map(|stored| stored.layout).collect();
-            if known.is_empty() {
-                let partitions = log.partitions().await?.len() as u32;
-                return Ok(vec![Layout { version: 0, partitions }]);
-            }
-            Ok(known)
+            Ok(of_stored(&stored, log.partitions().await?.len() as u32))
         }
     }
+}
+
+/// Those of the stored layouts that are or were in force; before the first one is noted, that of a topic with so many
+/// partitions.
+pub fn of_stored(stored: &[StoredLayout], in_topic: u32) -> Vec<Layout> {
+    let known = stored.iter().filter(|stored| stored.state == Growth::Open).map(|stored| stored.layout);
+    let known: Vec<Layout> = known.collect();
+    if known.is_empty() { vec![Layout { version: 0, partitions: in_topic }] } else { known }
 }
 
 /// The layout in force, and the one of a growth that is under way.

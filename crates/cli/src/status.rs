@@ -15,6 +15,7 @@ use crate::clock::now_ms;
 use crate::exit::Exit;
 use crate::open;
 use crate::output::print;
+use crate::partitions::Spread;
 use crate::replay::{release, standing};
 use crate::spool::SpoolReport;
 
@@ -26,6 +27,8 @@ pub struct Status {
     other_log: Option<String>,
     topic: Vec<TopicStatus>,
     partitions: Vec<PartitionStatus>,
+    /// Over how many partitions the log is spread, and a growth that is under way.
+    layout: Spread,
     totals: Totals,
     /// The dead letters of this log.
     dead_letters: LettersStatus,
@@ -148,9 +151,17 @@ impl LettersStatus {
     }
 }
 
-/// The account of all records (I2): each is applied, a duplicate, dead, missing, or not read yet.
+/// The account of all records (I2): each is applied, a duplicate, dead, missing, or not read yet. And what collectors accepted
+/// is in the log, or in a spool or a lane.
 #[derive(Debug, Default, Serialize)]
 struct Totals {
+    /// Submissions that collectors accepted for this log, by their tallies, which they write every two seconds.
+    accepted: u64,
+    /// Records in the log, in spools and in lanes beyond those: accepted in the last seconds, or of commands, imports and other
+    /// producers.
+    untallied: u64,
+    /// Accepted submissions beyond what was found in log, spools and lanes and what is missing: they are lost.
+    not_found: u64,
     /// Accepted events that lie in collectors' spools and lanes and not in the log yet, when that was noted last.
     spooled: u64,
     /// Offsets from `low` to the high watermark, of all partitions.
@@ -169,6 +180,17 @@ struct Totals {
     lag_records: u64,
     /// Offsets that checkpoints passed and that are in no count: an older program passed them.
     unaccounted: i64,
+}
+
+impl Totals {
+    /// Compares all others, once they are summed up, with what collectors accepted.
+    fn accept(&mut self, accepted: u64) {
+        let found = self.in_log + self.removed + self.spooled;
+        self.accepted = accepted;
+        self.untallied = found.saturating_sub(accepted);
+        // Records that the log lost before they were read have no offset where the log ended before them.
+        self.not_found = accepted.saturating_sub(found).saturating_sub(self.missing);
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -207,14 +229,25 @@ pub async fn run(loaded: &Loaded, args: &StatusArgs) -> anyhow::Result<Exit> {
         Ok(log) => log,
         Err(error) => return Err(without_log(error, &store).await),
     };
-    let status = read(settings, &log, &store, None).await?;
+    let accepted = accepted(&store, log.id()).await?;
+    let status = read(settings, &log, &store, None, accepted).await?;
     print(&if args.json { serde_json::to_string(&status)? + "\n" } else { table(&status) });
     store.close().await;
     Ok(Exit::Done)
 }
 
+/// Submissions that collectors accepted for a log, by their tallies. It reads a row for each hour, website and outcome.
+///
+/// # Errors
+/// The store does not answer.
+pub async fn accepted(store: &Store, log: &LogId) -> Result<u64, StoreError> {
+    let tallies = store.tallies(log).await?;
+    Ok(tallies.iter().filter(|tally| tally.outcome == "accepted").map(|tally| tally.count).sum())
+}
+
 /// Reads the state of all partitions from log and store; changes neither. The ages of lags of partitions that this owner has
-/// are left out, as 0: its process knows them, and a reader of its own for each is not cheap.
+/// are left out, as 0: its process knows them, and a reader of its own for each is not cheap. `accepted` was read before: an event
+/// is in the log, or noted as waiting for it, before it is tallied.
 ///
 /// # Errors
 /// Log or store do not answer.
@@ -223,6 +256,7 @@ pub async fn read(
     log: &EventLog,
     store: &Store,
     owner: Option<&str>,
+    accepted: u64,
 ) -> anyhow::Result<Status> {
     let states = store.partitions().await?;
     let missing = store.missing().await?;
@@ -252,6 +286,9 @@ pub async fn read(
     let spools: Vec<_> = spools.into_iter().map(|note| SpoolReport::of(note, log.id().as_str())).collect();
     let of_log = spools.iter().filter(|spool| spool.other_log.is_none());
     totals.spooled = of_log.map(|spool| spool.records + spool.set_aside).sum();
+    totals.accept(accepted);
+    let lags = partitions.iter().map(|each| (Partition::new(each.partition), each.lag_records)).collect();
+    let layout = Spread::read(log, store, &states, &lags).await?;
     let is_projected = states.is_empty() || states.iter().any(|state| state.log == *log.id());
     let other_log = states.first().filter(|_| !is_projected).map(|state| state.log.to_string());
     let topic = log.notes().into_iter().map(TopicStatus::from).collect();
@@ -263,7 +300,7 @@ pub async fn read(
     reader.close().await;
     let dead_letters = LettersStatus::of(log.id(), &store.letter_counts().await?);
     let log = log.id().to_string();
-    Ok(Status { log, other_log, topic, partitions, totals, dead_letters, spools, tables, umami })
+    Ok(Status { log, other_log, topic, partitions, layout, totals, dead_letters, spools, tables, umami })
 }
 
 /// The error of a log that cannot be opened, with what collectors' spools hold meanwhile.
@@ -354,9 +391,9 @@ fn lost(Extent { low, high }: Extent, checkpoint: Checkpoint) -> Option<String> 
 
 /// The totals in one line; rare ones only if they are not zero.
 fn account(totals: &Totals) -> String {
-    let Totals { in_log, applied, duplicate, dead, missing, lag_records, .. } = totals;
+    let Totals { accepted, in_log, applied, duplicate, dead, missing, lag_records, .. } = totals;
     let mut line = format!(
-        "\nin log {in_log} · applied {applied} · duplicate {duplicate} · dead {dead} · missing {missing} · \
+        "\naccepted {accepted} · in log {in_log} · applied {applied} · duplicate {duplicate} · dead {dead} · missing {missing} · \
          not applied yet {lag_records}"
     );
     for (name, count) in [
@@ -364,6 +401,7 @@ fn account(totals: &Totals) -> String {
         ("markers", totals.markers),
         ("removed from the log", totals.removed),
         ("read again", totals.rewound),
+        ("accepted and not found", totals.not_found),
     ] {
         if count > 0 {
             line.push_str(&format!(" · {name} {count}"));
@@ -419,6 +457,7 @@ fn table(status: &Status) -> String {
         ));
     }
     out.push_str(&account(&status.totals));
+    out.push_str(&status.layout.growth_text());
     out.push_str(&status.dead_letters.line());
     for spool in &status.spools {
         out.push_str(&spool.text());
@@ -467,4 +506,28 @@ fn last_error(p: &PartitionStatus, error: &str) -> String {
         (_, None) => ", not over".to_owned(),
     };
     format!("partition {}: last error{kind} at {}{over}: {error}\n", p.partition, time(p.last_error_at_ms))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_collectors_accepted_is_in_log_spools_or_lanes_or_it_is_not_found() {
+        for (accepted, in_log, removed, spooled, missing, expected) in [
+            (0, 0, 0, 0, 0, (0, 0)),
+            // The last seconds of a collector, or an import.
+            (7, 10, 0, 2, 0, (5, 0)),
+            (12, 10, 0, 2, 0, (0, 0)),
+            // Retention removed some.
+            (12, 3, 7, 2, 0, (0, 0)),
+            // The log ended before some that it had acknowledged, which are noted.
+            (15, 10, 0, 2, 3, (0, 0)),
+            (17, 10, 0, 2, 3, (0, 2)),
+        ] {
+            let mut totals = Totals { in_log, removed, spooled, missing, ..Totals::default() };
+            totals.accept(accepted);
+            assert_eq!((totals.untallied, totals.not_found), expected, "{totals:?}");
+        }
+    }
 }

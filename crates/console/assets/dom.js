@@ -76,3 +76,14 @@ export const copyable = (text, label) => {
   const code = h("code", {}, text);
   return h("div", { class: "copyable" }, h("pre", { tabindex: 0 }, code), button);
 };
+
+/** Replaces everything below the heading of a panel, and keeps the scrolling position of its table. */
+export const replaceBody = (place, ...children) => {
+  const left = place.querySelector(".scroll")?.scrollLeft ?? 0;
+  const focused = document.activeElement && place.contains(document.activeElement) && document.activeElement.classList.contains("scroll");
+  const heading = place.firstElementChild;
+  place.replaceChildren(heading, ...children.flat(Infinity).filter(Boolean));
+  const scroll = place.querySelector(".scroll");
+  if (scroll && left) scroll.scrollLeft = left;
+  if (scroll && focused) scroll.focus({ preventScroll: true });
+};

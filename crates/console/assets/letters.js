@@ -1,7 +1,7 @@
 // Dead letters: the list, and one of them with its record.
 
 import { ask } from "./data.js";
-import { copyable, h, panel, put, table } from "./dom.js";
+import { copyable, h, panel, put, replaceBody, table } from "./dom.js";
 import { bytes, count, dateTime, words } from "./format.js";
 
 export const letters = (place, { signal, failed, session, rest }) => {
@@ -63,32 +63,35 @@ const list = async (place, { signal, discarded }) => {
 
 const one = async (place, { signal, session, place: where }) => {
   const line = await ask(`data/dead-letters/${encodeURIComponent(where)}`, { signal });
-  const letter = line.dead_letter;
-  const facts = [
-    ["Error", letter.error],
-    ["State", words(letter.state)],
-    ["Tries", count(letter.tries)],
-    ["Set aside", dateTime(letter.set_aside_at_ms)],
-    ["Appended", dateTime(letter.appended_at_ms)],
-    ["Received", dateTime(letter.received_at_ms)],
-    ["Type", letter.type ?? "–"],
-    ["Website", letter.website ?? "–"],
-    ["Session", letter.session ?? "–"],
-    ["Event", letter.event_id ?? "–"],
-    ["Record", bytes(letter.bytes)],
-  ];
+  const facts = panel("Facts", { id: "facts" });
+  const show = (letter) => replaceBody(facts, h("dl", { class: "facts" }, factsOf(letter).map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
+  show(line.dead_letter);
   const record = line.record ?? `${atob(line.record_base64)}`;
   place.append(
     h("p", { class: "back" }, h("a", { href: "#pipeline" }, "Pipeline"), " / ", h("a", { href: "#pipeline/dead-letters" }, "Dead letters")),
     h("h1", {}, `Dead letter ${where}`),
-    panel("Facts", {}, h("dl", { class: "facts" }, facts.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]))),
+    facts,
     panel("Record", {}, h("pre", { tabindex: 0 }, typeof record === "string" ? record : JSON.stringify(record, null, 2))),
-    decide({ signal, session, where, letter }),
+    decide({ signal, session, where, show }),
   );
 };
 
+const factsOf = (letter) => [
+  ["Error", letter.error],
+  ["State", words(letter.state)],
+  ["Tries", count(letter.tries)],
+  ["Set aside", dateTime(letter.set_aside_at_ms)],
+  ["Appended", dateTime(letter.appended_at_ms)],
+  ["Received", dateTime(letter.received_at_ms)],
+  ["Type", letter.type ?? "–"],
+  ["Website", letter.website ?? "–"],
+  ["Session", letter.session ?? "–"],
+  ["Event", letter.event_id ?? "–"],
+  ["Record", bytes(letter.bytes)],
+];
+
 /** Buttons with a key, commands without one. */
-const decide = ({ signal, session, where, letter }) => {
+const decide = ({ signal, session, where, show }) => {
   const title = "What to do";
   const retry = "Mend the cause, then have it tried again: its partition's writer folds it with its own time and ids.";
   const discard = "Or mark it, so that nobody has to look at it any more:";
@@ -111,9 +114,13 @@ const decide = ({ signal, session, where, letter }) => {
       buttons.forEach((each) => (each.disabled = true));
       try {
         put(state, "The command is being written into the log …");
+        const before = (await ask(`data/dead-letters/${encodeURIComponent(where)}`, { signal })).dead_letter;
         await ask(`data/dead-letters/${encodeURIComponent(where)}/${name}`, { signal, method: "POST" });
         put(state, "The command is in the log. The partition's writer obeys when it reads it …");
-        put(state, await outcome(where, letter, isDone, signal));
+        const text = await outcome(where, (now) => (show(now), isDone(now, before)), signal);
+        put(state, text ?? "It is settled: applied, or a duplicate of an applied event.");
+        // There is nothing left to decide.
+        if (!text) return show({ ...before, state: "settled" });
       } catch (error) {
         if (!signal.aborted) put(state, error.message);
       }
@@ -129,15 +136,15 @@ const decide = ({ signal, session, where, letter }) => {
     h(
       "p",
       { class: "actions" },
-      command("retry", "Try it again", false, (now) => now.tries > letter.tries && `It was tried again and is still dead: ${now.error}`),
+      command("retry", "Try it again", false, (now, before) => now.tries > before.tries && `It was tried again and is still dead: ${now.error}`),
       command("discard", "Discard it", true, (now) => now.state === "discarded" && "It is discarded: it stays in the list of those."),
     ),
     state,
   );
 };
 
-/** Waits for the writer, for a minute. */
-const outcome = async (where, letter, isDone, signal) => {
+/** Waits for the writer, for a minute; `null` once the letter is none any more. */
+const outcome = async (where, isDone, signal) => {
   for (const end = Date.now() + 60_000; Date.now() < end; ) {
     await new Promise((resume) => setTimeout(resume, 500));
     try {
@@ -145,7 +152,7 @@ const outcome = async (where, letter, isDone, signal) => {
       const text = isDone(now);
       if (text) return text;
     } catch (error) {
-      if (error.status === 404) return "It is settled: applied, or a duplicate of an applied event.";
+      if (error.status === 404) return null;
       throw error;
     }
   }

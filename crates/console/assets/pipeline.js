@@ -1,8 +1,10 @@
 // The pipeline: from requests to rows, now and over the last ten minutes.
 
 import { ask, repeat } from "./data.js";
-import { copyable, h, panel, put, table } from "./dom.js";
+import { copyable, h, panel, put, replaceBody, table } from "./dom.js";
 import { ago, brief, bytes, count, dateTime, ms, percent, rate, seconds, words } from "./format.js";
+import { growth } from "./growth.js";
+import { isLane, lanes } from "./lanes.js";
 import { letters } from "./letters.js";
 import { plot } from "./plot.js";
 import { welcome } from "./welcome.js";
@@ -58,10 +60,12 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
   const hello = h("div", {});
   const attention = h("div", {});
   const sum = panel("The account of all records", { id: "account" });
-  const strip = h("div", { class: "strip", "aria-hidden": "true" });
+  const strips = { records: lagStrip("records"), seconds: lagStrip("time") };
   const partitions = panel("Partitions", { id: "partitions" });
   const outcomes = panel("Requests since the start", { id: "outcomes" });
   const tables = panel("Tables", { id: "tables" });
+  const growing = growth();
+  const history = lanes();
   const spools = panel("Spools", { id: "spools" });
   place.append(
     h("h1", { class: "unseen" }, "Pipeline"),
@@ -70,9 +74,11 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
     h("div", { class: "tiles" }, Object.values(tiles).map((each) => each.element)),
     h("div", { class: "plots" }, [rates, latency, lag, commit].map((each) => each.element)),
     sum,
+    growing.element,
     partitions,
-    h("div", { class: "columns" }, outcomes, tables),
+    history.element,
     spools,
+    h("div", { class: "columns" }, outcomes, tables),
   );
   spools.hidden = true;
   const greeting = welcome(hello, { session, signal });
@@ -81,6 +87,8 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
   let pulse = null;
   let status = null;
   let before = null;
+  /** What a rebuild had done at the last answers. */
+  let built = [];
 
   const showPulse = () => {
     if (!pulse) return;
@@ -89,6 +97,7 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
     // As far back as the process knows, and two minutes at least.
     const from = Math.max(now - SPAN_MS, Math.min(points[0]?.at ?? now, now - 2 * 60_000));
     for (const each of [rates, latency, lag, commit]) each.show(points, from, now);
+    history.show({ points, from, now, lane: pulse.lane, noted: (status?.spools ?? []).filter(isLane) });
     const last = samples.at(-1) ?? {};
     tiles.accepted.show(rate(last.accepted_per_s), "per second");
     tiles.rejected.show(rate(last.rejected_per_s), "per second");
@@ -113,10 +122,13 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
     tiles.dead.show(brief(open), more.join(", ") || "to look at", open ? "bad" : "");
     showAttention(attention, status);
     showSum(sum, status);
-    showPartitions(partitions, strip, status, pulse, session);
-    showTables(tables, status);
-    spools.hidden = !status.spools.length;
-    if (status.spools.length) showSpools(spools, status.spools);
+    growing.show(status.layout);
+    showPartitions(partitions, strips, status, pulse, session);
+    built = since(built, status);
+    showTables(tables, status, built);
+    const noted = status.spools.filter((each) => !isLane(each));
+    spools.hidden = !noted.length;
+    if (noted.length) showSpools(spools, noted);
     greeting.show(totals.in_log + totals.spooled + totals.removed);
   };
 
@@ -193,7 +205,8 @@ export const concerns = (status) => {
     add("bad", `Partition ${each.partition} since ${dateTime(each.last_error_at_ms)}: ${each.last_error}`);
   }
   if (broken.length > 5) add("bad", `${broken.length - 5} more partitions have an error: see the table.`);
-  const { unaccounted, missing } = status.totals;
+  const { unaccounted, missing, not_found } = status.totals;
+  if (not_found) add("bad", `${count(not_found)} accepted events are neither in the log nor in a spool.`, "dashi audit");
   if (unaccounted) add("bad", `${count(unaccounted)} offsets are in no count.`, "dashi audit");
   if (missing) add("warn", `${count(missing)} records are missing from the log.`, "dashi status");
   if (status.dead_letters.open) {
@@ -201,9 +214,8 @@ export const concerns = (status) => {
   }
   for (const spool of status.spools) {
     // Historical events wait for live ones as a rule.
-    const isLane = spool.state === "historical";
-    if (spool.full) add("bad", `The ${isLane ? "lane" : "spool"} of ${spool.collector} is full: ${spool.full}.`);
-    else if (spool.trouble && !isLane) add("warn", `The spool of ${spool.collector}: ${spool.trouble}.`);
+    if (spool.full) add("bad", `The ${isLane(spool) ? "lane" : "spool"} of ${spool.collector} is full: ${spool.full}.`);
+    else if (spool.trouble && !isLane(spool)) add("warn", `The spool of ${spool.collector}: ${spool.trouble}.`);
   }
   if (status.tables.due) add("warn", `A rebuild is due: ${status.tables.due}.`, "dashi replay run");
   const unclaimed = status.partitions.filter((each) => !each.owner && each.lag_records).length;
@@ -229,35 +241,56 @@ const showAttention = (place, status) => {
   );
 };
 
+/** Two equations: all that collectors accepted is there, and all that is in the log has one outcome. */
 const showSum = (place, status) => {
   const { totals } = status;
-  const parts = [
-    ["applied", totals.applied],
-    ["duplicate", totals.duplicate],
-    ["dead", totals.dead],
-    ["missing", totals.missing],
-    ["markers", totals.markers],
-    ["not applied yet", totals.lag_records],
-  ].filter(([name, number]) => number || !["markers"].includes(name));
-  const less = [
-    ["read again", totals.rewound],
-    ["removed from the log", totals.removed],
-  ].filter(([, number]) => number);
   /** @param {any[]} part */
   const term = ([name, number], sign = "") => h("span", { class: "term" }, sign && h("i", {}, sign), h("span", {}, h("b", {}, count(number)), h("small", {}, name)));
-  const right = parts.map((part, at) => term(part, at ? "+" : "")).concat(less.map((part) => term(part, "−")));
-  const holds = totals.unaccounted === 0;
-  replaceBody(
-    place,
+  const side = (parts) => parts.map((part, at) => term(part, at ? "+" : ""));
+  const equation = (id, left, right, less, wrong) =>
     h(
       "div",
-      { class: "sum" },
-      term(["in the log", totals.in_log], ""),
+      { class: "sum", id },
+      side(left),
       h("i", { class: "equals" }, "="),
-      right,
-      h("span", { class: `verdict ${holds ? "good" : "bad"}` }, holds ? "adds up" : `${count(totals.unaccounted)} unaccounted`),
+      side(right),
+      less.map((part) => term(part, "−")),
+      h("span", { class: `verdict ${wrong ? "bad" : "good"}` }, wrong || "adds up"),
+    );
+  const present = ([, number]) => number;
+  replaceBody(
+    place,
+    equation(
+      "accepted",
+      [["accepted by collectors", totals.accepted], ["in no collector's count", totals.untallied]],
+      [
+        ["in the log", totals.in_log],
+        ...[["waiting in spools and lanes", totals.spooled], ["removed from the log", totals.removed]].filter(present),
+      ],
+      [],
+      totals.not_found && `${count(totals.not_found)} not found`,
     ),
-    totals.spooled > 0 && h("p", { class: "hint" }, `${count(totals.spooled)} more accepted events lie in spools and lanes and not in the log yet.`),
+    equation(
+      "outcomes-of-all",
+      [["in the log", totals.in_log]],
+      [
+        ["applied", totals.applied],
+        ["duplicate", totals.duplicate],
+        ["dead", totals.dead],
+        ["missing", totals.missing],
+        ...[["markers", totals.markers]].filter(present),
+        ["not applied yet", totals.lag_records],
+      ],
+      [["read again", totals.rewound], ["removed from the log", totals.removed]].filter(present),
+      totals.unaccounted && `${count(totals.unaccounted)} unaccounted`,
+    ),
+    h(
+      "p",
+      { class: "hint" },
+      "Collectors write their counts every two seconds; imports and commands are in none. ",
+      h("code", {}, "dashi audit"),
+      " compares the same by the hour, record by record.",
+    ),
   );
 };
 
@@ -273,20 +306,28 @@ const partitionsNow = (status, pulse, session) =>
     };
   });
 
-const showPartitions = (place, strip, status, pulse, session) => {
+/** Bars, one for each partition. */
+const lagStrip = (name) => {
+  const bars = h("div", { class: "strip" });
+  return { bars, element: h("figure", { class: "lag" }, h("figcaption", {}, `Lag, ${name}`), bars) };
+};
+
+const showPartitions = (place, strips, status, pulse, session) => {
   const all = partitionsNow(status, pulse, session);
   const most = Math.max(1, ...all.map((each) => each.lag_records));
   const oldest = Math.max(1, ...all.map((each) => each.lag_seconds));
   // On a scale by powers: one event shows, and a million do not hide a thousand.
   const height = (value, largest) => Math.round((Math.log1p(value) / Math.log1p(largest)) * 100);
-  strip.replaceChildren(
-    ...all.map((each) => {
-      const bar = h("i", { class: ["failed", "waiting_for_store", "waiting_for_log"].includes(each.state) ? "bad" : each.lag_seconds > 60 ? "warn" : "" });
-      bar.style.height = `${Math.max(4, height(each.lag_records, most))}%`;
-      const cell = h("span", { title: `Partition ${each.partition}: ${count(each.lag_records)} records, ${seconds(each.lag_seconds)}` }, bar);
-      return cell;
-    }),
-  );
+  const draw = ({ bars }, key, largest) =>
+    bars.replaceChildren(
+      ...all.map((each) => {
+        const bar = h("i", { class: ["failed", "waiting_for_store", "waiting_for_log"].includes(each.state) ? "bad" : each.lag_seconds > 60 ? "warn" : "" });
+        bar.style.height = `${Math.max(4, height(each[key], largest))}%`;
+        return h("span", { title: `Partition ${each.partition}: ${count(each.lag_records)} records, ${seconds(each.lag_seconds)}` }, bar);
+      }),
+    );
+  draw(strips.records, "lag_records", most);
+  draw(strips.seconds, "lag_seconds", oldest);
   const shown = all.length <= ROWS_MAX ? all : [...all].sort((a, b) => b.lag_records - a.lag_records).slice(0, ROWS_MAX);
   const meter = (value, largest, text) => {
     const bar = h("i", { class: "meter", "aria-hidden": "true" });
@@ -295,7 +336,7 @@ const showPartitions = (place, strip, status, pulse, session) => {
   };
   replaceBody(
     place,
-    strip,
+    h("div", { class: "strips", "aria-hidden": "true" }, strips.records.element, strips.seconds.element),
     table(
       [
         { title: "Partition", of: (each) => String(each.partition) },
@@ -315,8 +356,19 @@ const showPartitions = (place, strip, status, pulse, session) => {
   );
 };
 
-const showTables = (place, status) => {
-  const { generations, building } = status.tables;
+/** The answers of the last half minute about the rebuild that runs, with this one. */
+const since = (built, { at, tables: { building } }) =>
+  building ? [...built.filter((each) => each.number === building.number && each.at > at - 30_000), { ...building, at }] : [];
+
+/** How long it still takes, by what it did lately; nothing if it did nothing. */
+const left = (built) => {
+  const [first, last] = [built[0], built.at(-1)];
+  const per_s = first && ((last.done - first.done) / (last.at - first.at)) * 1_000;
+  return per_s > 0 ? `, ${rate(per_s)}/s, ${seconds((last.total - last.done) / per_s)} left` : "";
+};
+
+const showTables = (place, status, built) => {
+  const { generations, building, due } = status.tables;
   const progress = building && h("progress", { max: Math.max(1, building.total), value: building.done, "aria-label": "Rebuild" });
   replaceBody(
     place,
@@ -324,7 +376,7 @@ const showTables = (place, status) => {
       h(
         "div",
         { class: "building" },
-        h("p", {}, `Generation ${building.number} is being built: ${count(building.done)} of ${count(building.total)} records (${percent(building.done / Math.max(1, building.total))}), last commit ${ago(building.committed_at_ms)}.`),
+        h("p", {}, `Generation ${building.number} is being built: ${count(building.done)} of ${count(building.total)} records (${percent(building.done / Math.max(1, building.total))})${left(built)}; last commit ${ago(building.committed_at_ms)}.`),
         progress,
       ),
     table(
@@ -337,6 +389,7 @@ const showTables = (place, status) => {
       generations,
       { caption: "Generations of the tables" },
     ),
+    due && h("p", { class: "hint" }, `A rebuild is due: ${due}.`),
     status.umami && h("p", { class: "hint" }, `Tables of Umami ${status.umami.release}.`),
   );
 };
@@ -355,17 +408,6 @@ const showSpools = (place, spools) =>
         { title: "Noted", number: true, of: (each) => ago(each.noted_at_ms) },
       ],
       spools,
-      { caption: "Spools and lanes of collectors" },
+      { caption: "Spools of collectors" },
     ),
   );
-
-/** Replaces everything below the heading, and keeps the scrolling position of its tables. */
-const replaceBody = (place, ...children) => {
-  const left = place.querySelector(".scroll")?.scrollLeft ?? 0;
-  const focused = document.activeElement && place.contains(document.activeElement) && document.activeElement.classList.contains("scroll");
-  const heading = place.firstElementChild;
-  place.replaceChildren(heading, ...children.flat(Infinity).filter(Boolean));
-  const scroll = place.querySelector(".scroll");
-  if (scroll && left) scroll.scrollLeft = left;
-  if (scroll && focused) scroll.focus({ preventScroll: true });
-};

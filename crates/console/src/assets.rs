@@ -23,6 +23,8 @@ const FILES: &[(&str, &str, &str)] = &[
     ("format.js", SCRIPT, include_str!("../assets/format.js")),
     ("plot.js", SCRIPT, include_str!("../assets/plot.js")),
     ("pipeline.js", SCRIPT, include_str!("../assets/pipeline.js")),
+    ("growth.js", SCRIPT, include_str!("../assets/growth.js")),
+    ("lanes.js", SCRIPT, include_str!("../assets/lanes.js")),
     ("letters.js", SCRIPT, include_str!("../assets/letters.js")),
     ("welcome.js", SCRIPT, include_str!("../assets/welcome.js")),
     ("live.js", SCRIPT, include_str!("../assets/live.js")),

@@ -40,6 +40,46 @@ pub struct Sample {
     lag_s: Option<f64>,
     /// Requests being worked on.
     in_flight: Option<f64>,
+    /// Live events per second on their way into the log: all that were accepted but the historical ones.
+    live_per_s: Option<f64>,
+    /// Historical events per second that the log took from the lane of this process.
+    historical_per_s: Option<f64>,
+}
+
+/// The lane of historical events of this process, by the last sample.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+struct LaneNow {
+    /// Accepted events that wait for the log.
+    records: f64,
+    bytes: f64,
+    bytes_max: f64,
+    oldest_wait_s: f64,
+    set_aside: f64,
+    /// 1 while it takes no more.
+    full: f64,
+    /// 1 while its events wait.
+    waits: f64,
+    /// Events that came, and that went into the log, since the process began.
+    taken: f64,
+    forwarded: f64,
+}
+
+impl LaneNow {
+    /// The value of a metric, by its name behind `dashi_history_`.
+    fn value(&mut self, name: &str) -> Option<&mut f64> {
+        Some(match name {
+            "records" => &mut self.records,
+            "bytes" => &mut self.bytes,
+            "bytes_max" => &mut self.bytes_max,
+            "oldest_wait_seconds" => &mut self.oldest_wait_s,
+            "set_aside" => &mut self.set_aside,
+            "full" => &mut self.full,
+            "waits" => &mut self.waits,
+            "taken_total" => &mut self.taken,
+            "forwarded_total" => &mut self.forwarded,
+            _ => return None,
+        })
+    }
 }
 
 /// A partition of this process, by the last sample.
@@ -62,6 +102,7 @@ struct Totals {
     commits: Buckets,
     in_flight: Option<f64>,
     partitions: BTreeMap<u32, PartitionNow>,
+    lane: Option<LaneNow>,
 }
 
 /// A histogram: by the upper bound of each bucket, how many observations did not exceed it.
@@ -86,6 +127,8 @@ struct Answer<'a> {
     submissions: &'a BTreeMap<String, f64>,
     records: &'a BTreeMap<String, f64>,
     partitions: &'a BTreeMap<u32, PartitionNow>,
+    /// `None` of a process without a lane.
+    lane: Option<LaneNow>,
     samples: Vec<Sample>,
 }
 
@@ -132,6 +175,7 @@ impl Pulse {
             submissions: &totals.submissions,
             records: &totals.records,
             partitions: &totals.partitions,
+            lane: totals.lane,
             samples: recent.samples.iter().filter(|sample| sample.at_ms > after_ms).copied().collect(),
         };
         // Numbers and texts always have a form in JSON.
@@ -165,7 +209,13 @@ impl Totals {
                 "dashi_projector_partition_state" if line.value == 1.0 => {
                     totals.partition(line.label("partition")).state = line.label("state").map(str::to_owned);
                 }
-                _ => {}
+                name => {
+                    if let Some(name) = name.strip_prefix("dashi_history_")
+                        && let Some(value) = totals.lane.get_or_insert_default().value(name)
+                    {
+                        *value = line.value;
+                    }
+                }
             }
         }
         totals
@@ -189,11 +239,19 @@ impl Totals {
         let projects = !self.commits.0.is_empty();
         let submissions =
             |of: &dyn Fn(&str) -> bool| collects.then(|| rate(&self.submissions, &before.submissions, of));
+        let accepted_per_s = submissions(&|outcome| outcome == "accepted");
+        let of_lane = |of: fn(&LaneNow) -> f64| {
+            let then = before.lane.unwrap_or_default();
+            self.lane.map(|lane| ((of(&lane) - of(&then)) / elapsed_s).max(0.0))
+        };
+        let taken_per_s = of_lane(|lane| lane.taken).unwrap_or_default();
         let appends = self.appends.since(&before.appends);
         let has_lag = projects && !self.partitions.is_empty();
         Sample {
             at_ms,
-            accepted_per_s: submissions(&|outcome| outcome == "accepted"),
+            accepted_per_s,
+            live_per_s: accepted_per_s.map(|accepted| (accepted - taken_per_s).max(0.0)),
+            historical_per_s: of_lane(|lane| lane.forwarded),
             rejected_per_s: submissions(&|outcome| outcome != "accepted"),
             applied_per_s: projects
                 .then(|| rate(&self.records, &before.records, &|outcome| outcome == "applied")),
@@ -287,6 +345,8 @@ mod tests {
                 lag_records: Some(7.0),
                 lag_s: Some(1.5),
                 in_flight: Some(2.0),
+                live_per_s: Some(10.0),
+                historical_per_s: None,
             }
         );
         let answer: serde_json::Value = serde_json::from_str(&pulse.since(0)).unwrap();
@@ -295,6 +355,32 @@ mod tests {
         assert_eq!(answer["samples"].as_array().unwrap().len(), 1);
         let later: serde_json::Value = serde_json::from_str(&pulse.since(3_000)).unwrap();
         assert_eq!(later["samples"], serde_json::json!([]));
+    }
+
+    #[test]
+    fn live_and_historical_events_are_told_apart() {
+        let lane = |taken: u64, forwarded: u64| {
+            format!(
+                "dashi_history_records {}\ndashi_history_bytes_max 4096\ndashi_history_waits 1\n\
+                 dashi_history_taken_total {taken}\ndashi_history_forwarded_total {forwarded}\n",
+                taken - forwarded
+            )
+        };
+        let pulse = Pulse::default();
+        let reading = |accepted, taken, forwarded| {
+            Totals::read(&(text(accepted, 0, 0, [0, 0, 0]) + &lane(taken, forwarded)))
+        };
+        pulse.add(reading(10, 4, 1), 1_000, Duration::from_secs(1));
+        pulse.add(reading(40, 24, 11), 3_000, Duration::from_secs(2));
+        let sample = pulse.lock().samples[0];
+        assert_eq!((sample.accepted_per_s, sample.live_per_s), (Some(15.0), Some(5.0)));
+        assert_eq!(sample.historical_per_s, Some(5.0));
+        let answer: serde_json::Value = serde_json::from_str(&pulse.since(0)).unwrap();
+        let shown = &answer["lane"];
+        assert_eq!((&shown["records"], &shown["waits"]), (&13.0.into(), &1.0.into()), "{answer}");
+        assert_eq!((&shown["bytes_max"], &shown["taken"]), (&4096.0.into(), &24.0.into()), "{answer}");
+        let without = Totals::read(&text(1, 0, 0, [0, 0, 0]));
+        assert_eq!(without.since(&without, 0, 1.0).historical_per_s, None);
     }
 
     #[test]

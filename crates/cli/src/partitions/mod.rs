@@ -8,6 +8,7 @@ use dashi_config::Loaded;
 
 use self::grow::GrowArgs;
 use self::show::ShowArgs;
+pub use self::show::Spread;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use dashi_api::Keys;
@@ -14,7 +14,8 @@ use dashi_console::{
 use dashi_domain::dead_letters::LetterAction;
 use dashi_event_log::EventLog;
 use dashi_ingest::{SCRIPT_PATH, SEND_PATH};
-use dashi_store::{LetterPlace, Store, Website};
+use dashi_store::{LetterPlace, Store, StoreError, Website};
+use tokio::sync::Mutex;
 
 use crate::clock::now_ms;
 use crate::dead_letters::select::{FilterArgs, PlaceArg, Selection};
@@ -108,8 +109,12 @@ fn facts(base: &Base<'_>) -> ProcessFacts {
 }
 
 fn ask(base: &Base<'_>) -> Ask {
-    let asked =
-        Asked { settings: Arc::new(base.settings.clone()), log: base.log.clone(), store: base.store.clone() };
+    let asked = Asked {
+        settings: Arc::new(base.settings.clone()),
+        log: base.log.clone(),
+        store: base.store.clone(),
+        accepted: Arc::default(),
+    };
     Arc::new(move |question| {
         let asked = asked.clone();
         Box::pin(async move { asked.answer(question).await })
@@ -122,14 +127,43 @@ struct Asked {
     settings: Arc<Settings>,
     log: EventLog,
     store: Store,
+    /// See [`Asked::accepted`].
+    accepted: Arc<Mutex<Option<Accepted>>>,
 }
 
+/// The submissions that collectors accepted, by their tallies.
+struct Accepted {
+    count: u64,
+    read_at: Instant,
+    /// How long reading took.
+    took: Duration,
+}
+
+/// Tallies of years are many rows, so reading them takes a twentieth of the time at most. They are a lower bound of what the log
+/// has, however old they are.
+const TALLIES_REST: u32 = 20;
+
 impl Asked {
+    async fn accepted(&self) -> Result<u64, StoreError> {
+        let mut known = self.accepted.lock().await;
+        if let Some(Accepted { count, read_at, took }) = &*known
+            && read_at.elapsed() < *took * TALLIES_REST
+        {
+            return Ok(*count);
+        }
+        let began = Instant::now();
+        let count = status::accepted(&self.store, self.log.id()).await?;
+        *known = Some(Accepted { count, read_at: Instant::now(), took: began.elapsed() });
+        Ok(count)
+    }
+
     async fn answer(&self, question: Question) -> Result<String, Failure> {
         match question {
             Question::Status => {
                 let owner = open::owner();
-                let status = status::read(&self.settings, &self.log, &self.store, Some(&owner)).await;
+                let accepted = self.accepted().await.map_err(|error| unavailable(error.into()))?;
+                let status =
+                    status::read(&self.settings, &self.log, &self.store, Some(&owner), accepted).await;
                 let status = status.map_err(unavailable)?;
                 json(&status)
             }
