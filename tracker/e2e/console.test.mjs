@@ -2,32 +2,20 @@
 // move. Pictures go to e2e/out.
 import assert from "node:assert/strict";
 import { createServer } from "node:http";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { afterEach, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { startChromium, USER_AGENT } from "./chromium.mjs";
 import { Dashi, until } from "./dashi.mjs";
 
 const OUT = fileURLToPath(new URL("out/", import.meta.url));
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-/** As a person's: collectors take "HeadlessChrome" for a bot. */
-const USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
 const WAIT_MS_MAX = 60_000;
+const KEY = "a-key-of-sixteen-letters";
 
 let dashi;
 let site;
-let profile;
+let browser;
 let context;
 let page;
 let complaints;
@@ -53,15 +41,9 @@ beforeEach(async () => {
   mkdirSync(OUT, { recursive: true });
   dashi = await Dashi.start();
   site = await startSite();
-  profile = mkdtempSync(join(tmpdir(), "dashi-console-"));
-  context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [...FLAGS, `--user-agent=${USER_AGENT}`],
-    locale: "en-GB",
-    viewport: { width: 1280, height: 900 },
-  });
+  browser = await startChromium({ viewport: { width: 1280, height: 900 } });
+  ({ context, page } = browser);
   context.setDefaultTimeout(WAIT_MS_MAX);
-  page = context.pages()[0] ?? (await context.newPage());
   [complaints, elsewhere] = [[], []];
   page.on("pageerror", (error) => complaints.push(String(error)));
   page.on("console", (message) => message.type() === "error" && complaints.push(message.text()));
@@ -69,10 +51,9 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  await context.close();
+  await browser.close();
   await site.close();
   await dashi.remove();
-  rmSync(profile, { recursive: true, force: true });
 });
 
 const text = (selector) => page.locator(selector).first().textContent();
@@ -87,6 +68,12 @@ const shows = (selector, wanted) =>
     },
   );
 
+/** A number of an equation of the account, by its name. */
+const term = async (equation, name) => {
+  const texts = await page.locator(`${equation} .term`, { hasText: name }).allTextContents();
+  return Number(texts[0]?.replace(name, "").replaceAll(/[^0-9]/g, "") ?? NaN);
+};
+
 /** Visits pages of the site in a tab of its own. */
 const visit = async (...paths) => {
   const tab = await context.newPage();
@@ -96,6 +83,17 @@ const visit = async (...paths) => {
     await sent;
   }
   return tab;
+};
+
+/** Sends events in one request, without a page. */
+const send = async (payloads) => {
+  const answer = await fetch(`${dashi.url}/api/batch`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "user-agent": USER_AGENT },
+    body: JSON.stringify(payloads.map((payload) => ({ type: "event", payload: { website: dashi.website, ...payload } }))),
+  });
+  const text = await answer.text();
+  assert.deepEqual([answer.status, JSON.parse(text).errors], [200, 0], text);
 };
 
 /** Whether anything is wider than the window. */
@@ -118,7 +116,7 @@ test("the first minute: nothing but the page shows that it works", async () => {
   await shows(".arrived", "The first event has arrived");
   await shows("#account .verdict", "adds up");
   await until("one record that is applied", async () => {
-    const terms = await page.locator("#account .term").allTextContents();
+    const terms = await page.locator("#outcomes-of-all .term").allTextContents();
     return terms[0] === "1in the log" && terms[1] === "1applied";
   });
   const [row] = await dashi.rows("website_event");
@@ -139,7 +137,11 @@ test("the pipeline moves while a page sends events, by keyboard as by pointer", 
     return new Set(heights).size > 1;
   });
   const { in_log } = await dashi.settled();
-  await until("the account of all records", async () => (await text("#account .term b")) === String(in_log));
+  await until("the account of all records", async () => (await term("#outcomes-of-all", "in the log")) === in_log);
+  // The collector's own count comes within seconds.
+  await until("all of them in the collector's count", async () => (await term("#accepted", "accepted by collectors")) === in_log);
+  assert.equal(await term("#accepted", "in the log"), in_log);
+  assert.deepEqual(await page.locator("#account .verdict").allTextContents(), ["adds up", "adds up"]);
   await shows("#outcomes", /accepted\s*\d/);
   await until("eight partitions", async () => (await page.locator("#partitions tbody tr").count()) === 8);
   await shows("#partitions tbody", "running");
@@ -258,13 +260,13 @@ test("every view fits a phone, in light and dark", async () => {
 
 test("a console that needs a key asks for it", async () => {
   await dashi.stop();
-  await dashi.start({ DASHI_API_KEYS: "a-key-of-sixteen-letters" });
+  await dashi.start({ DASHI_API_KEYS: KEY });
   await page.goto(`${dashi.url}/console`);
   const key = page.getByLabel("API key");
   await key.fill("not-the-key-of-this-server");
   await page.getByRole("button", { name: "Open" }).click();
   await shows(".lock .bad", "does not know this key");
-  await key.fill("a-key-of-sixteen-letters");
+  await key.fill(KEY);
   await page.getByRole("button", { name: "Open" }).click();
   await shows("#account .verdict", "adds up");
   await page.reload();
@@ -272,5 +274,155 @@ test("a console that needs a key asks for it", async () => {
   await page.goto(`${dashi.url}/console/#live`);
   await shows("#events", "No event was applied");
   assert.ok(!page.url().includes("a-key"), "the key is in no address");
+  clean();
+});
+
+/** Starts it again with a key, and opens the page with it. */
+const openWithKey = async (settings = {}) => {
+  await dashi.stop();
+  await dashi.start({ ...settings, DASHI_API_KEYS: KEY });
+  await page.goto(`${dashi.url}/console`);
+  await page.getByLabel("API key").fill(KEY);
+  await page.getByRole("button", { name: "Open" }).click();
+  await shows("#account .verdict", "adds up");
+};
+
+test("a dead letter is tried again and another one discarded, and the tables follow", async () => {
+  await openWithKey();
+  await dashi.sql("CREATE TRIGGER no_poison BEFORE INSERT ON website_event WHEN NEW.url_path LIKE '/poison%' BEGIN SELECT RAISE(ABORT, 'poison is not taken'); END");
+  const tab = await visit("/good", "/poison-one", "/poison-two");
+  await tab.close();
+  const paths = async () => (await dashi.rows("website_event")).map((row) => row.url_path);
+  await until("two dead letters", async () => (await dashi.settled()).dead === 2);
+  assert.deepEqual(await paths(), ["/good"]);
+  await shows(".concerns", "2 records could not be applied");
+  const tile = page.locator("a.tile", { hasText: "Dead letters" });
+  await until("two dead letters in the tile", async () => (await tile.locator("strong").textContent()) === "2");
+  assert.equal(await term("#outcomes-of-all", "dead"), 2);
+
+  await tile.click();
+  const rows = page.locator("main tbody tr");
+  await until("two rows", async () => (await rows.count()) === 2 && (await rows.first().textContent()).includes("poison is not taken"));
+  await page.screenshot({ path: join(OUT, "console-letters.png") });
+  const open = async (path) => {
+    for (let at = 0; at < (await rows.count()); at++) {
+      await rows.nth(at).locator("a").click();
+      await shows("main pre", "payload");
+      if ((await text("main pre")).includes(path)) return;
+      await page.goBack();
+      await rows.first().locator("a").waitFor();
+    }
+    assert.fail(`no letter of ${path}`);
+  };
+
+  // Tried again while the cause is there: it is dead as before, and that is said.
+  await open("/poison-one");
+  await page.getByRole("button", { name: "Try it again" }).click();
+  await shows("main [role=status]", "still dead: ");
+  await shows("#facts", /Tries\s*2/);
+  await page.screenshot({ path: join(OUT, "console-letter.png") });
+  assert.deepEqual(await paths(), ["/good"]);
+  // Without the cause it is applied, and its row is there.
+  await dashi.sql("DROP TRIGGER no_poison");
+  await page.getByRole("button", { name: "Try it again" }).click();
+  await shows("main [role=status]", "It is settled: applied");
+  await shows("#facts", /State\s*settled/);
+  assert.ok(await page.getByRole("button", { name: "Discard it" }).isDisabled(), "nothing is left to decide");
+  // The page asks until the letter is gone, and Chromium notes the answer.
+  complaints = complaints.filter((text) => !/status of 404/.test(text));
+  assert.deepEqual((await paths()).sort(), ["/good", "/poison-one"]);
+
+  // The other one is discarded: on no list but that of the discarded ones.
+  await page.getByRole("link", { name: "Dead letters" }).click();
+  await until("one row", async () => (await rows.count()) === 1);
+  await open("/poison-two");
+  await page.getByRole("button", { name: "Discard it" }).click();
+  await shows("main [role=status]", "It is discarded");
+  await shows("#facts", /State\s*discarded/);
+  await page.getByRole("link", { name: "Dead letters" }).click();
+  await shows("main tbody", "There is none");
+  await page.getByLabel("Those that were discarded").check();
+  await until("it among the discarded ones", async () => (await rows.count()) === 1 && (await rows.first().textContent()).includes("discarded"));
+  await page.getByRole("link", { name: "Pipeline" }).first().click();
+  await until("none to look at", async () => (await tile.locator("strong").textContent()) === "0");
+  assert.match(await tile.locator("small").textContent(), /1 discarded/);
+  assert.deepEqual((await paths()).sort(), ["/good", "/poison-one"], "a discarded one has no row");
+  assert.deepEqual(await page.locator("#account .verdict").allTextContents(), ["adds up", "adds up"]);
+  clean();
+});
+
+test("historical events wait in their lane, and the page shows what it holds and its share", async () => {
+  // Without a projector nothing is applied, so history waits for as long.
+  await dashi.stop();
+  await dashi.start({}, "collect");
+  await page.goto(`${dashi.url}/console`);
+  await shows("#account .verdict", "adds up");
+  assert.ok(await page.locator("#lanes").isHidden(), "there was no history yet");
+  const old = Math.floor(Date.now() / 1_000) - 7 * 86_400;
+  for (let from = 0; from < 4_000; from += 200) {
+    await send(Array.from({ length: 200 }, (_, at) => ({ url: `/old/${from + at}`, timestamp: old + at })));
+  }
+  await shows("#lane", /Waiting\s*[1-9]/);
+  await shows("#lanes tbody", "are not applied");
+  await until("it in the account", async () => (await term("#accepted", "waiting in spools and lanes")) > 0);
+  assert.equal(await page.locator("#account .verdict.bad").count(), 0);
+  await page.locator("#lanes").screenshot({ path: join(OUT, "console-lanes.png") });
+  await page.setViewportSize({ width: 390, height: 844 });
+  await fits();
+  await page.setViewportSize({ width: 1280, height: 900 });
+
+  // With one they enter the log, and the lane is empty.
+  await dashi.stop();
+  await dashi.start({}, "serve");
+  await page.reload();
+  await shows("#lane", /Waiting\s*0/);
+  await until("its share", async () => /Its share\s*\d/.test(await text("#lane")));
+  const { applied } = await dashi.settled();
+  assert.equal(applied, 4_000);
+  await until("all of them in the account", async () => (await term("#outcomes-of-all", "applied")) === 4_000);
+  clean();
+});
+
+test("a growth is shown until the projection has passed its barriers", async () => {
+  await dashi.stop();
+  await dashi.start({}, "collect");
+  const tab = await visit("/before");
+  await page.goto(`${dashi.url}/console`);
+  await until("eight partitions", async () => (await page.locator("#partitions tbody tr").count()) === 8);
+  assert.ok(await page.locator("#growth").isHidden());
+  await dashi.command("partitions", "grow", "--to", "12");
+  await shows("#growth", "The log has 12 partitions now; the projection has passed the barrier in 0 of them.");
+  assert.equal(await page.locator("#growth progress").getAttribute("max"), "12");
+  await until("twelve partitions", async () => (await page.locator("#partitions tbody tr").count()) === 12);
+  await page.locator("#growth").screenshot({ path: join(OUT, "console-growth.png") });
+  await tab.goto(`${site.url}/after`);
+  await tab.close();
+  await dashi.stop();
+  await dashi.start({}, "serve");
+  await page.reload();
+  await dashi.settled();
+  await until("the end of the growth", async () => page.locator("#growth").isHidden());
+  await shows("#partitions tbody", "running");
+  clean();
+});
+
+test("a rebuild is shown with its progress, and the generation that it made", async () => {
+  await dashi.stop();
+  await dashi.start({ DASHI_PROJECTOR_BATCH_RECORDS_MAX: "1" });
+  await send(Array.from({ length: 60 }, (_, at) => ({ url: `/page/${at}` })));
+  await dashi.settled();
+  await page.goto(`${dashi.url}/console`);
+  await shows("#tables tbody", "live");
+  // Slow enough to be watched.
+  const running = dashi.command("replay", "run", "--rate", "5");
+  await shows(".building", /Generation 2 is being built: \d+ of 60 records/);
+  await shows(".building", /\/s, .+ left; last commit/);
+  const progress = page.locator(".building progress");
+  const share = async () => Number(await progress.getAttribute("value").catch(() => 60));
+  const before = await share();
+  await until("progress", async () => (await share()) > before);
+  await running;
+  await shows("#tables tbody tr:nth-child(2)", "ready");
+  await until("the end of the rebuild", async () => (await page.locator(".building").count()) === 0);
   clean();
 });

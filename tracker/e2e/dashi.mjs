@@ -29,6 +29,7 @@ export class Dashi {
   #process;
   #ended;
   #listen = "127.0.0.1:0";
+  #role = "serve";
   #settings = {};
   /** The website that its events are for. */
   website;
@@ -62,10 +63,14 @@ export class Dashi {
     return (await run(BINARY, [...args, ...this.#files()], this.#options)).stdout;
   }
 
-  /** Starts it (again), on the port that it had. `settings`, if given, are variables of its environment from now on. */
-  async start(settings = this.#settings) {
+  /**
+   * Starts it (again), on the port that it had. `settings`, if given, are variables of its environment from now on, `role` is
+   * the command: `serve`, `collect`, `project`.
+   */
+  async start(settings = this.#settings, role = this.#role) {
     this.#settings = settings;
-    const args = ["serve", "--listen", this.#listen, ...this.#files()];
+    this.#role = role;
+    const args = [role, "--listen", this.#listen, ...this.#files()];
     const child = spawn(BINARY, args, { ...this.#options, stdio: ["ignore", "pipe", "pipe"] });
     this.#process = child;
     this.#ended = new Promise((resolve) => child.on("exit", (code, signal) => resolve(signal ?? code)));
@@ -107,6 +112,11 @@ export class Dashi {
     const sql = `select * from ${table} order by created_at, rowid`;
     const { stdout } = await run("sqlite3", ["-readonly", "-json", join(this.#folder, "store.db"), sql]);
     return JSON.parse(stdout || "[]");
+  }
+
+  /** Changes its tables behind its back, as somebody with a shell does. */
+  async sql(text) {
+    await run("sqlite3", ["-cmd", ".timeout 10000", join(this.#folder, "store.db"), text]);
   }
 
   /** Makes the tables again from the log and compares them with the ones that there are. */

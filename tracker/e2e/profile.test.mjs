@@ -3,29 +3,18 @@
 // sample of docs/follow.md. Pictures go to e2e/out.
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { startChromium, USER_AGENT } from "./chromium.mjs";
 import { Dashi, until } from "./dashi.mjs";
 
 const OUT = fileURLToPath(new URL("out/", import.meta.url));
 const GUIDE = readFileSync(new URL("../../docs/follow.md", import.meta.url), "utf8");
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 const LAPTOP = {
-  agent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36",
+  agent: USER_AGENT,
   viewport: { width: 1280, height: 720 },
 };
 const PHONE = {
@@ -104,16 +93,11 @@ const startSite = async () => {
 };
 
 /** A browser of its own, with storage of its own, on the page of this person. */
-const open = async ({ agent, viewport }, path) => {
-  const profile = mkdtempSync(join(tmpdir(), "dashi-profile-"));
-  const context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    args: [...FLAGS, `--user-agent=${agent}`],
-    viewport,
-  });
-  devices.push({ context, profile });
-  context.setDefaultTimeout(WAIT_MS_MAX);
-  const page = context.pages()[0] ?? (await context.newPage());
+const open = async (device, path) => {
+  const browser = await startChromium(device);
+  devices.push(browser);
+  browser.context.setDefaultTimeout(WAIT_MS_MAX);
+  const { page } = browser;
   page.on("pageerror", (error) => complaints.push(String(error)));
   await page.goto(`${site.url}/${path}`);
   return page;
@@ -145,10 +129,7 @@ beforeEach(async () => {
 });
 
 afterEach(async () => {
-  for (const { context, profile } of devices.splice(0)) {
-    await context.close();
-    rmSync(profile, { recursive: true, force: true });
-  }
+  for (const browser of devices.splice(0)) await browser.close();
   await site.close();
   await dashi.remove();
   assert.deepEqual(complaints, [], "errors reached a page");

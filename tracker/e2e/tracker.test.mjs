@@ -1,33 +1,20 @@
 // The built script in headless Chromium, sending to a real Dashi; at the end of each test its tables hold one row for
 // every event, and nothing else. Pictures and a list of what was sent go to e2e/out.
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, afterEach, before, beforeEach, test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { chromium } from "playwright-core";
+import { startChromium, USER_AGENT } from "./chromium.mjs";
 import { Dashi, eventId, sessionId, until, visitId } from "./dashi.mjs";
 import { startGate, startSite } from "./servers.mjs";
 
 const OUT = fileURLToPath(new URL("out/", import.meta.url));
-const FLAGS = [
-  "--headless",
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
-/** As a person's: collectors take "HeadlessChrome" for a bot. */
-const USER_AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0 Safari/537.36";
 
 let dashi;
 let gate;
 let site;
-let profile;
+let browser;
 let context;
 let page;
 let pageErrors;
@@ -42,27 +29,18 @@ beforeEach(async () => {
   dashi = await Dashi.start();
   gate = await startGate(dashi);
   site = await startSite(gate);
-  profile = mkdtempSync(join(tmpdir(), "dashi-e2e-"));
-  context = await chromium.launchPersistentContext(profile, {
-    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-    // As a flag: what a page sends while it ends does not have the agent that Playwright sets.
-    args: [...FLAGS, `--user-agent=${USER_AGENT}`],
-    locale: "en-GB",
-    viewport: { width: 800, height: 450 },
-    screen: { width: 1280, height: 720 },
-  });
-  page = context.pages()[0] ?? (await context.newPage());
+  browser = await startChromium({ viewport: { width: 800, height: 450 }, screen: { width: 1280, height: 720 } });
+  ({ context, page } = browser);
   pageErrors = [];
   page.on("pageerror", (error) => pageErrors.push(String(error)));
 });
 
 afterEach(async (t) => {
   sent[t.name] = gate.tries.map(({ kind, payload, status }) => ({ kind, status, ...payload }));
-  await context.close();
+  await browser.close();
   await site.close();
   await gate.close();
   await dashi.remove();
-  rmSync(profile, { recursive: true, force: true });
   assert.deepEqual(pageErrors, [], "errors reached the page");
 });
 
