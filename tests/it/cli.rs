@@ -13,7 +13,7 @@ use hyper::Method;
 use integration_tests::dashi::Ended;
 use integration_tests::http::{self, Connection};
 use integration_tests::setup::{AGENT, SECRET, WEBSITE, submission};
-use integration_tests::{Dashi, Setup, TestDirectory, eventually, free_port, on_both_setups};
+use integration_tests::{Dashi, Deployment, Setup, TestDirectory, eventually, free_port, on_both_setups};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -275,11 +275,55 @@ async fn a_secret_of_its_own_is_kept_beside_the_log_for_its_owner_alone() {
     assert_ne!(other.accept("event", &payload).await["sessionId"], first["sessionId"]);
 }
 
+/// Commands that change something print what they changed as one JSON value.
+#[tokio::test]
+async fn what_a_command_changed_is_printed_as_json() {
+    let directory = TestDirectory::create("json");
+    let deployment = Deployment::embedded(&directory);
+    let run = async |args: &[&str]| -> Value {
+        let ended = deployment.run(&[args, &["--json"]].concat()).await;
+        assert_eq!(ended.code, Some(0), "{args:?}: {}{}", ended.stdout, ended.stderr);
+        serde_json::from_str(&ended.stdout)
+            .unwrap_or_else(|error| panic!("{args:?}: {error}: {}", ended.stdout))
+    };
+    let website = run(&["website", "add", "--name", "One", "--domain", "one.example"]).await;
+    let id = website["id"].as_str().expect("an id").to_owned();
+    assert_eq!((&website["name"], &website["domain"]), (&json!("One"), &json!("one.example")));
+    for (args, expected) in [
+        (["website", "recordings", &id, "on"], json!({ "id": id, "recordings": true })),
+        (["website", "heatmaps", &id, "off"], json!({ "id": id, "heatmaps": false })),
+        (["website", "block", &id, "10.0.0.0/8"], json!({ "id": id, "blocked_addresses": "10.0.0.0/8" })),
+    ] {
+        assert_eq!(run(&args).await, expected);
+    }
+    assert_eq!(run(&["website", "remove", &id]).await, json!({ "id": id, "removed": true }));
+    for (kind, more) in [("link", &["--url", "https://a.example/"][..]), ("pixel", &[])] {
+        let added = run(&[&[kind, "add", "--name", "x", "--slug", "y"], more].concat()).await;
+        assert_eq!(added["slug"], "y", "{added}");
+        let id = added["id"].as_str().expect("an id");
+        assert_eq!(run(&[kind, "remove", id]).await, json!({ "id": id, "removed": true }));
+    }
+    let checked = run(&["config", "check"]).await;
+    assert_eq!((&checked["valid"], &checked["reached"]), (&json!(true), &json!(false)));
+    assert!(run(&["man"]).await["page"].as_str().is_some_and(|page| page.contains(".TH dashi 1")));
+    let pages = directory.path().join("man");
+    let files = run(&["man", "--output", pages.to_str().expect("UTF-8")]).await;
+    let files: Vec<_> = files["files"].as_array().expect("files").iter().filter_map(Value::as_str).collect();
+    assert!(files.iter().any(|file| file.ends_with("/dashi-replay-run.1")), "{files:?}");
+    assert!(files.iter().all(|file| std::path::Path::new(file).exists()), "{files:?}");
+    let there = fs::read_dir(&pages).unwrap().count();
+    assert_eq!(files.len(), there, "every page is named");
+    assert_eq!(run(&["completions", "bash"]).await["shell"], "bash");
+}
+
 #[tokio::test]
 async fn health_says_whether_a_running_dashi_is_ready() {
     let mut running = Setup::Embedded.start(&[]).await;
     let url = running.url("");
-    let health = Dashi::run(&["health", "--url", &url], &[]).await;
+    let lines = Dashi::run(&["health", "--url", &url], &[]).await;
+    assert_eq!(lines.code, Some(0), "{}", lines.stderr);
+    assert!(lines.stdout.starts_with("ready\n") && lines.stdout.contains("  store "), "{}", lines.stdout);
+    let health = Dashi::run(&["health", "--url", &url, "--json"], &[]).await;
     assert_eq!(health.code, Some(0), "{}", health.stderr);
     let ready: Value = serde_json::from_str(&health.stdout).unwrap();
     assert_eq!(ready["ready"], true, "{ready}");

@@ -1,5 +1,6 @@
 //! The command line: commands and flags.
 
+pub mod examples;
 mod replay;
 
 pub use replay::*;
@@ -25,12 +26,7 @@ use crate::partitions::PartitionsArgs;
 /// does all of it in one process and needs no other server.
 #[derive(Debug, Parser)]
 #[command(name = "dashi", version, max_term_width = 110)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 3 the answer is no (audit, compare, dead-letters, doctor, \
-    heal, import, replay, trace), 4 stopped before everything was finished.\n\nEvery setting can be given in a file (--config), as an environment \
-    variable (kafka.group is DASHI_KAFKA_GROUP), and some by a flag; the later one wins. `dashi config show` prints all \
-    settings and their origins."
-)]
+#[command(after_help = examples::DASHI)]
 pub struct Cli {
     /// TOML file with settings; config/default.toml documents all of them [env: DASHI_CONFIG]
     #[arg(long, global = true, value_name = "FILE")]
@@ -55,14 +51,17 @@ pub struct Cli {
 impl Cli {
     /// The values of flags that set a setting.
     pub fn flags(&self) -> Vec<FlagValue> {
-        let listen = match &self.command {
-            Command::Serve(args) | Command::Collect(args) | Command::Project(args) => args.listen,
-            _ => None,
+        let (listen, logs_json) = match &self.command {
+            Command::Serve(args) | Command::Collect(args) | Command::Project(args) => {
+                (args.listen, args.json)
+            }
+            _ => (None, false),
         };
         [
             ("log", self.log.clone(), "--log"),
             ("store", self.store.clone(), "--store"),
             ("listen", listen.map(|listen| listen.to_string()), "--listen"),
+            ("logs.format", logs_json.then(|| "json".to_owned()), "--json"),
         ]
         .into_iter()
         .filter_map(|(key, value, flag)| Some(FlagValue { key, value: value?, flag }))
@@ -73,29 +72,35 @@ impl Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Collect and project in one process: the whole of Dashi
+    #[command(after_help = examples::SERVE)]
     Serve(ServeArgs),
     /// Collect only: HTTP in, event log out
+    #[command(after_help = examples::COLLECT)]
     Collect(ServeArgs),
     /// Project only: event log in, store out; run at most as many as the log has partitions
+    #[command(after_help = examples::PROJECT)]
     Project(ServeArgs),
     /// Add, list and remove the websites whose events are taken
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::WEBSITE)]
     Website(WebsiteCommand),
     /// Add, list and remove links: /q/SLUG counts a visit and redirects to an address
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::LINK)]
     Link(LinkCommand),
     /// Add, list and remove pixels: /p/SLUG counts a visit and returns an invisible image
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::PIXEL)]
     Pixel(PixelCommand),
     /// Print partitions, checkpoints, lag, the account of all records and the last error
+    #[command(after_help = examples::STATUS)]
     Status(StatusArgs),
     /// Print over how many partitions the log is spread, or let that number grow
     Partitions(PartitionsArgs),
     /// Accept that the log lost records, so that projecting can go on; the lost records are recorded as missing
+    #[command(after_help = examples::ACCEPT_LOST)]
     AcceptLost(AcceptLostArgs),
     /// Rebuild the tables from the log beside the live ones and swap them, or fold the log into a store of its own
     Replay(ReplayArgs),
     /// Compare the rows of two stores (exit code 3 if they differ)
+    #[command(after_help = examples::COMPARE)]
     Compare(CompareArgs),
     /// Show that every record has its outcome and nothing is lost, by the hour (exit code 3 if it does not add up)
     Audit(AuditArgs),
@@ -104,44 +109,40 @@ pub enum Command {
     /// Erase a person, a session or all data of a website, by a command in the log that a replay obeys, too
     Erase(EraseArgs),
     /// Show where an event is and its outcome (exit code 3 if neither log nor store has it)
+    #[command(after_help = examples::TRACE)]
     Trace(TraceArgs),
     /// Find and repair the damage that Umami left in its tables (exit code 3 if there is some and --apply is not given)
     Heal(HealArgs),
     /// Bring history in: of an Umami database, of files, of another Dashi (exit code 3 if something cannot be taken)
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::IMPORT)]
     Import(ImportCommand),
     /// Write the log to NDJSON or Parquet files
     Export(ExportArgs),
     /// Keep closed ranges of the log in files, for replays beyond its retention
     Archive(ArchiveArgs),
     /// Measure a running collector with generated events
+    #[command(after_help = examples::BENCH)]
     Bench(BenchArgs),
     /// Ask a running Dashi whether it is ready (exit code 1 if not)
+    #[command(after_help = examples::HEALTH)]
     Health(HealthArgs),
     /// Examine settings, log, store, topic, rights, clocks and disks (exit code 3 if something fails)
-    #[command(
-        after_help = "Example:\n  dashi doctor --log kafka://k1:9092/dashi-events --store postgres://dashi@db/dashi\n\n\
-        Each line is ok, warn or fail, with its remedy. Nothing is changed, but a topic that is not there is made, as by any \
-        start."
-    )]
+    #[command(after_help = examples::DOCTOR)]
     Doctor(DoctorArgs),
     /// Send one event to a running collector and follow it to its row (exit code 3 if it is not applied in time)
-    #[command(
-        after_help = "Example:\n  dashi test-event --url http://127.0.0.1:8484\n\nThe event stays, as a page view of \
-        /dashi-test-event; `dashi erase --session ID` removes it."
-    )]
+    #[command(after_help = examples::TEST_EVENT)]
     TestEvent(TestEventArgs),
     /// Make API keys for the setting api.keys, and their hashes
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::KEYS)]
     Keys(KeysCommand),
     /// Print or check the settings
-    #[command(subcommand)]
+    #[command(subcommand, after_help = examples::CONFIG)]
     Config(ConfigCommand),
     /// Print the completions of a shell
-    #[command(after_help = "Example, for bash:\n  dashi completions bash > /etc/bash_completion.d/dashi")]
+    #[command(after_help = examples::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Print the manual page, or write the pages of all commands into a directory
-    #[command(after_help = "Example:\n  dashi man --output /usr/local/share/man/man1; man dashi-replay-run")]
+    #[command(after_help = examples::MAN)]
     Man(ManArgs),
 }
 
@@ -175,6 +176,10 @@ pub struct TestEventArgs {
 pub struct CompletionsArgs {
     /// The shell
     pub shell: clap_complete::Shell,
+
+    /// Print JSON, with the script as a text
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -182,6 +187,10 @@ pub struct ManArgs {
     /// Directory for one page per command; it is made if it is not there
     #[arg(long, value_name = "DIRECTORY")]
     pub output: Option<PathBuf>,
+
+    /// Print JSON: the page as a text, or the files that were written
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -193,15 +202,16 @@ pub struct ServeArgs {
     /// Allow this log in a store that already holds the projection of another log
     #[arg(long)]
     pub accept_new_log: bool,
-}
 
-const IDENTITY_KEY_EXAMPLES: &str = "Examples:
-  dashi website identity-key 94db1cb1-74f4-4a40-ad6c-962362670409
-  IDENTITY_KEY=$(dashi website identity-key ID)   # of the website's server";
+    /// Log JSON on a terminal, too (logs.format)
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Debug, Subcommand)]
 pub enum WebsiteCommand {
     /// Add a website; prints its id
+    #[command(after_help = examples::WEBSITE_ADD)]
     Add {
         /// Its name, for people
         #[arg(long)]
@@ -212,39 +222,55 @@ pub enum WebsiteCommand {
         /// The id that its trackers send; generated if omitted
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List the websites
+    #[command(after_help = examples::WEBSITE_LIST)]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Remove a website: its events are taken no more; its rows stay
+    #[command(after_help = examples::WEBSITE_REMOVE)]
     Remove {
         /// The id
         id: Uuid,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Turn session recordings of a website (/api/record) on or off
+    #[command(after_help = examples::WEBSITE_RECORDINGS)]
     Recordings {
         /// The id
         id: Uuid,
         /// Whether to take them
         #[arg(value_enum)]
         taken: Switch,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Turn heatmaps that a website's recorder posts on or off (Umami 3.2 and newer, and SQLite stores)
+    #[command(after_help = examples::WEBSITE_HEATMAPS)]
     Heatmaps {
         /// The id
         id: Uuid,
         /// Whether to take them
         #[arg(value_enum)]
         taken: Switch,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Print the key with which a website's server signs the distinct ids of its people (docs/follow.md): a secret
     ///
     /// It is derived from profiles.identity_key and signs for this website only. The signature of a distinct id is its
     /// HMAC-SHA-256 under this key, in hexadecimal digits.
-    #[command(after_help = IDENTITY_KEY_EXAMPLES)]
+    #[command(after_help = examples::WEBSITE_IDENTITY_KEY)]
     IdentityKey {
         /// The id
         id: Uuid,
@@ -253,11 +279,15 @@ pub enum WebsiteCommand {
         json: bool,
     },
     /// Set the addresses whose events a website refuses: they are answered 403
+    #[command(after_help = examples::WEBSITE_BLOCK)]
     Block {
         /// The id
         id: Uuid,
         /// Addresses and CIDR blocks, separated by commas; they replace the former ones. "" for none
         addresses: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -270,6 +300,7 @@ pub enum Switch {
 #[derive(Debug, Subcommand)]
 pub enum LinkCommand {
     /// Add a link; prints its id and path
+    #[command(after_help = examples::LINK_ADD)]
     Add {
         /// The address to which it redirects
         #[arg(long)]
@@ -285,17 +316,25 @@ pub enum LinkCommand {
         id: Option<Uuid>,
         #[command(flatten)]
         campaign: CampaignArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List the links
+    #[command(after_help = examples::LINK_LIST)]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Remove a link: it redirects no more; its rows stay, and its slug cannot be used again
+    #[command(after_help = examples::LINK_REMOVE)]
     Remove {
         /// The id
         id: Uuid,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -322,6 +361,7 @@ pub struct CampaignArgs {
 #[derive(Debug, Subcommand)]
 pub enum PixelCommand {
     /// Add a pixel; prints its id and path
+    #[command(after_help = examples::PIXEL_ADD)]
     Add {
         /// Its name, for people
         #[arg(long)]
@@ -332,17 +372,25 @@ pub enum PixelCommand {
         /// The id under which its events are stored; generated if omitted
         #[arg(long, value_name = "UUID")]
         id: Option<Uuid>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// List the pixels
+    #[command(after_help = examples::PIXEL_LIST)]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Remove a pixel; its rows stay, and its slug cannot be used again
+    #[command(after_help = examples::PIXEL_REMOVE)]
     Remove {
         /// The id
         id: Uuid,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -384,14 +432,7 @@ pub struct TraceArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Without --apply it changes nothing. Sessions that have events and no row get one, of properties that are \
-    there twice the newest stays, and events whose revenue was not written get it. Umami and Dashi may run meanwhile. \
-    Running it again changes nothing more.\n\n\
-    dashi heal --store postgres://umami:…@localhost/umami            report\n\
-    dashi heal --store postgres://… --apply --undo-file undo.ndjson  repair\n\
-    dashi heal --store postgres://… --undo undo.ndjson               take the repair back"
-)]
+#[command(after_help = examples::HEAL)]
 pub struct HealArgs {
     /// Repair the damage
     #[arg(long)]
@@ -529,12 +570,16 @@ pub struct ArchiveRunArgs {
 #[derive(Debug, Subcommand)]
 pub enum ArchiveCommand {
     /// List the archived ranges of all partitions
+    #[command(after_help = examples::ARCHIVE_LIST)]
     List(ArchivedArgs),
     /// Read all files and compare them with the manifests (exit code 3 if one is damaged)
+    #[command(after_help = examples::ARCHIVE_VERIFY)]
     Verify(ArchivedArgs),
     /// Apply the erasures of the log to the archive: tombstones take the places of erased records
+    #[command(after_help = examples::ARCHIVE_REWRITE)]
     Rewrite(ArchivedArgs),
     /// Embedded log: end the hold of this archive, so that retention removes records that it does not have, too
+    #[command(after_help = examples::ARCHIVE_RELEASE)]
     Release(ArchivedArgs),
 }
 
@@ -605,21 +650,23 @@ pub struct HealthArgs {
     /// Its address
     #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
     pub url: String,
+
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum KeysCommand {
     /// Make a key; prints it, this once, and its hash, which is what api.keys needs
-    #[command(
-        after_help = "Example:\n  dashi keys new\n  dashi keys new --json > key.json; export DASHI_API_KEYS=$(jq -r .hash key.json)"
-    )]
+    #[command(after_help = examples::KEYS_NEW)]
     New {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Print the hash of a key that is there; the key is read on standard input
-    #[command(after_help = "Example:\n  printf %s \"$KEY\" | dashi keys hash")]
+    #[command(after_help = examples::KEYS_HASH)]
     Hash {
         /// Print JSON
         #[arg(long)]
@@ -630,26 +677,23 @@ pub enum KeysCommand {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print every setting and its origin; secrets are redacted
+    #[command(after_help = examples::CONFIG_SHOW)]
     Show {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
     /// Check whether the settings are valid, reading them as `serve` does
+    #[command(after_help = examples::CONFIG_CHECK)]
     Check {
         /// Also connect to the event log and the store, within ten seconds each; creates and changes nothing there
         #[arg(long)]
         connect: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_definition_of_the_command_line_is_sound() {
-        use clap::CommandFactory as _;
-        Cli::command().debug_assert();
-    }
-}
+mod tests;

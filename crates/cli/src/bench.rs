@@ -1,6 +1,6 @@
 //! `dashi bench`: sends generated events to a running collector and measures it.
 
-use std::io::IsTerminal as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -11,6 +11,7 @@ use crate::args::BenchArgs;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
+use crate::progress::{ProgressDisplay, State, Unit};
 use crate::{interrupt, open};
 
 /// Runs the plan and prints the report. Exit code 1 if no event was acknowledged.
@@ -43,31 +44,28 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     plan.seed = args.seed.unwrap_or_else(|| now_ms().unsigned_abs());
     plan.record_acknowledged = args.record_acknowledged.clone();
     let stop = interrupt::token();
-    let terminal = std::io::stderr().is_terminal();
-    let progress = move |snapshot: &Snapshot| {
-        if terminal {
-            show(snapshot);
-        }
+    let display = Arc::new(ProgressDisplay::new(args.json));
+    let progress = |part: &'static str| {
+        let display = Arc::clone(&display);
+        move |snapshot: &Snapshot| show(&display, part, snapshot)
     };
     let limit = (!args.no_limit && plan.mode == Mode::Closed).then(|| plan.limit());
-    let mut report = dashi_load::run(plan, stop.clone(), progress).await?;
+    let mut report = dashi_load::run(plan, stop.clone(), progress("load")).await?;
     // Measured in the same run, since the speed of a machine changes from minute to minute; not after an interrupt.
     if let Some(limit) = limit.filter(|_| !stop.is_cancelled()) {
-        report = report.beside(&dashi_load::run(limit, stop, progress).await?);
+        report = report.beside(&dashi_load::run(limit, stop, progress("empty requests")).await?);
     }
-    if terminal {
-        eprintln!();
-    }
+    display.finish();
     print(&if args.json { serde_json::to_string(&report)? + "\n" } else { report.to_string() + "\n" });
     Ok(if report.counts.acknowledged_events > 0 { Exit::Done } else { Exit::Failed })
 }
 
-fn show(snapshot: &Snapshot) {
-    let left = snapshot.total.saturating_sub(snapshot.elapsed).as_secs_f64();
-    eprint!(
-        "\r{:>10} requests  {:>8.0}/s  {} errors  {left:.0} s left   ",
-        snapshot.requests, snapshot.requests_per_s, snapshot.errors
-    );
+fn show(display: &ProgressDisplay, part: &str, snapshot: &Snapshot) {
+    let Snapshot { elapsed, total, requests, requests_per_s, errors, .. } = snapshot;
+    let share = elapsed.as_secs_f64() / total.as_secs_f64().max(0.001);
+    let done = (share.min(1.0) * 1_000.0) as u64;
+    let note = format!("{requests} requests, {requests_per_s:.0}/s, {errors} errors");
+    display.show(State { part, done, total: 1_000, unit: Unit::Thousandths, note: Some(&note) });
 }
 
 fn seconds(flag: &str, value: f64) -> Result<Duration, Misuse> {

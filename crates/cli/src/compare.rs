@@ -1,19 +1,29 @@
 //! `dashi compare`: compares the rows of two stores.
 
 use dashi_config::Loaded;
-use dashi_store::TableComparison;
+use dashi_store::{ComparisonProgress, TableComparison};
 
 use crate::args::CompareArgs;
 use crate::exit::Exit;
 use crate::open;
 use crate::output::print;
+use crate::progress::{ProgressDisplay, State, Unit};
 
 /// Compares and prints the differences. Exit code 3 if the stores differ.
 pub async fn run(loaded: &Loaded, args: &CompareArgs) -> anyhow::Result<Exit> {
     let settings = &loaded.settings;
     let first = open::store(&args.first, settings, open::Absent::Refuse).await?;
     let second = open::store(&args.second, settings, open::Absent::Refuse).await?;
-    let comparison = dashi_store::compare(&first, &second).await?;
+    let display = ProgressDisplay::new(args.json);
+    let show = |at: ComparisonProgress| {
+        let note = format!("{}, table {} of {}", at.table, at.number, at.tables);
+        let (part, unit) = ("comparing", Unit::Of("rows"));
+        // Nobody knows the number of rows before they are read.
+        display.show(State { part, done: at.rows, total: 0, unit, note: Some(&note) });
+    };
+    let comparison = dashi_store::compare_watched(&first, &second, show).await;
+    display.finish();
+    let comparison = comparison?;
     first.close().await;
     second.close().await;
     print(&if args.json {

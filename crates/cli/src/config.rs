@@ -7,7 +7,8 @@ use dashi_ingest::check_limits_file;
 
 use crate::args::ConfigCommand;
 use crate::exit::{Exit, Misuse};
-use crate::output::print;
+use crate::output::{print, print_result};
+use crate::progress::within;
 use crate::{open, reach, settings};
 
 /// Runs one of the commands.
@@ -22,22 +23,33 @@ pub async fn run(loaded: &Loaded, command: ConfigCommand) -> anyhow::Result<Exit
                 format!("{}\n{}", loaded.show(), lines.concat())
             });
         }
-        ConfigCommand::Check { connect } => {
+        ConfigCommand::Check { connect, json } => {
             settings::check(loaded)?;
             open::parse_all(&loaded.settings)?;
             let limits = &loaded.settings.limits.file;
+            let mut limit_entries = None;
             if !limits.is_empty() {
                 let entries = check_limits_file(limits.as_ref()).map_err(|error| {
                     Misuse(format!("limits.file: {error}; a collector keeps its last good version"))
                 })?;
-                print(&format!("{limits}: {entries} entries\n"));
+                limit_entries = Some(entries);
+                if !json {
+                    print(&format!("{limits}: {entries} entries\n"));
+                }
             }
             if connect {
-                reach::run(&loaded.settings).await?;
-                print("settings are valid; the event log and the store can be reached\n");
-            } else {
-                print("settings are valid; --connect would also reach the event log and the store\n");
+                let reaching = reach::run(&loaded.settings);
+                within(json, "asking log and store", reach::LONGEST, reaching).await?;
             }
+            print_result(
+                json,
+                || serde_json::json!({ "valid": true, "reached": connect, "limits_file_entries": limit_entries }),
+                || match connect {
+                    true => "settings are valid; the event log and the store can be reached\n".to_owned(),
+                    false => "settings are valid; --connect would also reach the event log and the store\n"
+                        .to_owned(),
+                },
+            );
         }
     }
     Ok(Exit::Done)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use dashi_load::{Connection, Target};
+use serde_json::Value;
 
 use crate::args::HealthArgs;
 use crate::exit::{Exit, Misuse};
@@ -24,6 +25,18 @@ pub async fn run(args: &HealthArgs) -> anyhow::Result<Exit> {
         Ok(Err(error)) => anyhow::bail!("{} does not answer: {error}", args.url),
         Err(_) => anyhow::bail!("{} does not answer within {} s", args.url, WAIT.as_secs()),
     };
-    print(&format!("{}\n", String::from_utf8_lossy(&response.body)));
+    let body = String::from_utf8_lossy(&response.body);
+    print(&if args.json { format!("{body}\n") } else { text(&body) });
     Ok(if response.status == 200 { Exit::Done } else { Exit::Failed })
+}
+
+/// The answer as lines: whether it is ready, and each check.
+fn text(body: &str) -> String {
+    let Ok(answer) = serde_json::from_str::<Value>(body) else { return format!("{body}\n") };
+    let mut out = if answer["ready"] == true { "ready\n" } else { "not ready\n" }.to_owned();
+    for (name, state) in answer["checks"].as_object().into_iter().flatten() {
+        let state = state.as_str().map_or_else(|| state.to_string(), str::to_owned);
+        out.push_str(&format!("  {name:<16} {state}\n"));
+    }
+    out
 }

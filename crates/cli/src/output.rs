@@ -19,3 +19,8 @@ pub fn print_list<T>(
         items.iter().for_each(|item| print(&format!("{}\n", line(item))));
     }
 }
+
+/// Prints the result of a command: as JSON, or as a text.
+pub fn print_result(as_json: bool, json: impl FnOnce() -> serde_json::Value, text: impl FnOnce() -> String) {
+    print(&if as_json { format!("{}\n", json()) } else { text() });
+}

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io::IsTerminal as _;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -116,6 +117,34 @@ impl ProgressDisplay {
     pub fn finish(&self) {
         self.bar.finish_and_clear();
     }
+}
+
+/// How long work may take before it is shown that it is waited for.
+const UNREMARKABLE: Duration = Duration::from_secs(2);
+
+/// Waits for work that ends within `bound` by itself, and shows how much of that time is over once it takes longer than is
+/// unremarkable.
+pub async fn within<T>(json: bool, part: &str, bound: Duration, work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let mut work = pin!(work);
+    if let Ok(ended) = tokio::time::timeout(UNREMARKABLE, &mut work).await {
+        return ended;
+    }
+    let display = ProgressDisplay::new(json);
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    let ended = loop {
+        tokio::select! {
+            ended = &mut work => break ended,
+            _ = tick.tick() => {
+                let share = began.elapsed().as_secs_f64() / bound.as_secs_f64().max(0.001);
+                let done = (share.min(1.0) * 1_000.0) as u64;
+                let (unit, note) = (Unit::Thousandths, Some("at most"));
+                display.show(State { part, done, total: 1_000, unit, note });
+            }
+        }
+    };
+    display.finish();
+    ended
 }
 
 /// Seconds until the work is done, at this rate.

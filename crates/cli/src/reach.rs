@@ -13,6 +13,9 @@ use crate::open;
 /// Time limit of each.
 const BOUND: Duration = Duration::from_secs(10);
 
+/// Time limit of both.
+pub const LONGEST: Duration = Duration::from_secs(2 * BOUND.as_secs());
+
 /// Connects to both.
 ///
 /// # Errors

@@ -16,6 +16,7 @@ use crate::args::TestEventArgs;
 use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
 use crate::output::print;
+use crate::progress::within;
 use crate::{open, trace};
 
 /// The address of the page that the event is of, by which it is found in the dashboard.
@@ -71,7 +72,8 @@ pub async fn run(loaded: &Loaded, args: &TestEventArgs) -> anyhow::Result<Exit> 
         applied_ms: None,
         in_log: None,
     };
-    let applied = row(&store, event_id, Duration::from_secs(args.wait)).await?;
+    let wait = Duration::from_secs(args.wait);
+    let applied = within(args.json, "waiting for its row", wait, row(&store, event_id, wait)).await?;
     if applied.is_some() {
         way.applied_ms = Some(milliseconds(began));
     } else {

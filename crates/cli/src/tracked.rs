@@ -10,7 +10,7 @@ use crate::clock::now_ms;
 use crate::column::{NAME_CHARS_MAX, fits};
 use crate::exit::{Exit, Misuse};
 use crate::open;
-use crate::output::{print, print_list};
+use crate::output::{print_list, print_result};
 
 /// Widths of columns of Umami's tables, in characters.
 const SLUG_CHARS_MAX: usize = 100;
@@ -25,18 +25,20 @@ const SLUG_CHARS: usize = 9;
 pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit> {
     let store = store(loaded).await?;
     match command {
-        LinkCommand::Add { url, name, slug, id, campaign } => {
+        LinkCommand::Add { url, name, slug, id, campaign, json } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
             let (url, campaign) = (checked_url(url)?, checked_campaign(campaign)?);
             let id = id.unwrap_or_else(Uuid::now_v7);
             let link = TrackedLink { id, name, slug: checked_slug(slug)?, url, campaign };
             store.add_link(&link, now_ms()).await?;
-            print(&format!("{}  /q/{}\n", link.id, link.slug));
+            print_result(json, || link_json(&link), || format!("{}  /q/{}\n", link.id, link.slug));
         }
         LinkCommand::List { json } => print_list(&store.links().await?, json, link_json, |link| {
             format!("{}  {:<30}  /q/{:<20}  {}", link.id, link.name, link.slug, link.url)
         }),
-        LinkCommand::Remove { id } => removed("link", id, store.remove_link(id, now_ms()).await?)?,
+        LinkCommand::Remove { id, json } => {
+            removed("link", id, store.remove_link(id, now_ms()).await?, json)?
+        }
     }
     store.close().await;
     Ok(Exit::Done)
@@ -46,19 +48,18 @@ pub async fn link(loaded: &Loaded, command: LinkCommand) -> anyhow::Result<Exit>
 pub async fn pixel(loaded: &Loaded, command: PixelCommand) -> anyhow::Result<Exit> {
     let store = store(loaded).await?;
     match command {
-        PixelCommand::Add { name, slug, id } => {
+        PixelCommand::Add { name, slug, id, json } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
             let pixel = Pixel { id: id.unwrap_or_else(Uuid::now_v7), name, slug: checked_slug(slug)? };
             store.add_pixel(&pixel, now_ms()).await?;
-            print(&format!("{}  /p/{}\n", pixel.id, pixel.slug));
+            print_result(json, || pixel_json(&pixel), || format!("{}  /p/{}\n", pixel.id, pixel.slug));
         }
-        PixelCommand::List { json } => print_list(
-            &store.pixels().await?,
-            json,
-            |pixel| json!({ "id": pixel.id, "name": pixel.name, "slug": pixel.slug }),
-            |pixel| format!("{}  {:<30}  /p/{}", pixel.id, pixel.name, pixel.slug),
-        ),
-        PixelCommand::Remove { id } => removed("pixel", id, store.remove_pixel(id, now_ms()).await?)?,
+        PixelCommand::List { json } => print_list(&store.pixels().await?, json, pixel_json, |pixel| {
+            format!("{}  {:<30}  /p/{}", pixel.id, pixel.name, pixel.slug)
+        }),
+        PixelCommand::Remove { id, json } => {
+            removed("pixel", id, store.remove_pixel(id, now_ms()).await?, json)?;
+        }
     }
     store.close().await;
     Ok(Exit::Done)
@@ -81,9 +82,13 @@ fn link_json(link: &TrackedLink) -> serde_json::Value {
     listed
 }
 
-fn removed(what: &str, id: Uuid, existed: bool) -> anyhow::Result<()> {
-    anyhow::ensure!(existed, "there is no {what} with the id {id}");
-    print(&format!("removed {id}; its rows stay\n"));
+fn pixel_json(pixel: &Pixel) -> serde_json::Value {
+    json!({ "id": pixel.id, "name": pixel.name, "slug": pixel.slug })
+}
+
+fn removed(what: &str, id: Uuid, existed: bool, json: bool) -> anyhow::Result<()> {
+    anyhow::ensure!(existed, "there is no {what} with the id {id}: `dashi {what} list` has them");
+    print_result(json, || json!({ "id": id, "removed": true }), || format!("removed {id}; its rows stay\n"));
     Ok(())
 }
 

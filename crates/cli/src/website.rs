@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::column::{NAME_CHARS_MAX, fits};
 use crate::exit::{Exit, Misuse};
 use crate::open;
-use crate::output::{print, print_list};
+use crate::output::{print_list, print_result};
 
 /// Widths of columns of Umami's table.
 const DOMAIN_CHARS_MAX: usize = 500;
@@ -24,12 +24,16 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
     let store = open::store(&settings.store, settings, open::Absent::Create).await?;
     store.migrate().await?;
     match command {
-        WebsiteCommand::Add { name, domain, id } => {
+        WebsiteCommand::Add { name, domain, id, json } => {
             fits("--name", Some(&name), NAME_CHARS_MAX)?;
             fits("--domain", domain.as_deref(), DOMAIN_CHARS_MAX)?;
             let website = NewWebsite { id: id.unwrap_or_else(Uuid::now_v7), name, domain };
             store.add_website(&website, now_ms()).await?;
-            print(&format!("{}\n", website.id));
+            print_result(
+                json,
+                || json!({ "id": website.id, "name": website.name, "domain": website.domain }),
+                || format!("{}\n", website.id),
+            );
         }
         WebsiteCommand::List { json } => print_list(
             &store.websites().await?,
@@ -50,9 +54,13 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
                 format!("{}  {:<30}  {domain}", website.id, website.name)
             },
         ),
-        WebsiteCommand::Remove { id } => {
+        WebsiteCommand::Remove { id, json } => {
             changed(id, store.remove_website(id, now_ms()).await?)?;
-            print(&format!("removed {id}; its rows stay\n"));
+            print_result(
+                json,
+                || json!({ "id": id, "removed": true }),
+                || format!("removed {id}; its rows stay\n"),
+            );
         }
         WebsiteCommand::IdentityKey { id, json } => {
             let key = IdentityKey::new(settings.profiles.identity_key.expose()).ok_or_else(|| {
@@ -63,23 +71,25 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             })?;
             changed(id, store.websites().await?.iter().any(|website| website.id == id))?;
             let website_key = key.website_key(id);
-            print(&match json {
-                true => format!("{}\n", json!({ "website": id, "identity_key": website_key })),
-                false => format!("{website_key}\n"),
-            });
+            print_result(
+                json,
+                || json!({ "website": id, "identity_key": website_key }),
+                || format!("{website_key}\n"),
+            );
         }
-        WebsiteCommand::Recordings { id, taken } => {
-            changed(id, store.set_recordings(id, taken == Switch::On).await?)?;
-            let state = if taken == Switch::On { "takes recordings" } else { "takes no recordings" };
-            print(&format!("{id} {state}\n"));
+        WebsiteCommand::Recordings { id, taken, json } => {
+            let is_taken = taken == Switch::On;
+            changed(id, store.set_recordings(id, is_taken).await?)?;
+            let state = if is_taken { "takes recordings" } else { "takes no recordings" };
+            print_result(json, || json!({ "id": id, "recordings": is_taken }), || format!("{id} {state}\n"));
         }
-        WebsiteCommand::Heatmaps { id, taken } => {
-            changed(id, store.set_heatmaps(id, taken == Switch::On).await?)?;
-            let state =
-                if taken == Switch::On { "takes heatmaps that are posted" } else { "takes no heatmaps" };
-            print(&format!("{id} {state}\n"));
+        WebsiteCommand::Heatmaps { id, taken, json } => {
+            let is_taken = taken == Switch::On;
+            changed(id, store.set_heatmaps(id, is_taken).await?)?;
+            let state = if is_taken { "takes heatmaps that are posted" } else { "takes no heatmaps" };
+            print_result(json, || json!({ "id": id, "heatmaps": is_taken }), || format!("{id} {state}\n"));
         }
-        WebsiteCommand::Block { id, addresses } => {
+        WebsiteCommand::Block { id, addresses, json } => {
             let entries = || addresses.split(',').map(str::trim).filter(|entry| !entry.is_empty());
             let blocked = BlockedAddresses::of_website(&entries().map(str::to_owned).collect::<Vec<_>>());
             if let Some(entry) = blocked.unparsable().first() {
@@ -98,7 +108,11 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
             } else {
                 format!("blocks {addresses}")
             };
-            print(&format!("{id} {state}\n"));
+            print_result(
+                json,
+                || json!({ "id": id, "blocked_addresses": addresses }),
+                || format!("{id} {state}\n"),
+            );
         }
     }
     store.close().await;
@@ -106,6 +120,6 @@ pub async fn run(loaded: &Loaded, command: WebsiteCommand) -> anyhow::Result<Exi
 }
 
 fn changed(id: Uuid, existed: bool) -> anyhow::Result<()> {
-    anyhow::ensure!(existed, "there is no website with the id {id}");
+    anyhow::ensure!(existed, "there is no website with the id {id}: `dashi website list` has them");
     Ok(())
 }

@@ -14,6 +14,9 @@ use crate::{Snapshot, Store, StoreError};
 /// Differing rows that are reported per table, at most.
 const DIFFERENCES_MAX: usize = 5;
 
+/// Rows of a table between two reports.
+const REPORTED: u64 = 1_000;
+
 /// The result of a comparison, table by table.
 #[derive(Debug, Clone, Serialize)]
 pub struct Comparison {
@@ -73,8 +76,33 @@ pub struct Difference {
 /// # Errors
 /// One of them does not answer.
 pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreError> {
+    compare_watched(first, second, |_| ()).await
+}
+
+/// How far a comparison is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ComparisonProgress {
+    /// The table that is compared.
+    pub table: &'static str,
+    /// Its number, from 1 on, and that of all tables.
+    pub number: usize,
+    /// See `number`.
+    pub tables: usize,
+    /// Rows of the first store that were read, of all tables.
+    pub rows: u64,
+}
+
+/// Compares two stores as [`compare`] does, and reports every thousand rows how far it is.
+///
+/// # Errors
+/// One of them does not answer.
+pub async fn compare_watched(
+    first: &Store,
+    second: &Store,
+    report: impl Fn(ComparisonProgress) + Send + Sync,
+) -> Result<Comparison, StoreError> {
     let (mut first, mut second) = (first.snapshot().await?, second.snapshot().await?);
-    let compared = compare_snapshots(&mut first, &mut second).await;
+    let compared = compare_tables(&mut first, &mut second, report).await;
     first.close().await;
     second.close().await;
     compared
@@ -89,12 +117,25 @@ pub async fn compare_snapshots(
     first: &mut Snapshot,
     second: &mut Snapshot,
 ) -> Result<Comparison, StoreError> {
-    let mut compared = Vec::with_capacity(tables::ALL.len() + 1);
+    compare_tables(first, second, |_| ()).await
+}
+
+async fn compare_tables(
+    first: &mut Snapshot,
+    second: &mut Snapshot,
+    report: impl Fn(ComparisonProgress) + Send + Sync,
+) -> Result<Comparison, StoreError> {
     // A table that only some databases have, and no file.
     let link = &tables::SESSION_LINK.table;
     let links = (first.has(link) && second.has(link)).then_some(link);
-    for table in tables::ALL.iter().copied().chain(links) {
-        compared.push(compare_table(first, second, table).await?);
+    let all: Vec<_> = tables::ALL.iter().copied().chain(links).collect();
+    let (mut compared, mut before) = (Vec::with_capacity(all.len()), 0);
+    for (place, table) in all.iter().enumerate() {
+        let at = ComparisonProgress { table: table.name, number: place + 1, tables: all.len(), rows: before };
+        report(at);
+        let of_table = |rows| report(ComparisonProgress { rows: before + rows, ..at });
+        compared.push(compare_table(first, second, table, of_table).await?);
+        before += compared.last().map_or(0, |table: &TableComparison| table.rows[0]);
     }
     Ok(Comparison { equal: compared.iter().all(|table| table.equal), tables: compared })
 }
@@ -109,6 +150,7 @@ async fn compare_table(
     first: &mut Snapshot,
     second: &mut Snapshot,
     table: &'static Table,
+    report: impl Fn(u64) + Send,
 ) -> Result<TableComparison, StoreError> {
     let mut sides = [Side::new(first, table), Side::new(second, table)];
     let mut differences = Vec::new();
@@ -129,6 +171,9 @@ async fn compare_table(
             std::cmp::Ordering::Greater => (None, b.advance().await?),
             std::cmp::Ordering::Equal => (a.advance().await?, b.advance().await?),
         };
+        if a.sums.all.rows % REPORTED == 0 {
+            report(a.sums.all.rows);
+        }
         if left == right {
             continue;
         }

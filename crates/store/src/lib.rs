@@ -34,7 +34,10 @@ mod umami;
 
 pub use audit::{CollectorRun, PartitionCounts, Tally};
 pub use claim::{Claim, ErrorNote, MissingRange, PartitionState};
-pub use compare::{Comparison, DayComparison, Difference, TableComparison, compare, compare_snapshots};
+pub use compare::{
+    Comparison, ComparisonProgress, DayComparison, Difference, TableComparison, compare, compare_snapshots,
+    compare_watched,
+};
 pub use erasure::{AppliedCopy, Erasable, ErasableRows, NotedErasure};
 pub use error::{Cause, ClaimError, CommitError, StoreError};
 pub use fitness::Fitness;

@@ -5,19 +5,13 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use clap::{Args, Subcommand};
 use uuid::Uuid;
 
+use super::examples;
+
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     arg_required_else_help = true,
-    after_help = "A rebuild makes a new generation of the tables from the log, beside the live ones, which go on:\n\n\
-    dashi replay plan      the records that it would read; writes nothing\n\
-    dashi replay run       builds the generation; after an interruption, run it again to go on\n\
-    dashi replay compare   the generation and the live tables, row by row\n\
-    dashi replay swap      the generation becomes live, the former one is kept\n\
-    dashi replay rollback  the former one becomes live again\n\
-    dashi replay drop 1    removes a generation that is not live\n\n\
-    dashi replay --into sqlite:data/again.db folds the log into an empty store and leaves the live one alone. \
-    See docs/replay.md."
+    after_help = examples::REPLAY
 )]
 pub struct ReplayArgs {
     #[command(subcommand)]
@@ -59,6 +53,7 @@ pub struct IntoArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY_INTO)]
 pub struct IntoStoreArgs {
     /// An empty store, or that of an interrupted replay
     #[arg(value_name = "URL")]
@@ -106,7 +101,7 @@ pub struct SpeedArgs {
 #[command(
     after_help = "TIME is 2026-11-26, 2026-11-26T08:00, both in the setting `timezone`, or 2026-11-26T08:00:00Z.\n\n\
     dashi replay plan                                  the whole log, as `dashi replay run` reads it\n\
-    dashi replay plan --from 2026-11-01 --website ID   records of a month and of a website"
+    dashi replay plan --from 2026-11-01 --website 94db1cb1-74f4-4a40-ad6c-962362670409   records of a month and of a website"
 )]
 pub struct PlanArgs {
     /// Where it begins: beginning, an offset of every partition, or a time
@@ -137,6 +132,7 @@ pub struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY_COMPARE)]
 pub struct CompareGenerationArgs {
     /// The generation [default: the newest one that is ready]
     #[arg(value_name = "NUMBER")]
@@ -151,10 +147,7 @@ pub struct CompareGenerationArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Foreign rows are in the live tables and are not made of the log: another program wrote them, or \
-    their records are no longer in the log. While there are any, one of the two flags decides."
-)]
+#[command(after_help = examples::REPLAY_SWAP)]
 pub struct SwapArgs {
     /// The generation [default: the newest one that is ready]
     #[arg(value_name = "NUMBER")]
@@ -184,6 +177,7 @@ pub struct ForeignArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY_ROLLBACK)]
 pub struct RollbackArgs {
     #[command(flatten)]
     pub archive: FromArchiveArgs,
@@ -197,6 +191,7 @@ pub struct RollbackArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY_DROP)]
 pub struct DropArgs {
     /// The generation
     #[arg(value_name = "NUMBER")]
@@ -208,6 +203,7 @@ pub struct DropArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = examples::REPLAY_LIST)]
 pub struct ListArgs {
     /// Print JSON
     #[arg(long)]

@@ -19,6 +19,7 @@ use self::decide::DecideArgs;
 use self::export::ExportArgs;
 use self::list::{ListArgs, ShowArgs};
 use self::select::Selection;
+use crate::args::examples;
 use crate::exit::Exit;
 use crate::open;
 
@@ -41,14 +42,19 @@ pub struct DeadLettersArgs {
 #[derive(Debug, Subcommand)]
 pub enum DeadLettersCommand {
     /// List them, in the order of partitions and offsets
+    #[command(after_help = examples::LETTERS_LIST)]
     List(ListArgs),
     /// Show one with its record (exit code 3 if it is not there)
+    #[command(after_help = examples::LETTERS_SHOW)]
     Show(ShowArgs),
     /// Try them again (exit code 3 if some are still dead, 4 if the projector has not come to it within --wait)
+    #[command(after_help = examples::LETTERS_RETRY)]
     Retry(DecideArgs),
     /// Mark them: nobody has to look at them any more
+    #[command(after_help = examples::LETTERS_DISCARD)]
     Discard(DecideArgs),
     /// Write them to NDJSON, with their records; `dashi import dashi` reads it
+    #[command(after_help = examples::LETTERS_EXPORT)]
     Export(ExportArgs),
 }
 

@@ -33,9 +33,9 @@ use crate::progress::{ProgressDisplay, State, Unit};
     after_help = "Without --apply it changes nothing and prints the rows that would go. The erasure is a command in the log: a \
     replay does not bring the data back, and events that arrive later are new and stay. docs/erase.md says what it does not \
     reach: backups, archives, and on Kafka the records until retention removes them.\n\n\
-    dashi erase --website UUID --distinct-id ada            what would go\n\
-    dashi erase --website UUID --distinct-id ada --apply\n\
-    dashi erase --website UUID --all --and-website --apply  all data of the website, and the website"
+    dashi erase --website 94db1cb1-74f4-4a40-ad6c-962362670409 --distinct-id ada            what would go\n\
+    dashi erase --website 94db1cb1-74f4-4a40-ad6c-962362670409 --distinct-id ada --apply\n\
+    dashi erase --website 94db1cb1-74f4-4a40-ad6c-962362670409 --all --and-website --apply  all data of the website, and the website"
 )]
 pub struct EraseArgs {
     /// The website, link or pixel

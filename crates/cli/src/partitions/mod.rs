@@ -9,6 +9,7 @@ use dashi_config::Loaded;
 use self::grow::GrowArgs;
 use self::show::ShowArgs;
 pub use self::show::Spread;
+use crate::args::examples;
 use crate::exit::Exit;
 
 #[derive(Debug, Args)]
@@ -31,6 +32,7 @@ pub struct PartitionsArgs {
 #[derive(Debug, Subcommand)]
 pub enum PartitionsCommand {
     /// Print the layouts of the log, how far each partition has come, and the processes that append (the default)
+    #[command(after_help = examples::PARTITIONS_SHOW)]
     Show(ShowArgs),
     /// Let the log grow to more partitions (exit code 4 if collectors have not acknowledged it within --wait: nothing changed)
     Grow(GrowArgs),
