@@ -66,6 +66,15 @@ async fn each_broken_setup_has_its_line_and_a_sound_one_has_none() {
     );
     assert_eq!(code, Some(0), "warnings are no failure");
 
+    let guessed = [SECRET, ("DASHI_PROFILES_IDENTITY_KEY", "umami-umami-umami-umami-umami-umami")];
+    let (findings, code) = examined(&log, &store, &guessed).await;
+    assert_found(
+        "an identity key that can be guessed",
+        &findings,
+        &[("warn", "identity", "openssl rand -hex 32")],
+    );
+    assert_eq!(code, Some(0), "warnings are no failure");
+
     let database = TestDatabase::create().await;
     let (_, server) = database.url().split_once('@').expect("a user stands in the URL");
     let nobody = format!("postgres://postgres@127.0.0.1:{}/umami", free_port());

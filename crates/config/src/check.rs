@@ -29,7 +29,7 @@ const MILLISECONDS_MAX: u64 = i32::MAX as u64;
 pub const API_KEY_CHARS_MIN: usize = 16;
 
 /// Fewest characters of the identity key. Whoever has a signature can try out keys at leisure, so there are more of them.
-const IDENTITY_KEY_CHARS_MIN: usize = 32;
+pub const IDENTITY_KEY_CHARS_MIN: usize = 32;
 
 /// Shortest silence that shows something: three signs of life.
 const SILENCE_MS_MIN: u64 = 3_000;

@@ -19,7 +19,7 @@ mod show;
 mod umami_env;
 mod url;
 
-pub use check::{API_KEY_CHARS_MIN, PARTITIONS_MAX, ServedPaths, Warning, check};
+pub use check::{API_KEY_CHARS_MIN, IDENTITY_KEY_CHARS_MIN, PARTITIONS_MAX, ServedPaths, Warning, check};
 pub use error::ConfigError;
 pub use layer::{FlagValue, Layers, Loaded, load};
 pub use origin::Origin;

@@ -3,16 +3,18 @@
 mod machine;
 mod servers;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::IsTerminal as _;
 
-use dashi_config::Loaded;
+use dashi_config::{IDENTITY_KEY_CHARS_MIN, Loaded};
 use dashi_domain::api_key::{self, KeyEntry};
 use serde::Serialize;
 
 use crate::args::DoctorArgs;
 use crate::exit::Exit;
 use crate::output::print;
+use crate::progress::within;
 use crate::settings;
 
 /// How bad a finding is.
@@ -31,7 +33,7 @@ enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     level: Level,
-    /// Its subject: `settings`, `secret`, `keys`, `log`, `topic`, `store`, `rights`, `clock`, `projection`, `disk`, `files`.
+    /// Its subject: `settings`, `secret`, `keys`, `identity`, `log`, `topic`, `store`, `rights`, `clock`, `projection`, `disk`, `files`.
     subject: &'static str,
     found: String,
     /// The remedy; none if it is as it should be.
@@ -56,10 +58,12 @@ impl Finding {
 pub async fn run(loaded: &Loaded, args: &DoctorArgs) -> anyhow::Result<Exit> {
     let mut findings = of_settings(loaded);
     findings.push(of_secret(loaded.settings.secret_text()));
-    findings.push(of_keys(loaded.settings.api.keys.expose()));
     let settings = &loaded.settings;
+    findings.push(of_keys(settings.api.keys.expose()));
+    findings.extend(of_identity_key(settings.profiles.identity_key.expose(), settings.secret_text()));
     // Without valid addresses there is nothing to reach; the settings' own lines say so.
-    let (store, log) = tokio::join!(servers::store(settings), servers::log(settings));
+    let both = async { tokio::join!(servers::store(settings), servers::log(settings)) };
+    let (store, log) = within(args.json, "asking log and store", servers::LONGEST, both).await;
     findings.extend(log.findings);
     findings.extend(store.findings);
     if let (Some(log), Some(store)) = (&log.opened, &store.opened) {
@@ -152,6 +156,41 @@ fn of_keys(list: &str) -> Finding {
     }
 }
 
+/// Different characters of an identity key of which random ones have more: 32 hexadecimal digits have about 14.
+const IDENTITY_CHARS: usize = 10;
+
+/// The secret of `profiles.identity_key`. One that must not run has its line with the settings, and none here.
+fn of_identity_key(key: &str, secret: Option<&str>) -> Option<Finding> {
+    let random = "set the output of `openssl rand -hex 32`; every website then needs its new key (`dashi website identity-key \
+                  ID`, docs/follow.md)";
+    if key.is_empty() {
+        let found = "profiles.identity_key is empty: no page reads the traits of its person";
+        return Some(Finding::ok("identity", found));
+    }
+    let different = key.chars().collect::<HashSet<_>>().len();
+    if secret == Some(key) {
+        return Some(Finding::warn(
+            "identity",
+            "profiles.identity_key is the secret of tokens and session ids, too: whoever learns one has both",
+            random,
+        ));
+    }
+    if key.len() < IDENTITY_KEY_CHARS_MIN {
+        return None;
+    }
+    Some(if different < IDENTITY_CHARS {
+        Finding::warn(
+            "identity",
+            format!(
+                "profiles.identity_key has {different} different characters only: who guesses it can sign for every person"
+            ),
+            random,
+        )
+    } else {
+        Finding::ok("identity", "profiles.identity_key is set")
+    })
+}
+
 /// A finding as people read it.
 struct Shown<'f> {
     finding: &'f Finding,
@@ -217,6 +256,26 @@ mod tests {
             assert_eq!(finding.level, level, "{keys:?}");
             assert!(finding.found.contains(part), "{}", finding.found);
             assert!(!finding.found.contains("hunter2") && !finding.found.contains(long), "{}", finding.found);
+        }
+    }
+
+    #[test]
+    fn identity_keys_that_can_be_guessed_are_warned_of_and_not_shown() {
+        let random = "5f1c9a3e77e0c0ff5f1c9a3e77e0c0ff";
+        for (key, secret, level, part) in [
+            ("", None, Some(Level::Ok), "is empty"),
+            (random, Some("another"), Some(Level::Ok), "is set"),
+            (random, Some(random), Some(Level::Warn), "the secret of tokens"),
+            ("abcabcabcabcabcabcabcabcabcabcabcabc", None, Some(Level::Warn), "has 3 different characters"),
+            // Refused by the settings, whose line says so.
+            ("hunter2", None, None, ""),
+        ] {
+            let finding = of_identity_key(key, secret);
+            assert_eq!(finding.as_ref().map(|finding| finding.level), level, "{key:?}");
+            let Some(finding) = finding else { continue };
+            assert!(finding.found.contains(part), "{}", finding.found);
+            assert_eq!(finding.remedy.is_none(), level == Some(Level::Ok), "{key:?}");
+            assert!(key.is_empty() || !finding.found.contains(key), "{}", finding.found);
         }
     }
 

@@ -13,6 +13,9 @@ use crate::open;
 /// How long each of them may take.
 const BOUND: Duration = Duration::from_secs(15);
 
+/// How long all of the questions may take: to open it, and to ask it.
+pub const LONGEST: Duration = Duration::from_secs(2 * BOUND.as_secs());
+
 /// A difference of clocks at which times of events become doubtful, and one at which sessions and ids go wrong, in
 /// milliseconds.
 const CLOCK_WARN_MS: i64 = 2_000;
