@@ -47,6 +47,7 @@ mod replay;
 mod script;
 mod secrets;
 mod sessions;
+mod spans;
 mod spool;
 mod store_contract;
 mod supervision;

@@ -28,6 +28,7 @@ const OF_RARE_STATES: &[&str] = &[
     "dashi_projector_partition_failure",
     "dashi_projector_rebuild_done_records",
     "dashi_projector_rebuild_left_records",
+    "dashi_tracing_spans",
 ];
 
 /// The metric families of an answer, by name, with their types.

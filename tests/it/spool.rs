@@ -236,6 +236,7 @@ fn settings(directory: &Path) -> SpoolSettings {
         queue_max: 1_000,
         batch_max: 100,
         adopt: false,
+        tracer: Default::default(),
     }
 }
 

@@ -116,6 +116,7 @@ fn settings() -> ProjectorSettings {
         retry_wait_max: Duration::from_millis(500),
         failed_retry: Duration::from_millis(200),
         accept_new_log: false,
+        tracer: Default::default(),
     }
 }
 

@@ -9,6 +9,7 @@ use dashi_domain::calendar::SaltRotation;
 use dashi_domain::fold::FoldRules;
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
 use dashi_domain::parking::ParkingLimits;
+use dashi_domain::spans::Tracer;
 use dashi_domain::umami::Release;
 use dashi_event_log::{
     EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit, SpoolSettings,
@@ -89,7 +90,7 @@ fn kafka_settings(settings: &Settings, brokers: String, topic: String) -> KafkaS
 
 /// The settings of a collector's spool; `None` without one. An embedded log opens none. `adopt` forwards what waits for other
 /// logs to this one.
-pub fn spool_settings(settings: &Settings, adopt: bool) -> Option<SpoolSettings> {
+pub fn spool_settings(settings: &Settings, adopt: bool, tracer: Tracer) -> Option<SpoolSettings> {
     let ingest = &settings.ingest;
     ingest.spool.then(|| SpoolSettings {
         directory: ingest.spool_directory.clone().into(),
@@ -99,6 +100,7 @@ pub fn spool_settings(settings: &Settings, adopt: bool) -> Option<SpoolSettings>
         queue_max: settings.event_log.append_queue_max,
         batch_max: settings.event_log.append_batch_max,
         adopt,
+        tracer,
     })
 }
 
@@ -259,7 +261,7 @@ pub fn fold_rules(settings: &Settings, release: Release) -> anyhow::Result<FoldR
     Ok(rules.by(release))
 }
 
-/// Settings of a projector or of a replay.
+/// Settings of a projector or of a replay, without spans.
 pub fn projector_settings(
     settings: &Settings,
     release: Release,
@@ -284,6 +286,7 @@ pub fn projector_settings(
         retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
         failed_retry: Duration::from_millis(settings.projector.failed_retry_ms),
         accept_new_log,
+        tracer: Tracer::default(),
     })
 }
 

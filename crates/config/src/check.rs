@@ -8,7 +8,7 @@ use dashi_domain::client_address::TrustedProxies;
 use super::{
     error::ConfigError,
     secret::redact_url,
-    settings::{Kafka, Limits, Settings},
+    settings::{Kafka, Limits, Settings, Tracing},
     url::{LogUrl, StoreUrl, parse_log_url, parse_store_url},
 };
 
@@ -116,6 +116,7 @@ pub fn check(
     errors.extend(api(settings));
     errors.extend(identity_key(settings));
     errors.extend(health(settings));
+    errors.extend(tracing(settings));
     if let Err(entry) = TrustedProxies::parse(&settings.ingest.trusted_proxies) {
         errors.push(ConfigError::OutOfRange {
             key: "ingest.trusted_proxies",
@@ -362,6 +363,40 @@ fn health(settings: &Settings) -> Option<ConfigError> {
         reason: "a task that waits for one statement would count as stuck, and the process be ended for a slow database",
         remedy: "make the silence the longer one",
     })
+}
+
+fn tracing(settings: &Settings) -> Vec<ConfigError> {
+    let Tracing { otlp_endpoint, service_name, sampled_ratio } = &settings.tracing;
+    let mut errors = Vec::new();
+    let is_address = otlp_endpoint.strip_prefix("http://").is_some_and(|rest| {
+        let is_sound = |byte: u8| byte.is_ascii_graphic() && !b"?#@".contains(&byte);
+        !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(is_sound)
+    });
+    if !otlp_endpoint.is_empty() && !is_address {
+        errors.push(ConfigError::OutOfRange {
+            key: "tracing.otlp_endpoint",
+            got: redact_url(otlp_endpoint),
+            reason: "spans are sent over plain HTTP, to a collector nearby that passes them on",
+            remedy: "set something like \"http://127.0.0.1:4318\" there or in OTEL_EXPORTER_OTLP_ENDPOINT",
+        });
+    }
+    if service_name.is_empty() {
+        errors.push(ConfigError::OutOfRange {
+            key: "tracing.service_name",
+            got: "\"\"".to_owned(),
+            reason: "spans without the name of a service cannot be found",
+            remedy: "set a name, such as \"dashi\"",
+        });
+    }
+    if !(0.0..=1.0).contains(sampled_ratio) {
+        errors.push(ConfigError::OutOfRange {
+            key: "tracing.sampled_ratio",
+            got: sampled_ratio.to_string(),
+            reason: "it is a share of all traces",
+            remedy: "set a number from 0 to 1",
+        });
+    }
+    errors
 }
 
 fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {

@@ -14,7 +14,7 @@ use super::{
     origin::Origin,
     schema::{KeyRole, Schema, join},
     settings::Settings,
-    umami_env::{ALIASES, SECRET_FALLBACK, UNUSED},
+    umami_env::{ALIASES, OPENTELEMETRY, SECRET_FALLBACK, UNUSED},
 };
 
 /// Prefix of our environment variables.
@@ -96,7 +96,7 @@ pub fn load(layers: Layers<'_>) -> Result<Loaded, ConfigError> {
         entries.extend(from_file(&schema, path)?);
     }
     let env = Environment::read(layers.env_file, layers.env)?;
-    entries.extend(from_umami_env(&schema, &env)?);
+    entries.extend(from_aliases(&schema, &env)?);
     entries.extend(from_env(&schema, &env)?);
     for FlagValue { key, value, flag } in layers.flags {
         let origin = Origin::Flag(flag);
@@ -240,10 +240,10 @@ fn walk_open(
     Ok(())
 }
 
-fn from_umami_env(schema: &Schema, env: &Environment) -> Result<Entries, ConfigError> {
+fn from_aliases(schema: &Schema, env: &Environment) -> Result<Entries, ConfigError> {
     let mut entries = Entries::new();
     let ours = |key: &str| env.get(&super::schema::variable(key)).is_some();
-    for alias in ALIASES.iter().filter(|alias| !ours(alias.key)) {
+    for alias in ALIASES.iter().chain(OPENTELEMETRY).filter(|alias| !ours(alias.key)) {
         if let Some(text) = env.get(alias.name).and_then(|value| (alias.read)(value)) {
             let origin = env.origin(alias.name);
             entries.extend(with_origin(schema.parse(alias.key, &text, &origin)?, &origin));

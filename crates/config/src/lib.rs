@@ -24,6 +24,6 @@ pub use error::ConfigError;
 pub use layer::{FlagValue, Layers, Loaded, load};
 pub use origin::Origin;
 pub use settings::{
-    BacklogPolicy, IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, UmamiRelease,
+    BacklogPolicy, IdentifiedSessions, LogFormat, Logs, SaltRotation, Settings, Tracing, UmamiRelease,
 };
 pub use url::{LogUrl, StoreUrl, parse_log_url, parse_store_url};

@@ -114,6 +114,7 @@ impl Schema {
                 return Ok(entries);
             }
             (_, Some(Value::Integer(_))) => text.trim().parse().ok().map(Value::Integer),
+            (_, Some(Value::Float(_))) => text.trim().parse().ok().map(Value::Float),
             (_, Some(Value::Boolean(_))) => text.trim().parse().ok().map(Value::Boolean),
             (_, Some(_)) => Some(Value::String(text.to_owned())),
             (_, None) => return Err(self.unknown_key(key, origin)),
@@ -171,6 +172,7 @@ impl Schema {
         let default = self.leaves.get(key);
         let expected = match default {
             Some(Value::Integer(default)) => format!("a whole number, such as {default}"),
+            Some(Value::Float(default)) => format!("a number, such as {default}"),
             Some(Value::Boolean(_)) => "true or false".to_owned(),
             Some(default) if default.as_str() == Some("") => "a text in quotes".to_owned(),
             Some(default) => format!("a text, such as {default}"),

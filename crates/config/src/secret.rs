@@ -44,7 +44,7 @@ pub(super) fn printable(key: &str, value: &toml::Value) -> toml::Value {
     };
     let shown = match key {
         _ if text.is_empty() => String::new(),
-        "log" | "store" => redact_url(text),
+        "log" | "store" | "tracing.otlp_endpoint" => redact_url(text),
         _ if is_secret(key) => REDACTED.to_owned(),
         _ => text.clone(),
     };

@@ -52,6 +52,8 @@ pub struct Settings {
     pub console: Console,
     /// Health checks.
     pub health: Health,
+    /// Tracing by OpenTelemetry.
+    pub tracing: Tracing,
     /// Stopping on SIGTERM.
     pub shutdown: Shutdown,
     /// Diagnostic output.
@@ -427,6 +429,18 @@ pub struct Console {
 pub struct Health {
     /// Longest time for which a task may show no sign of life.
     pub silence_ms_max: u64,
+}
+
+/// Tracing by OpenTelemetry.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tracing {
+    /// Where spans are sent; empty for nowhere.
+    pub otlp_endpoint: String,
+    /// The name by which spans are found.
+    pub service_name: String,
+    /// The share of the traces that begin here which are sampled, from 0 to 1.
+    pub sampled_ratio: f64,
 }
 
 /// Stopping on SIGTERM.

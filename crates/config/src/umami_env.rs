@@ -1,19 +1,26 @@
-//! Umami's environment variables, read as aliases of our settings. Source:
-//! docs/umami-contract.md §20.2.
+//! Environment variables of others, read as aliases of our settings: Umami's, and OpenTelemetry's. Sources:
+//! docs/umami-contract.md §20.2; OpenTelemetry, "Environment Variable Specification".
 
 /// The variable whose text is the secret where no other is given. Source:
 /// docs/umami-contract.md §6.1.
 pub(super) const SECRET_FALLBACK: &str = "DATABASE_URL";
 
-/// One of Umami's variables.
+/// A variable that sets a setting of ours.
 pub(super) struct Alias {
     pub(super) name: &'static str,
     pub(super) key: &'static str,
-    /// Translates Umami's value into ours; `None` if it does not concern this setting.
+    /// Translates its value into ours; `None` if it does not concern this setting.
     pub(super) read: fn(&str) -> Option<String>,
 }
 
-/// The variables that concern collection and have a setting.
+/// OpenTelemetry's variables that have a setting.
+pub(super) const OPENTELEMETRY: &[Alias] = &[
+    Alias { name: "OTEL_EXPORTER_OTLP_ENDPOINT", key: "tracing.otlp_endpoint", read: as_it_is },
+    Alias { name: "OTEL_SERVICE_NAME", key: "tracing.service_name", read: as_it_is },
+    Alias { name: "OTEL_TRACES_SAMPLER_ARG", key: "tracing.sampled_ratio", read: as_it_is },
+];
+
+/// Umami's variables that concern collection and have a setting.
 pub(super) const ALIASES: &[Alias] = &[
     Alias { name: "APP_SECRET", key: "secret", read: as_it_is },
     Alias { name: "DATABASE_URL", key: "store", read: as_it_is },

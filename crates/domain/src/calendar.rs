@@ -15,6 +15,11 @@ pub fn ms_since_1970(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
+/// Nanoseconds since 1970 of a clock's time; 0 for a clock that is set before 1970.
+pub fn ns_since_1970(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// How often anonymous visitors get new session ids (Umami's `SALT_ROTATION`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SaltRotation {

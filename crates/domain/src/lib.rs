@@ -13,7 +13,7 @@
 //! * applied events in a few words: [`applied`]
 //! * limits of what is taken: [`rate`], [`networks`], [`backlog`]; keys of readers: [`api_key`]
 //! * series: [`buckets`]; signed distinct ids: [`identity`]
-//! * tasks of a process that are stuck: [`liveness`]
+//! * tasks of a process that are stuck: [`liveness`]; spans for OpenTelemetry: [`spans`]
 //! * versions of the rules: [`umami`]
 
 pub mod agent;
@@ -55,6 +55,7 @@ pub mod record;
 pub mod rows;
 pub mod schema;
 pub mod session;
+pub mod spans;
 pub mod spool;
 pub mod submission;
 pub mod text;

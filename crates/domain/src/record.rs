@@ -13,6 +13,9 @@
 //! `timestamp` of 0 in it is the first second of 1970; texts may have any length, and are cut in the fold. All that can
 //! be derived (browser, URL parts, flattened data) is derived in the fold, so a fix there reaches history by replay.
 //!
+//! Behind `v`, a record may have `trace`, the context of the span that appended it ([`crate::spans`]). No row depends on it, and
+//! readers that are older than the field pass over it, so the version is the same.
+//!
 //! A record of the type `record` is a chunk of a recording; its payload is described at [`crate::chunk::Chunk`]. One of
 //! the type `heatmap` holds clicks and scrolls; see [`crate::heatmap::HeatmapPost`]. One of
 //! the type `imported` holds rows of another store; see [`crate::imported::Imported`]. One with `"kept":true` is of a
@@ -297,6 +300,8 @@ impl<'a> Fields<'a> {
 mod tests {
     use super::*;
 
+    use crate::glance::Glance;
+    use crate::spans::TraceContext;
     use crate::umami::Release;
 
     const BODY: &str = r#"{"type":"event","payload":{"website":"11111111-1111-4111-8111-111111111111",
@@ -337,6 +342,21 @@ mod tests {
         let without = Event { device: None, ..event(submission) }.encode();
         assert!(!String::from_utf8_lossy(&without).contains("device"));
         assert_eq!(Event::decode(&without).expect("decodes").device, None);
+    }
+
+    #[test]
+    fn a_record_that_carries_a_trace_context_reads_as_the_one_without() {
+        let written =
+            event(Submission::parse(BODY.as_bytes(), SchemaRules::of(Release::V3_1, false)).expect("valid"));
+        let plain = written.encode();
+        let header = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let context = TraceContext::parse(header).expect("valid");
+        let mut traced = plain.clone();
+        context.put(&mut traced);
+        assert_ne!(traced, plain);
+        assert_eq!(Event::decode(&traced).expect("decodes").encode(), plain);
+        assert_eq!(Glance::of(&traced), Glance::of(&plain));
+        assert_eq!(TraceContext::of_record(&plain), None);
     }
 
     #[test]

@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dashi_domain::glance::HourKey;
 use dashi_domain::position::Offset;
+use dashi_domain::spans::Tracer;
 use dashi_domain::spool::{Bounds, Full, RECORD_BYTES, Usage};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::embedded::{EmbeddedLog, Queued, Submitted};
+use crate::forward_spans::ForwardSpans;
 use crate::spool::{self, QueueFile, bytes, hour_key, now_ms, with_cause};
 use crate::{AppendError, EventLog, LogError, NewRecord, OpenError};
 
@@ -40,6 +42,8 @@ pub struct LaneSettings {
     pub batch_max: usize,
     /// Whether records that wait for other logs are to be forwarded to this one.
     pub adopt: bool,
+    /// Takes the spans of records that are forwarded.
+    pub tracer: Tracer,
 }
 
 /// A lane at a moment.
@@ -283,7 +287,11 @@ impl Lane {
         }
         let queued = &front.0[..records.min(front.0.len())];
         let Some(last) = queued.last() else { return Ok(()) };
+        let spans = ForwardSpans::begin(&self.0.settings.tracer, "lane", queued);
         let outcomes = log.accept(queued.iter().map(|queued| queued.record.clone()).collect()).await;
+        if let Some(spans) = spans {
+            spans.end(&outcomes);
+        }
         let is_open = |outcome: &Result<(), AppendError>| matches!(outcome, Err(error) if !matches!(error, AppendError::TooLarge { .. }));
         let trouble = outcomes.iter().position(is_open);
         let done = trouble.unwrap_or(queued.len());

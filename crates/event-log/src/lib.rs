@@ -27,6 +27,7 @@
 
 mod embedded;
 mod error;
+mod forward_spans;
 mod kafka;
 mod lane;
 mod membership;

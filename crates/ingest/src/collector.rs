@@ -10,6 +10,7 @@ use axum::response::Response;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_domain::liveness::{Liveness, Watched};
+use dashi_domain::spans::Tracer;
 use dashi_event_log::{EventLog, Lane};
 use dashi_http::{Outgoing, Peer, Repeated};
 use http::Request;
@@ -90,6 +91,8 @@ pub struct CollectorSettings {
     pub limiter: Limiter,
     /// Where appends that do not end are noticed.
     pub liveness: Liveness,
+    /// Takes the spans of requests.
+    pub tracer: Tracer,
 }
 
 /// Accepts events over HTTP and appends them to the log.
@@ -105,6 +108,7 @@ pub struct Collector {
     pub(crate) metrics: IngestMetrics,
     /// The appends under way.
     pub(crate) appends: Watched,
+    pub(crate) tracer: Tracer,
     /// Requests that have something to append and whose clients are gone.
     pub(crate) background: TaskTracker,
     pub(crate) refusals: Refusals,
@@ -136,6 +140,7 @@ impl Collector {
             script: Script::new(&settings.script),
             limiter: settings.limiter.clone(),
             appends: settings.liveness.watch_work("appends"),
+            tracer: settings.tracer.clone(),
             rules: Rules::new(settings),
             metrics,
             background: TaskTracker::new(),

@@ -14,6 +14,7 @@ use crate::collector::{Admitted, Collector};
 use crate::frame::{Decision, Outcomes, Plan};
 use crate::metrics::{Counted, Subject};
 use crate::now::Now;
+use crate::request_span::RequestSpan;
 use crate::websites::Websites;
 
 /// An endpoint that takes a body. `S` answers a part that was stored, `A` one of which nothing is stored.
@@ -54,15 +55,31 @@ impl<S: Send + 'static, A: Counted + Send + 'static> Endpoint<S, A> {
     /// answer. [`Frame::answer`](crate::frame::Frame::answer) bounds its time, counts its outcomes, and finishes an
     /// append whose client is gone.
     pub(crate) async fn take(&self, collector: Arc<Collector>, request: Request<Body>) -> Response {
-        let Admitted { client, origin, frame } = match collector.admit(self.subject, &request) {
-            Ok(admitted) => admitted,
-            Err(rejection) => return collector.refusal(rejection),
+        let span = RequestSpan::begin(&collector, &request, None);
+        let response = match collector.admit(self.subject, &request) {
+            Ok(admitted) => self.answer(&collector, admitted, request.into_body(), span.as_ref()).await,
+            Err(rejection) => collector.refusal(rejection),
         };
+        if let Some(span) = span {
+            span.answered(response.status());
+        }
+        response
+    }
+
+    async fn answer(
+        &self,
+        collector: &Collector,
+        admitted: Admitted,
+        body: Body,
+        span: Option<&RequestSpan>,
+    ) -> Response {
+        let Admitted { client, origin, frame } = admitted;
         frame
             .answer(async {
-                let body = collector.limits.bodies.read(request.into_body(), origin).await?;
-                let decisions = self.decisions(&collector, &client, &body, Now::read()).await?;
-                Ok(Plan { decisions, share: Some(body.into_share()), respond: self.respond })
+                let body = collector.limits.bodies.read(body, origin).await?;
+                let mut decisions = self.decisions(collector, &client, &body, Now::read()).await?;
+                let span = span.and_then(|span| span.append(&mut decisions));
+                Ok(Plan { decisions, share: Some(body.into_share()), span, respond: self.respond })
             })
             .await
     }

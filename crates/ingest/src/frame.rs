@@ -20,6 +20,7 @@ use crate::body::Share;
 use crate::collector::Collector;
 use crate::finishing::Finishing;
 use crate::metrics::{Counted, Subject};
+use crate::request_span::AppendSpan;
 use crate::slots::Slot;
 
 /// The decision on one part of a request.
@@ -55,6 +56,8 @@ pub struct Plan<S, A, R> {
     pub decisions: Vec<Decision<S, A>>,
     /// The part of the body budget that is held until the records are durable.
     pub share: Option<Share>,
+    /// The span of the append; it ends when the outcomes are known.
+    pub span: Option<AppendSpan>,
     /// Makes the answer of the outcomes.
     pub respond: R,
 }
@@ -133,12 +136,15 @@ impl Frame {
         let background = self.collector.background.clone();
         self.counted = true;
         let work = async move {
-            let Plan { decisions, share, respond } = plan;
+            let Plan { decisions, share, span, respond } = plan;
             let Collector { log, lane, metrics, appends, .. } = &*self.collector;
             // Its record tells the hour and the website of a submission, as it tells them to the projector.
             let keys: Vec<HourKey> = decisions.iter().map(hour_key).collect();
             let outcomes = carry_out(log, lane.as_ref(), metrics, appends, decisions).await;
             drop(share);
+            if let Some(span) = span {
+                span.end(&outcomes);
+            }
             for (outcome, key) in outcomes.iter().zip(keys) {
                 match outcome {
                     PartOutcome::Stored(_) => metrics.count_accepted(self.subject, key),

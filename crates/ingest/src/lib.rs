@@ -31,6 +31,7 @@ mod now;
 mod origin;
 mod past;
 mod recorder;
+mod request_span;
 mod routes;
 mod rules;
 mod script;

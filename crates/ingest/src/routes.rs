@@ -27,8 +27,8 @@ const BATCH_PATH: &str = "/api/batch";
 const RECORD_PATH: &str = "/api/record";
 const RECORDER_PATH: &str = "/api/websites/{website}/recorder";
 const HEARTBEAT_PATH: &str = "/api/heartbeat";
-const PIXEL_PATH: &str = "/p/{slug}";
-const LINK_PATH: &str = "/q/{slug}";
+pub(crate) const PIXEL_PATH: &str = "/p/{slug}";
+pub(crate) const LINK_PATH: &str = "/q/{slug}";
 const VITALS_PATH: &str = "/script-vitals.js";
 const PROFILE_PATH: &str = "/script-profile.js";
 

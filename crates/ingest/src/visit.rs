@@ -22,6 +22,8 @@ use crate::decide::{Decision, decide};
 use crate::frame::{Frame, Outcomes, PartOutcome, Plan};
 use crate::metrics::{Counted, Subject};
 use crate::now::Now;
+use crate::request_span::RequestSpan;
+use crate::routes::{LINK_PATH, PIXEL_PATH};
 use crate::source_registry::{Found, LinkTarget};
 
 /// A picture of one transparent pixel.
@@ -38,24 +40,38 @@ pub async fn link(
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
-    let visit = Visit::read(&collector, &request);
+    let span = RequestSpan::begin(&collector, &request, Some(LINK_PATH));
+    let response = follow(&collector, &slug, request, span.as_ref()).await;
+    if let Some(span) = span {
+        span.answered(response.status());
+    }
+    response
+}
+
+async fn follow(
+    collector: &Arc<Collector>,
+    slug: &str,
+    request: Request<Body>,
+    span: Option<&RequestSpan>,
+) -> Response {
+    let visit = Visit::read(collector, &request);
     let Ok(Admitted { client, frame, .. }) = collector.admit(Subject::Events, &request) else {
         // A visitor who follows a link is to arrive, recorded or not.
-        return match collector.sources.known_link(&slug) {
+        return match collector.sources.known_link(slug) {
             Some(link) => {
-                visit.unrecorded(&collector, link.id);
+                visit.unrecorded(collector, link.id);
                 leads_to(&link)
             }
             None => collector.refusal(Rejection::Unavailable),
         };
     };
-    let link = match visit.bounded(collector.sources.link(&slug)).await {
+    let link = match visit.bounded(collector.sources.link(slug)).await {
         Found::Yes(link) => link,
         Found::No => return frame.refuse(Rejection::NoSuchSlug),
         Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
     let visit = Visit { url: with_parameters(&visit.url, &link.campaign), ..visit };
-    append_visit(frame, &collector, client, SourceKind::Link, link.id, visit).await;
+    append_visit(frame, collector, client, (SourceKind::Link, link.id), visit, span).await;
     leads_to(&link)
 }
 
@@ -79,22 +95,36 @@ pub async fn pixel(
     request: Request<Body>,
 ) -> Response {
     let Ok(Path(slug)) = slug else { return not_found() };
-    let visit = Visit::read(&collector, &request);
+    let span = RequestSpan::begin(&collector, &request, Some(PIXEL_PATH));
+    let response = show(&collector, &slug, request, span.as_ref()).await;
+    if let Some(span) = span {
+        span.answered(response.status());
+    }
+    response
+}
+
+async fn show(
+    collector: &Arc<Collector>,
+    slug: &str,
+    request: Request<Body>,
+    span: Option<&RequestSpan>,
+) -> Response {
+    let visit = Visit::read(collector, &request);
     let Ok(Admitted { client, frame, .. }) = collector.admit(Subject::Events, &request) else {
-        return match collector.sources.known_pixel(&slug) {
+        return match collector.sources.known_pixel(slug) {
             Some(id) => {
-                visit.unrecorded(&collector, id);
+                visit.unrecorded(collector, id);
                 picture()
             }
             None => collector.refusal(Rejection::Unavailable),
         };
     };
-    let id = match visit.bounded(collector.sources.pixel(&slug)).await {
+    let id = match visit.bounded(collector.sources.pixel(slug)).await {
         Found::Yes(id) => id,
         Found::No => return frame.refuse(Rejection::NoSuchSlug),
         Found::Unsure => return frame.refuse(Rejection::Unavailable),
     };
-    append_visit(frame, &collector, client, SourceKind::Pixel, id, visit).await;
+    append_visit(frame, collector, client, (SourceKind::Pixel, id), visit, span).await;
     picture()
 }
 
@@ -160,9 +190,9 @@ async fn append_visit(
     frame: Frame,
     collector: &Arc<Collector>,
     client: Client,
-    kind: SourceKind,
-    id: Uuid,
+    (kind, id): (SourceKind, Uuid),
     visit: Visit,
+    span: Option<&RequestSpan>,
 ) {
     if !visit.counts {
         return frame.done(OnlyAsked);
@@ -201,6 +231,8 @@ async fn append_visit(
             of_outcomes.unrecorded(id);
         }
     };
-    let appending = frame.finish(Plan { decisions: vec![decision], share: None, respond });
+    let mut decisions = vec![decision];
+    let span = span.and_then(|span| span.append(&mut decisions));
+    let appending = frame.finish(Plan { decisions, share: None, span, respond });
     let _ = tokio::time::timeout_at(visit.deadline, appending).await;
 }

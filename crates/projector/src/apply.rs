@@ -21,6 +21,7 @@ use crate::letters::{self, give_up, parked, wait};
 use crate::outage::chain;
 use crate::partition::PartitionTask;
 use crate::progress::now_ms;
+use crate::record_spans::RunSpans;
 use crate::source::MissingRange;
 
 /// Why a batch was not applied to its end.
@@ -185,11 +186,14 @@ pub(crate) async fn commit(
 ) -> Result<RunOutcome, CommitError> {
     let (from, to) = goal.interval();
     let mut applied_before: HashSet<Uuid> = HashSet::new();
+    let mut spans = RunSpans::begin(task, &records[run.clone()]);
     loop {
+        spans.folds();
         let mut changes = match fold_aside(task, records, run.clone(), applied_before.clone()).await {
             Ok(changes) => changes,
             Err(panic) => return Ok(RunOutcome::Poisoned(format!("the fold panicked: {panic}"))),
         };
+        spans.folded();
         if changes.data_rows() > DATA_ROWS_MAX && run.len() > 1 {
             return Ok(RunOutcome::TooMany);
         }
@@ -212,8 +216,10 @@ pub(crate) async fn commit(
             task.let_go(claim, from, layouts).await?;
         }
         let changes = goal.completed(changes, &records[run.clone()]);
+        spans.commits();
         match commit_once(task, claim, from, to, &changes).await {
             Ok(()) => {
+                spans.committed(&changes.dead_letters);
                 if let Some(dead) = changes.dead_letters.last() {
                     tracing::warn!(
                         partition = %claim.partition, offset = %dead.offset, reason = dead.reason,
@@ -312,7 +318,9 @@ pub(crate) async fn set_aside(
     }
     let changes = goal.completed(changes, std::slice::from_ref(record));
     let (from, to) = goal.interval();
+    let spans = RunSpans::begin(task, std::slice::from_ref(record));
     commit_once(task, claim, from, to, &changes).await?;
+    spans.committed(&changes.dead_letters);
     if let Some(parked) = parked {
         parked.committed(&changes.dead_letters);
     }

@@ -21,6 +21,7 @@ mod progress;
 mod projector;
 mod reading;
 mod rebuild;
+mod record_spans;
 mod replay;
 mod settings;
 mod source;

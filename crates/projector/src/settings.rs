@@ -6,6 +6,7 @@ use std::time::Duration;
 use dashi_domain::fold::{Changes, FoldRules};
 use dashi_domain::parking::ParkingLimits;
 use dashi_domain::record::Record;
+use dashi_domain::spans::Tracer;
 use dashi_event_log::ReadLimit;
 use uuid::Uuid;
 
@@ -39,4 +40,6 @@ pub struct ProjectorSettings {
     pub failed_retry: Duration,
     /// Whether the store may go on with a log whose checkpoints it does not hold, beside those of another one.
     pub accept_new_log: bool,
+    /// Takes the spans of records. A replay has none.
+    pub tracer: Tracer,
 }

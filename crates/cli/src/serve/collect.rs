@@ -9,6 +9,7 @@ use dashi_domain::backlog::BacklogPolicy;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::Secret;
 use dashi_domain::liveness::Liveness;
+use dashi_domain::spans::Tracer;
 use dashi_ingest::{
     BacklogGate, BacklogGateSettings, Collector, CollectorSettings, GeoDatabase, IngestMetrics, Limiter,
     LimiterSettings, ScriptSettings, SessionIds, SourceRegistry, SourceRegistrySettings, rate_limit,
@@ -81,7 +82,10 @@ impl Collecting {
             geo = database;
         }
         let (limiter, limits) = limits(base, helpers, registry);
-        let settings = collector_settings(settings, ids, geo, limiter, base.alive.liveness())?;
+        let settings = CollectorSettings {
+            tracer: base.tracer.clone(),
+            ..collector_settings(settings, ids, geo, limiter, base.alive.liveness())?
+        };
         let metrics = IngestMetrics::new(registry);
         let (tallies, store) = (metrics.tallies.clone(), base.store.clone());
         let run =
@@ -204,6 +208,7 @@ fn collector_settings(
         force_ssl: ingest.force_ssl,
         limiter,
         liveness,
+        tracer: Tracer::default(),
     })
 }
 

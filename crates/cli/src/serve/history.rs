@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use dashi_config::{LogUrl, Settings, parse_log_url};
+use dashi_config::{LogUrl, parse_log_url};
 use dashi_domain::pace::Wait;
 use dashi_event_log::{EventLog, Lane, LaneSettings, OpenError, Spool, SpoolState};
 use dashi_import::Pacer;
@@ -27,7 +27,7 @@ impl History {
     /// Opens the lane and starts to forward it. `None` if the settings want none, or if it cannot be had: then historical events
     /// are appended as they come.
     pub async fn start(base: &Base<'_>, adopt: bool) -> anyhow::Result<Option<Self>> {
-        let Some(settings) = settings(base.settings, base.spool.is_some(), adopt)? else { return Ok(None) };
+        let Some(settings) = settings(base, adopt)? else { return Ok(None) };
         let directory = settings.directory.clone();
         let lane = match Lane::open(&base.log, settings).await {
             Ok(lane) => lane,
@@ -73,7 +73,8 @@ impl History {
 
 /// Where the lane of a log lies: beside an embedded log, and in the spool's directory for one on Kafka, which needs a disk that
 /// outlives the process for both.
-fn settings(settings: &Settings, has_spool: bool, adopt: bool) -> anyhow::Result<Option<LaneSettings>> {
+fn settings(base: &Base<'_>, adopt: bool) -> anyhow::Result<Option<LaneSettings>> {
+    let settings = base.settings;
     if settings.history.event_age_s_min == 0 {
         return Ok(None);
     }
@@ -83,7 +84,7 @@ fn settings(settings: &Settings, has_spool: bool, adopt: bool) -> anyhow::Result
             directory.push(".history");
             directory.into()
         }
-        LogUrl::Kafka { .. } if has_spool => settings.ingest.spool_directory.clone().into(),
+        LogUrl::Kafka { .. } if base.spool.is_some() => settings.ingest.spool_directory.clone().into(),
         LogUrl::Kafka { .. } => return Ok(None),
     };
     Ok(Some(LaneSettings {
@@ -92,6 +93,7 @@ fn settings(settings: &Settings, has_spool: bool, adopt: bool) -> anyhow::Result
         queue_max: settings.event_log.append_queue_max,
         batch_max: settings.event_log.append_batch_max,
         adopt,
+        tracer: base.tracer.clone(),
     }))
 }
 

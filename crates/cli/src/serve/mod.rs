@@ -11,6 +11,7 @@ mod console;
 mod helpers;
 mod history;
 mod introduce;
+mod otlp;
 mod profiles;
 mod project;
 mod tables;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use dashi_config::{Loaded, Origin, Settings};
+use dashi_domain::spans::Tracer;
 use dashi_domain::umami::Release;
 use dashi_event_log::{EventLog, Lane, Spool};
 use dashi_http::{ServerLimits, ServerMetrics, serve};
@@ -131,6 +133,8 @@ struct Base<'s> {
     draining: CancellationToken,
     /// Watches the tasks that run as long as the process.
     alive: Arc<Alive>,
+    /// Takes spans; off unless the settings name an endpoint.
+    tracer: Tracer,
 }
 
 /// Everything that runs.
@@ -157,7 +161,9 @@ impl Process {
         // The projector task replaces the release by the one in force.
         let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
         let store = open::store(&settings.store, settings, open::Absent::Create).await?;
-        let spool_settings = open::spool_settings(settings, accept_new_log).filter(|_| roles.collects());
+        let tracer = otlp::tracer(&settings.tracing);
+        let spool_settings =
+            open::spool_settings(settings, accept_new_log, tracer.clone()).filter(|_| roles.collects());
         // A projector has nothing to do without its log.
         let may_be_away = !roles.projects();
         let log = open::collected_log(settings, spool_settings.as_ref(), may_be_away).await?;
@@ -182,6 +188,7 @@ impl Process {
             store,
             draining,
             alive: Arc::clone(&alive),
+            tracer,
         };
         let history = match roles.collects() {
             true => History::start(&base, accept_new_log).await?,
@@ -193,6 +200,7 @@ impl Process {
         if let Some(follower) = follower {
             helpers.spawn("the following of the layout", |stop| follower.run(stop));
         }
+        otlp::start(&base, &mut helpers, &mut registry)?;
         registry.register_collector(Box::new(ProcessMetrics));
         registry.register_collector(Box::new(StuckTasks(alive.liveness())));
         if let EventLog::Kafka(_) = &base.log {

@@ -74,7 +74,7 @@ impl Projecting {
         let projector = ProjectorTask {
             log: base.log.clone(),
             store: base.store.clone(),
-            settings,
+            settings: ProjectorSettings { tracer: base.tracer.clone(), ..settings },
             release: Arc::clone(&tables.release),
             metrics,
             progress: progress.clone(),

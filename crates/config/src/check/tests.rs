@@ -278,6 +278,30 @@ fn a_task_is_not_stuck_while_a_statement_may_run() {
 }
 
 #[test]
+fn spans_go_to_an_address_of_http() {
+    let tracing = |key: &'static str, value: &'static str| {
+        let values = [(key, value)];
+        check_settings(&settings(&values), |_| true).err().map(|errors| errors[0].to_string())
+    };
+    for good in ["", "http://127.0.0.1:4318", "http://otel/base", "http://[::1]:4318"] {
+        assert_eq!(tracing("tracing.otlp_endpoint", good), None, "{good}");
+    }
+    for wrong in
+        ["https://otel:4318", "otel:4318", "http://", "http:///v1", "http://otel:4318/?x", "http://u:p@otel"]
+    {
+        let said = tracing("tracing.otlp_endpoint", wrong).unwrap();
+        assert!(said.starts_with("tracing.otlp_endpoint = ") && !said.contains("u:p@"), "{said}");
+    }
+    for good in ["0", "1", "0.5", "1e-9"] {
+        assert_eq!(tracing("tracing.sampled_ratio", good), None, "{good}");
+    }
+    for wrong in ["1.01", "-0.1", "NaN"] {
+        let said = tracing("tracing.sampled_ratio", wrong).unwrap();
+        assert!(said.starts_with("tracing.sampled_ratio = "), "{said}");
+    }
+}
+
+#[test]
 fn warnings_name_the_setting() {
     let warned = |values: &[(&'static str, &str)]| {
         let warnings = check_settings(&settings(values), |_| true).unwrap();

@@ -303,6 +303,30 @@ fn umamis_names_are_read_and_ours_win_over_them() {
 }
 
 #[test]
+fn opentelemetrys_names_set_our_settings_too() {
+    let otel = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://otel:4318"),
+        ("OTEL_SERVICE_NAME", "collector"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0.25"),
+    ];
+    let loaded = with_env(&otel).unwrap();
+    let tracing = &loaded.settings.tracing;
+    assert_eq!(
+        (tracing.otlp_endpoint.as_str(), tracing.service_name.as_str()),
+        ("http://otel:4318", "collector")
+    );
+    assert_eq!(tracing.sampled_ratio, 0.25);
+    for alias in OPENTELEMETRY {
+        assert_eq!(origin(&loaded, alias.key), format!("env {}", alias.name));
+    }
+    let ours = ("DASHI_TRACING_SAMPLED_RATIO", "1");
+    assert_eq!(with_env(&[&otel[..], &[ours]].concat()).unwrap().settings.tracing.sampled_ratio, 1.0);
+    assert_eq!(with_file("tracing.sampled_ratio = 1").unwrap().settings.tracing.sampled_ratio, 1.0);
+    let error = with_env(&[("OTEL_TRACES_SAMPLER_ARG", "much")]).unwrap_err().to_string();
+    assert!(error.contains("tracing.sampled_ratio takes a number, such as 0.01"), "{error}");
+}
+
+#[test]
 fn umamis_names_stand_above_the_file() {
     let file = Scratch::holding("timezone = 'Asia/Tokyo'");
     let layers = Layers { file: Some(&file.0), env: env(&[("TZ", "Europe/Berlin")]), ..Layers::default() };

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use dashi_domain::position::{LogId, Offset, Partition};
+use dashi_domain::spans::TraceContext;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::message::{DeliveryResult, Message as _};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::oneshot;
 
@@ -90,6 +91,14 @@ impl IdempotentProducer {
         let (sender, receiver) = oneshot::channel();
         let record = BaseRecord::with_opaque_to(topic, Box::new((sender, under_way)));
         let mut record = record.key(key).payload(value);
+        if let Some(context) = TraceContext::of_record(value) {
+            // For other programs that read the topic; ours find the context in the value, in every log.
+            let context = context.to_string();
+            record = record.headers(
+                OwnedHeaders::new_with_capacity(1)
+                    .insert(Header { key: "traceparent", value: Some(context.as_str()) }),
+            );
+        }
         record.partition = partition.map(|partition| partition.number() as i32);
         self.client.send(record).map_err(|(error, _)| error)?;
         Ok(receiver)

@@ -8,6 +8,7 @@ use dashi_domain::spool::Mode;
 
 use super::{Inner, Spool, bytes, count, hour_key};
 use crate::embedded::Queued;
+use crate::forward_spans::ForwardSpans;
 use crate::kafka::{KafkaLog, WeakKafkaLog};
 use crate::{AppendError, LogError};
 
@@ -149,6 +150,7 @@ impl Spool {
             return step;
         }
         let records = queued.iter().map(|queued| queued.record.clone()).collect();
+        let spans = ForwardSpans::begin(&self.0.settings.tracer, "spool", &queued);
         let outcomes = tokio::select! {
             outcomes = log.append(records) => outcomes,
             () = tokio::time::sleep(limit) => {
@@ -160,6 +162,9 @@ impl Spool {
                 return Step::Stopped;
             }
         };
+        if let Some(spans) = spans {
+            spans.end(&outcomes);
+        }
         let open = |outcome: &Result<_, AppendError>| match outcome {
             Err(AppendError::TooLarge { .. }) | Ok(_) => None,
             Err(error) => Some(with_cause(error)),

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime};
 use dashi_domain::calendar::ms_since_1970;
 use dashi_domain::glance::{Glance, HourKey};
 use dashi_domain::position::{LogId, Offset};
+use dashi_domain::spans::Tracer;
 use dashi_domain::spool::{Bounds, Full, Gate, Mode, RECORD_BYTES, Ticket, Usage};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -53,6 +54,8 @@ pub struct SpoolSettings {
     pub batch_max: usize,
     /// Whether records that wait for other logs are to be forwarded to this one.
     pub adopt: bool,
+    /// Takes the spans of records that are forwarded.
+    pub tracer: Tracer,
 }
 
 /// What a spool does.

@@ -12,6 +12,7 @@ use dashi_domain::calendar::SaltRotation;
 use dashi_domain::client_address::{BlockedAddresses, TrustedProxies};
 use dashi_domain::ids::{IdRules, IdentifiedSessions, Secret};
 use dashi_domain::liveness::Liveness;
+use dashi_domain::spans::Tracer;
 use dashi_domain::umami::Release;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog};
 use dashi_http::Peer;
@@ -173,5 +174,6 @@ fn settings() -> CollectorSettings {
         force_ssl: false,
         limiter: Limiter::default(),
         liveness: Liveness::default(),
+        tracer: Tracer::default(),
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use dashi_archive::{Archive, ArchiveError};
 use dashi_domain::fold::Outcomes;
 use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
+use dashi_domain::spans::Tracer;
 use dashi_event_log::{EventLog, LogError, PartitionCheckpoint};
 use dashi_store::{ClaimError, PartitionState, Store, StoreError};
 use serde::Serialize;
@@ -172,7 +173,8 @@ pub async fn replay(
     let may_extend = matches!(options.end, ReplayEnd::HighWatermarks);
     let mut spans = spans(&log, options.archive.as_ref(), options.end, &states).await?;
     let rate = options.rate.map(RateLimit::new);
-    let mut settings = ProjectorSettings { batch_interval: Duration::ZERO, ..settings };
+    let mut settings =
+        ProjectorSettings { batch_interval: Duration::ZERO, tracer: Tracer::default(), ..settings };
     let records_max = settings.read_limit.records_max;
     settings.read_limit.records_max = match &rate {
         Some(rate) => records_max.min(rate.batch_max()),
