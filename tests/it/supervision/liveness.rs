@@ -10,18 +10,22 @@ use dashi_domain::fold::{Changes, FoldRules, fold};
 use dashi_domain::liveness::Liveness;
 use dashi_domain::record::Record;
 use dashi_projector::{Progress, Projector, ProjectorMetrics, ProjectorSettings};
+use integration_tests::kafka::{self, KafkaServer};
 use integration_tests::log::open_log;
 use integration_tests::setup::submission;
-use integration_tests::{Deployment, Ledger, PostgresServer, Setup, TestDirectory, eventually, http};
+use integration_tests::{
+    Deployment, Ledger, PostgresServer, Server, Setup, TestDatabase, TestDirectory, eventually, http,
+};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{SOON, on_files, open_store, settings};
+use super::{SOON, metrics, on_files, open_store, readiness, send_events, settings};
 
 /// Threads of a process that stand still until this is dropped, while its other threads run. A debugger stops them so.
 struct Stopped {
@@ -161,6 +165,19 @@ async fn a_runtime_that_is_blocked_is_in_the_logs_and_answers_nothing() {
     assert_eq!(running.dashi().terminate().await, Some(0));
 }
 
+/// Asks so long whether these live, and does something in between.
+async fn lives_for(time: Duration, servers: &[&Server], mut between: impl AsyncFnMut()) {
+    let began = Instant::now();
+    while began.elapsed() < time {
+        between().await;
+        for server in servers {
+            let answer = live(&server.url()).await;
+            assert_eq!(answer, Ok((200, json!({ "live": true }))), "{}", server.dashi.logs());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// A PostgreSQL that falls silent for longer than a task may be.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_silent_leaves_a_process_alive_on_postgres() {
@@ -177,21 +194,127 @@ async fn a_database_that_is_silent_leaves_a_process_alive_on_postgres() {
     let mut server = deployment.start("serve").ready().await;
     assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
     postgres.freeze();
-    let (began, mut asked) = (Instant::now(), 0);
-    while began.elapsed() < SILENT {
-        // Every partition gets records that it cannot apply.
+    // Every partition gets records that it cannot apply.
+    lives_for(SILENT, &[&server], async || {
         assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
-        let answer = live(&server.url()).await;
-        assert_eq!(answer, Ok((200, json!({ "live": true }))), "{}", server.dashi.logs());
-        asked += 1;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    assert!(asked > 1);
+    })
+    .await;
     postgres.thaw();
     deployment.settled().await;
     ledger.check().await;
     assert!(!server.dashi.logs().contains("a task is stuck"));
     assert_eq!(server.dashi.terminate().await, Some(0));
+}
+
+/// A budget that one batch takes whole, and a silent PostgreSQL: one partition after the other asks it, each until it gives up, and
+/// the last ones wait for their share for longer than a task may be silent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_that_wait_for_a_share_of_the_budget_leave_a_process_alive_on_postgres() {
+    // A turn takes 1.5 s at least: three times the limit of a statement.
+    const SILENT: Duration = Duration::from_secs(14);
+    const PARTITIONS: usize = 16;
+    let directory = TestDirectory::create("liveness");
+    let postgres = PostgresServer::start().await;
+    postgres.create_database("dashi").await;
+    let log = format!("sqlite:{}", directory.path().join("log.db").display());
+    let deployment = Deployment::new(log, postgres.url("dashi"))
+        .with("DASHI_EVENT_LOG_PARTITIONS", &PARTITIONS.to_string())
+        .with("DASHI_HEALTH_SILENCE_MS_MAX", "10000")
+        .with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "500")
+        .with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "20")
+        .with("DASHI_PROJECTOR_BATCHES_BYTES_MAX", "1");
+    deployment.register().await;
+    let mut ledger = Ledger::new(&deployment);
+    let mut collector = deployment.start("collect").ready().await;
+    send_events(&mut ledger, &collector, 2_000).await;
+    assert_eq!(collector.dashi.terminate().await, Some(0));
+
+    // No batch is committed, so that all partitions still have their backlog when the server falls silent.
+    let mut holder = PgConnection::connect(&postgres.url("dashi")).await.expect("it answers");
+    sqlx::raw_sql("BEGIN; LOCK TABLE website_event IN SHARE MODE").execute(&mut holder).await.unwrap();
+    let mut projector = deployment.start("project");
+    // Partitions that have had no turn are running, and all have records.
+    let without_turn = async || {
+        let text = metrics(&projector).await;
+        let lines = |begin: &str, end: &str| {
+            text.lines().filter(|line| line.starts_with(begin) && line.ends_with(end)).count()
+        };
+        let lags = lines("dashi_projector_lag_records{", "") - lines("dashi_projector_lag_records{", "} 0");
+        let in_state =
+            |state: &str| lines("dashi_projector_partition_state{", &format!("state=\"{state}\"}} 1"));
+        let [running, waiting] = ["running", "waiting_for_store"].map(in_state);
+        if lags == PARTITIONS && running > 0 && waiting > 0 && running + waiting == PARTITIONS {
+            Ok(running)
+        } else {
+            Err(format!("{running} running and {waiting} waiting partitions, {lags} have records"))
+        }
+    };
+    eventually(SOON, "it serves", async || live(&projector.url()).await.map(drop)).await;
+    eventually(SOON, "one waits for the store, the others for their share", async || {
+        without_turn().await.map(drop)
+    })
+    .await;
+    postgres.freeze();
+    lives_for(SILENT, &[&projector], async || ()).await;
+    let waited = without_turn().await;
+    assert!(waited.is_ok(), "some waited all the time: {waited:?}: {}", projector.dashi.logs());
+    postgres.thaw();
+    drop(holder);
+    deployment.settled().await;
+    ledger.check().await;
+    assert!(!projector.dashi.logs().contains("a task is stuck"), "{}", projector.dashi.logs());
+    assert_eq!(projector.dashi.terminate().await, Some(0));
+}
+
+/// A broker that falls silent for longer than a task may be, and then is gone: collectors with a spool and without one wait for
+/// it, and so does a projector.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_silent_or_gone_leaves_processes_alive_on_kafka() {
+    // The least that may be set with Kafka is half a minute.
+    const SILENT: Duration = Duration::from_secs(37);
+    const GONE: Duration = Duration::from_secs(5);
+    let directory = TestDirectory::create("liveness");
+    let mut broker = KafkaServer::start().await;
+    let database = TestDatabase::create().await;
+    let log = format!("kafka://{}/{}", broker.address(), kafka::unique_topic("liveness"));
+    let deployment = Deployment::new(log, database.url())
+        .with("DASHI_HEALTH_SILENCE_MS_MAX", "30000")
+        .with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "5000");
+    deployment.register().await;
+    let spool = directory.path().join("spool").display().to_string();
+    let spooling =
+        deployment.clone().with("DASHI_INGEST_SPOOL", "true").with("DASHI_INGEST_SPOOL_DIRECTORY", &spool);
+    let mut server = spooling.start("serve").ready().await;
+    let mut bare = deployment.start("collect").ready().await;
+    let mut ledger = Ledger::new(&deployment);
+    for server in [&server, &bare] {
+        assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
+    }
+    broker.freeze();
+    // Appends are under way in both: one spools, the other one waits and answers 503.
+    let load = ledger.start(&bare.authority, |plan| {
+        plan.connections = 4;
+        plan.duration = 10 * SOON;
+    });
+    let mut send = async || {
+        assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
+    };
+    lives_for(SILENT, &[&server, &bare], &mut send).await;
+    broker.kill();
+    lives_for(GONE, &[&server, &bare], &mut send).await;
+    broker.start_again().await;
+    ledger.stop(load).await;
+    eventually(SOON, "the log has all of the spool", async || {
+        let (_, ready) = readiness(&server).await;
+        if ready["spool"]["records"] == 0 { Ok(()) } else { Err(ready.to_string()) }
+    })
+    .await;
+    deployment.settled().await;
+    ledger.check().await;
+    for server in [&mut server, &mut bare] {
+        assert!(!server.dashi.logs().contains("a task is stuck"), "{}", server.dashi.logs());
+        assert_eq!(server.dashi.terminate().await, Some(0));
+    }
 }
 
 /// Holds the fold up until it is opened.
