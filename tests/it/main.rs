@@ -6,6 +6,7 @@ mod any_body;
 mod architecture;
 mod archive;
 mod audit;
+mod bench;
 mod cli;
 mod clients;
 mod compose;

@@ -20,6 +20,7 @@ mod settings;
 pub mod setup;
 pub mod space;
 pub mod umami;
+pub mod umami_server;
 pub mod vectors;
 mod wait;
 

@@ -120,7 +120,8 @@ pub enum Command {
     Export(ExportArgs),
     /// Keep closed ranges of the log in files, for replays beyond its retention
     Archive(ArchiveArgs),
-    /// Measure a running collector with generated events
+    /// Measure a running collector, or two in turns, with generated events; either may be an Umami (exit code 1 if one takes no
+    /// event, 4 if a comparison was interrupted)
     #[command(after_help = examples::BENCH)]
     Bench(BenchArgs),
     /// Ask a running Dashi whether it is ready (exit code 1 if not)
@@ -596,12 +597,21 @@ pub struct ArchivedArgs {
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Address of the collector
+    /// Address of the collector: a Dashi or an Umami
     #[arg(long, default_value = "http://127.0.0.1:8484", value_name = "URL")]
     pub url: String,
     /// Id of the website of the events [default: the first website of --store]
     #[arg(long, value_name = "UUID")]
     pub website: Option<Uuid>,
+    /// Address of a second collector, a Dashi or an Umami: both are measured in turns, by the same requests
+    #[arg(long, value_name = "URL", conflicts_with = "record_acknowledged")]
+    pub compare: Option<String>,
+    /// Id of the second collector's website [default: that of the first]
+    #[arg(long, value_name = "UUID", requires = "compare")]
+    pub compare_website: Option<Uuid>,
+    /// How often each of two collectors is measured
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000), requires = "compare")]
+    pub rounds: u64,
     /// Number of connections, each with one request at a time
     #[arg(long, short = 'c', default_value_t = 64)]
     pub connections: usize,
@@ -624,10 +634,16 @@ pub struct BenchArgs {
     /// Number of distinct visitors
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub sessions: u64,
+    /// Make a new visitor of every Nth event; the other events are of the --sessions newest visitors
+    #[arg(long, value_name = "N")]
+    pub new_every: Option<u64>,
+    /// Number of the first event: that of the events that an earlier run with this --seed sent, to go on with new visitors
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub first: u64,
     /// Shares of page views, custom events, identifies and performance events
     #[arg(long, default_value = "80,12,4,4", value_name = "N,N,N,N")]
     pub mix: String,
-    /// Send back the token of the last answer, as a page does that is not reloaded
+    /// Send back the token of a visitor's last answer (header x-umami-cache), as a page does that is not reloaded
     #[arg(long)]
     pub token: bool,
     /// Random seed; also part of every event's mark [default: current time]
@@ -636,8 +652,8 @@ pub struct BenchArgs {
     /// File to which the marks of acknowledged events are written
     #[arg(long, value_name = "FILE")]
     pub record_acknowledged: Option<PathBuf>,
-    /// Do not send the empty requests (GET /api/heartbeat) that follow a closed loop for at most 5 s; their rate is the
-    /// limit of server, generator and machine, and the report prints the ratio of the events' rate to it
+    /// Do not send the empty requests (GET /api/heartbeat, which Umami has, too) that follow a closed loop for at most 5 s; their
+    /// rate is the limit of server, generator and machine, and the report prints the ratio of the events' rate to it
     #[arg(long)]
     pub no_limit: bool,
     /// Print JSON

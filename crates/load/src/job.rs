@@ -14,7 +14,7 @@ use crate::connection::{Answer, ConnectionError, Target};
 use crate::error::LoadError;
 use crate::journal::Journal;
 use crate::payload::{Event, Payloads};
-use crate::plan::{LoadPlan, Mode, Requests};
+use crate::plan::{EventKind, LoadPlan, Mode, Requests};
 use crate::report::{Counts, Latency, Report};
 use crate::schedule::Schedule;
 use crate::verdict::Verdict;
@@ -46,6 +46,7 @@ pub(crate) struct Tally {
     pub(crate) warmup: Counts,
     pub(crate) counts: Counts,
     latency: Histogram<u64>,
+    first_refusal: Option<String>,
     last_answer_at: Option<Instant>,
 }
 
@@ -100,6 +101,7 @@ impl Job {
                 warmup: Counts::default(),
                 counts: Counts::default(),
                 latency,
+                first_refusal: None,
                 last_answer_at: None,
             }),
             plan,
@@ -147,7 +149,8 @@ impl Job {
             return;
         }
         let batch = self.plan.batch as u64;
-        events.extend((0..batch).map(|at| self.payloads.event(turn.number * batch + at)));
+        let first = self.plan.first + turn.number * batch;
+        events.extend((first..first + batch).map(|n| self.payloads.event(n)));
         let session = events.first().map_or(0, |event| event.session);
         body.clear();
         if batch > 1 {
@@ -172,7 +175,10 @@ impl Job {
         if self.plan.token
             && let Some(token) = lock(&self.tokens).get(&session)
         {
-            for part in ["x-umami-cache: ", token, "\r\n"] {
+            // Umami's tracker gives the token up before an identify.
+            let is_identify =
+                batch == 1 && events.first().is_some_and(|event| event.kind == EventKind::Identify);
+            for part in ["x-umami-cache: ", if is_identify { "" } else { token }, "\r\n"] {
                 request.extend_from_slice(part.as_bytes());
             }
         }
@@ -188,16 +194,15 @@ impl Job {
             Requests::Empty => Verdict::Refused,
         };
         if self.plan.token
-            && let Some(token) = verdict.token()
             && let Some(event) = events.first()
         {
-            let mut tokens = lock(&self.tokens);
-            if tokens.get(&event.session).is_none_or(|known| **known != *token) {
-                tokens.insert(event.session, token.into());
-            }
+            self.keep_token(event.session, verdict.token(), body);
         }
         let mut tally = self.tally();
         tally.last_answer_at = Some(at);
+        if tally.first_refusal.is_none() && (0..events.len()).any(|at| !verdict.acknowledges(at)) {
+            tally.first_refusal = Some(shown(answer.status, body));
+        }
         let measured = turn.from >= self.measure_from;
         if measured {
             let latency_us = at.saturating_duration_since(turn.from).as_micros();
@@ -217,6 +222,21 @@ impl Job {
             {
                 self.stop.cancel();
             }
+        }
+    }
+
+    /// The session's next request has the token of this answer; none, if it is JSON without one.
+    fn keep_token(&self, session: u64, token: Option<&str>, body: &[u8]) {
+        let mut tokens = lock(&self.tokens);
+        match token {
+            Some(token) if tokens.get(&session).is_none_or(|known| **known != *token) => {
+                tokens.insert(session, token.into());
+            }
+            Some(_) => {}
+            None if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() => {
+                tokens.remove(&session);
+            }
+            None => {}
         }
     }
 
@@ -271,9 +291,22 @@ impl Job {
             warmup: tally.warmup.clone(),
             latency: Latency::of(&tally.latency),
             client_cpu_s,
+            first_refusal: tally.first_refusal.clone(),
             limit: None,
         }
     }
+}
+
+/// A status and the beginning of a body, on one line.
+fn shown(status: u16, body: &[u8]) -> String {
+    const CHARS_MAX: usize = 200;
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * CHARS_MAX)]);
+    let mut line: String =
+        text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if line.len() < body.len() {
+        line.push('…');
+    }
+    format!("{status} {line}")
 }
 
 /// A rate; 0 if no time has passed.

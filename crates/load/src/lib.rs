@@ -15,6 +15,7 @@
 //! Event `n` of a run (its kind, session and variant) depends on the seed and `n` alone, not on timing.
 
 mod answer;
+mod comparison;
 mod connection;
 mod cpu;
 mod error;
@@ -29,6 +30,7 @@ mod schedule;
 mod verdict;
 mod worker;
 
+pub use comparison::{Comparison, Ratio, Side, Spread};
 pub use connection::{Connection, ConnectionError, Response, Target};
 pub use error::LoadError;
 pub use journal::{Acknowledged, read_acknowledged};

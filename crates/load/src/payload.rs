@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::plan::{EventKind, LoadPlan};
+use crate::plan::{EventKind, LoadPlan, SESSIONS_MAX};
 use crate::random::Random;
 
 /// Event `n` of a run.
@@ -43,12 +43,17 @@ impl Payloads {
     /// Event `n`: a function of the seed, the plan and `n` only.
     pub(crate) fn event(&self, n: u64) -> Event {
         let mut random = Random::new(self.plan.seed, n);
-        Event {
-            n,
-            kind: self.plan.mix.kind_at(random.below(self.plan.mix.total())),
-            session: random.below(self.plan.sessions),
-            variant: random.below(VARIANTS as u64) as usize,
-        }
+        let kind = self.plan.mix.kind_at(random.below(self.plan.mix.total()));
+        let session = match self.plan.new_every {
+            None => random.below(self.plan.sessions),
+            Some(every) => {
+                let newest = n / every;
+                let age = random.below(self.plan.sessions.min(newest + 1));
+                // There are no more addresses than that.
+                (if n.is_multiple_of(every) { newest } else { newest - age }) % SESSIONS_MAX
+            }
+        };
+        Event { n, kind, session, variant: random.below(VARIANTS as u64) as usize }
     }
 
     /// Appends the JSON of `event` to `out`.
@@ -278,6 +283,22 @@ mod tests {
         assert_eq!(kinds.len(), 4);
         assert_eq!(visitors.len(), 300);
         assert_eq!(visitors.values().collect::<BTreeSet<_>>().len(), 300);
+    }
+
+    #[test]
+    fn new_visitors_come_in_proportion_and_the_others_are_of_the_newest() {
+        let plan = LoadPlan { new_every: Some(4), sessions: 10, ..plan() };
+        let payloads = Payloads::new(plan.clone());
+        let mut seen = BTreeSet::new();
+        for n in 0..2_000 {
+            let session = payloads.event(n).session;
+            assert_eq!(seen.insert(session), n % 4 == 0, "{n}: {session}");
+            assert!(session <= n / 4 && session + 10 > n / 4, "{n}: {session}");
+        }
+        assert_eq!(seen.len(), 500);
+        let of_its_own = Payloads::new(LoadPlan { new_every: Some(1), ..plan });
+        assert!((0..500).all(|n| of_its_own.event(n).session == n));
+        assert_eq!(of_its_own.event(SESSIONS_MAX + 3).session, 3);
     }
 
     #[test]

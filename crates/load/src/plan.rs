@@ -30,12 +30,19 @@ pub struct LoadPlan {
     /// address. So each payload names its visitor through the overrides `ip` (visitor `s` is `s` counted
     /// into 10.0.0.0/8, which no location database knows) and `userAgent` (one of a few real browsers).
     pub sessions: u64,
+    /// Makes a new visitor of every so many events: of event 0, and of each whose number is a multiple of it. The other events
+    /// are of the `sessions` visitors that are the newest then. `None`: no visitor is newer than another.
+    pub new_every: Option<u64>,
+    /// Number of the first event. A run that goes on where one of the same seed ended begins with the number of that one's
+    /// events.
+    pub first: u64,
     /// Shares of the kinds of events.
     pub mix: Mix,
     /// Events per request: 1 posts to `/api/send`, more post arrays to `/api/batch`. 1 to 10,000.
     pub batch: usize,
-    /// Send back the cache token a session was last given. Tokens are kept per session, about 400 bytes
-    /// each. A batch has one token for all its elements, so with this each batch belongs to one session.
+    /// Send back the cache token a session was last given, as Umami's tracker does: an answer without one takes it away, and a
+    /// single identify has an empty header. Tokens are kept per session, about 400 bytes each. A batch has one token for all its
+    /// elements, so with this each batch belongs to one session.
     pub token: bool,
     /// Decides all choices and, in hexadecimal, names the run in its marks (`/load/<seed>/<n>`). Give
     /// every run its own seed where their events meet in one database.
@@ -59,12 +66,15 @@ pub struct LoadPlan {
     pub record_acknowledged: Option<PathBuf>,
 }
 
+/// As many visitors as 10.0.0.0/8 has addresses.
+pub(crate) const SESSIONS_MAX: u64 = 1 << 24;
+
 /// Content of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Requests {
     /// Events, by the plan's mix and batch.
     Events,
-    /// Nothing: `GET /api/heartbeat`, which a collector answers without work. Server's HTTP stack, this generator and
+    /// Nothing: `GET /api/heartbeat`, which Dashi and Umami answer without work. Server's HTTP stack, this generator and
     /// the machine allow no higher rate, so the rate of events is compared with it.
     Empty,
 }
@@ -164,6 +174,8 @@ impl LoadPlan {
             requests_max: None,
             warmup: Duration::ZERO,
             sessions: 10_000,
+            new_every: None,
+            first: 0,
             mix: Mix::default(),
             batch: 1,
             token: false,
@@ -198,8 +210,11 @@ impl LoadPlan {
         if !(1..=10_000).contains(&self.connections) {
             return refuse("connections must be 1 to 10,000");
         }
-        if !(1..=1 << 24).contains(&self.sessions) {
+        if !(1..=SESSIONS_MAX).contains(&self.sessions) {
             return refuse("sessions must be 1 to 16,777,216, the addresses of 10.0.0.0/8");
+        }
+        if self.new_every == Some(0) {
+            return refuse("a new visitor of every so many events: 1 at least");
         }
         if !(1..=10_000).contains(&self.batch) {
             return refuse("batch must be 1 to 10,000");
@@ -238,11 +253,12 @@ mod tests {
 
     #[test]
     fn plans_that_cannot_run_are_refused() {
-        let changes: [fn(&mut LoadPlan); 9] = [
+        let changes: [fn(&mut LoadPlan); 10] = [
             |plan| plan.website = "\",\"x\":\"".into(),
             |plan| plan.connections = 0,
             |plan| plan.sessions = 0,
             |plan| plan.sessions = (1 << 24) + 1,
+            |plan| plan.new_every = Some(0),
             |plan| plan.batch = 0,
             |plan| plan.mix = Mix { page_views: 0, custom_events: 0, identifies: 0, performance: 0 },
             |plan| plan.duration = Duration::MAX,

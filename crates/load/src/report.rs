@@ -27,18 +27,20 @@ pub struct Report {
     pub latency: Latency,
     /// Processor time of the generator in `elapsed_s`, user and system; absent without `/proc`.
     pub client_cpu_s: Option<f64>,
-    /// Rate of empty requests to the same server; absent if it was not measured.
+    /// The first answer that refused an event, warm-up included: its status, and the beginning of its body.
+    pub first_refusal: Option<String>,
+    /// Rate of empty requests to the same server; absent if it was not measured, or if none was answered 200.
     pub limit: Option<Limit>,
 }
 
 /// Empty requests to the same server in the same run: a rate that requests with work cannot exceed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Limit {
-    /// Answered empty requests per second.
+    /// Empty requests that were answered 200, per second.
     pub empty_requests_per_s: f64,
     /// Median time to the answer of an empty request.
     pub empty_p50_us: u64,
-    /// `requests_per_s` of the report, divided by that of empty requests; 0 if none was answered.
+    /// `requests_per_s` of the report, divided by that of empty requests.
     pub requests_ratio: f64,
     /// `events_per_s` of the report, divided by the rate of empty requests; above 1 only in batches.
     pub events_ratio: f64,
@@ -133,14 +135,16 @@ impl Report {
     /// Sets this report beside that of [`LoadPlan::limit`](crate::LoadPlan::limit).
     #[must_use]
     pub fn beside(self, empty: &Self) -> Self {
-        let ratio = |rate: f64| if empty.requests_per_s > 0.0 { rate / empty.requests_per_s } else { 0.0 };
-        let limit = Limit {
-            empty_requests_per_s: empty.requests_per_s,
+        // Another answer, such as 404, is none without work but none at all.
+        let answered = empty.counts.statuses.get(&200).copied().unwrap_or(0);
+        let empty_requests_per_s = answered as f64 / empty.elapsed_s;
+        let limit = (answered > 0 && empty.elapsed_s > 0.0).then(|| Limit {
+            empty_requests_per_s,
             empty_p50_us: empty.latency.p50_us,
-            requests_ratio: ratio(self.requests_per_s),
-            events_ratio: ratio(self.events_per_s),
-        };
-        Self { limit: Some(limit), ..self }
+            requests_ratio: self.requests_per_s / empty_requests_per_s,
+            events_ratio: self.events_per_s / empty_requests_per_s,
+        });
+        Self { limit, ..self }
     }
 }
 
@@ -199,6 +203,9 @@ impl fmt::Display for Report {
         row(f, "", kinds)?;
         if counts.refused_events > 0 {
             row(f, "refused", format!("{} events", counts.refused_events))?;
+        }
+        if let Some(refusal) = &self.first_refusal {
+            row(f, "first refusal", refusal.clone())?;
         }
         let statuses: Vec<_> =
             counts.statuses.iter().map(|(status, count)| format!("{status}: {count}")).collect();
@@ -260,19 +267,22 @@ mod tests {
             warmup: Counts::default(),
             latency: Latency::of(&histogram),
             client_cpu_s: Some(0.5),
+            first_refusal: None,
             limit: None,
         }
     }
 
     #[test]
     fn a_limit_beside_a_report_shows_the_ratio() {
-        let empty = Report { requests_per_s: 2_000.0, ..report() };
-        let beside = report().beside(&empty);
+        let answered = |statuses: &[(u16, u64)]| {
+            let counts = Counts { statuses: statuses.iter().copied().collect(), ..Counts::default() };
+            Report { counts, ..report() }
+        };
+        let beside = report().beside(&answered(&[(200, 4_000), (503, 7)]));
         let limit = beside.limit.unwrap();
         assert_eq!((limit.requests_ratio, limit.events_ratio), (0.25, 0.000_25));
         assert!(beside.to_string().contains("2000 empty requests/s of this server (p50 0.500 ms)"));
-        let nothing = Report { requests_per_s: 0.0, ..report() };
-        assert_eq!(report().beside(&nothing).limit.unwrap().events_ratio, 0.0);
+        assert_eq!(report().beside(&answered(&[(404, 4_000)])).limit, None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub(crate) enum Verdict<'a> {
     Refused,
     Single { token: Option<Cow<'a, str>> },
-    Batch { refused: HashSet<usize>, token: Option<Cow<'a, str>> },
+    Batch { refused: HashSet<usize>, token: Cow<'a, str> },
 }
 
 #[derive(Deserialize)]
@@ -37,7 +37,8 @@ struct Refusal {
 
 impl<'a> Verdict<'a> {
     /// `events` is the number of events in the request; one means that it was no batch. An answer whose numbers do
-    /// not add up acknowledges nothing.
+    /// not add up acknowledges nothing, nor does one to a batch that has no token: each event that is taken gives one, and
+    /// robots, whose events are dropped, count as processed.
     pub(crate) fn read(status: u16, body: &'a [u8], events: usize) -> Self {
         if status != 200 {
             return Self::Refused;
@@ -49,11 +50,10 @@ impl<'a> Verdict<'a> {
             };
         }
         match serde_json::from_slice(body) {
-            Ok(BatchAnswer { size, errors, details, cache }) if size == events && errors == details.len() => {
-                Self::Batch {
-                    refused: details.into_iter().map(|refusal| refusal.index).collect(),
-                    token: cache,
-                }
+            Ok(BatchAnswer { size, errors, details, cache: Some(token) })
+                if size == events && errors == details.len() =>
+            {
+                Self::Batch { refused: details.into_iter().map(|refusal| refusal.index).collect(), token }
             }
             _ => Self::Refused,
         }
@@ -71,7 +71,8 @@ impl<'a> Verdict<'a> {
     pub(crate) fn token(&self) -> Option<&str> {
         let token = match self {
             Self::Refused => None,
-            Self::Single { token } | Self::Batch { token, .. } => token.as_deref(),
+            Self::Single { token } => token.as_deref(),
+            Self::Batch { token, .. } => Some(token.as_ref()),
         };
         token.filter(|token| {
             (1..=4_096).contains(&token.len()) && token.bytes().all(|byte| byte.is_ascii_graphic())
@@ -103,13 +104,13 @@ mod tests {
 
     #[test]
     fn a_batch_acknowledges_the_elements_without_errors() {
-        let answer = r#"{"size":3,"processed":2,"errors":1,"details":[{"index":1,"response":{"error":{}}}],"cache":null}"#;
+        let answer = r#"{"size":3,"processed":2,"errors":1,"details":[{"index":1,"response":{"error":{}}}],"cache":"a.b.c"}"#;
         assert_eq!(acknowledged(200, answer, 3), [0, 2]);
         assert_eq!(acknowledged(200, answer, 4), NONE);
         assert_eq!(acknowledged(200, &answer.replace("\"errors\":1", "\"errors\":2"), 3), NONE);
         assert_eq!(acknowledged(400, answer, 3), NONE);
         let without_token = r#"{"size":2,"processed":2,"errors":0,"details":[]}"#;
-        assert_eq!(acknowledged(200, without_token, 2), [0, 1]);
+        assert_eq!(acknowledged(200, without_token, 2), NONE, "two robots");
     }
 
     #[test]

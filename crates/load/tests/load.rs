@@ -151,8 +151,8 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> Option<Request> {
     loop {
         let mut header = String::new();
         stream.read_line(&mut header).await.ok()?;
-        match header.trim_end().split_once(": ") {
-            Some((name, value)) => headers.insert(name.to_owned(), value.to_owned()),
+        match header.trim_end().split_once(':') {
+            Some((name, value)) => headers.insert(name.to_owned(), value.trim_start().to_owned()),
             None => break,
         };
     }
@@ -405,7 +405,7 @@ async fn the_refused_elements_of_a_batch_are_not_acknowledged() {
         let size = request.elements().len();
         let details = json!([{"index": 1, "response": {"error": {"message": "no"}}}]);
         let body =
-            json!({"size": size, "processed": size - 1, "errors": 1, "details": details, "cache": null});
+            json!({"size": size, "processed": size - 1, "errors": 1, "details": details, "cache": "a.b.c"});
         Reply::Bytes(answer(200, "", &body.to_string()))
     })
     .await;
@@ -453,6 +453,10 @@ async fn a_token_goes_back_with_the_session_it_was_given_to() {
             assert_eq!(ips.len(), 1);
             if let Some(token) = request.headers.get("x-umami-cache") {
                 with_token += 1;
+                if batch == 1 && request.body["type"] == "identify" {
+                    assert_eq!(token, "", "Umami's tracker has given it up");
+                    continue;
+                }
                 assert_eq!(json!(token.strip_prefix("token-")).to_string(), *ips.first().unwrap());
             }
         }

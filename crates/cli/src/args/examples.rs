@@ -121,7 +121,11 @@ pub const ARCHIVE_RELEASE: &str = "Example:
 
 pub const BENCH: &str = "Examples:
   dashi bench --duration 20 --connections 128      as many requests as it answers
-  dashi bench --url http://collector:8484 --website 94db1cb1-74f4-4a40-ad6c-962362670409 --rate 500 --json";
+  dashi bench --url http://collector:8484 --website 94db1cb1-74f4-4a40-ad6c-962362670409 --rate 500 --json
+  dashi bench --compare http://umami:3000 --website 94db1cb1-74f4-4a40-ad6c-962362670409 --token --rounds 5
+
+Two servers are measured by the same requests in each round, the first one first in every other round; the table has medians and the
+ratios of the same rounds. Both need the website: docs/performance.md says how to add it to Umami.";
 
 pub const HEALTH: &str = "Examples:
   dashi health --url http://127.0.0.1:8484

@@ -1,4 +1,6 @@
-//! `dashi bench`: sends generated events to a running collector and measures it.
+//! `dashi bench`: sends generated events to a running collector, Dashi or Umami, and measures it.
+
+mod compare;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashi_config::Loaded;
 use dashi_load::{LoadPlan, Mix, Mode, Snapshot};
+use uuid::Uuid;
 
 use crate::args::BenchArgs;
 use crate::clock::now_ms;
@@ -28,6 +31,18 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
                 .id
         }
     };
+    let plan = plan(&args, website)?;
+    match &args.compare {
+        None => single(plan, &args).await,
+        Some(url) => {
+            let website = args.compare_website.unwrap_or(website).to_string();
+            let other = LoadPlan { target: url.clone(), website, ..plan.clone() };
+            compare::run([plan, other], &args).await
+        }
+    }
+}
+
+fn plan(args: &BenchArgs, website: Uuid) -> Result<LoadPlan, Misuse> {
     let mut plan = LoadPlan::new(args.url.as_str(), website.to_string());
     plan.mode = match args.rate {
         Some(requests_per_s) => Mode::Open { requests_per_s },
@@ -43,6 +58,12 @@ pub async fn run(loaded: &Loaded, args: BenchArgs) -> anyhow::Result<Exit> {
     plan.token = args.token;
     plan.seed = args.seed.unwrap_or_else(|| now_ms().unsigned_abs());
     plan.record_acknowledged = args.record_acknowledged.clone();
+    plan.first = args.first;
+    plan.new_every = args.new_every;
+    Ok(plan)
+}
+
+async fn single(plan: LoadPlan, args: &BenchArgs) -> anyhow::Result<Exit> {
     let stop = interrupt::token();
     let display = Arc::new(ProgressDisplay::new(args.json));
     let progress = |part: &'static str| {
