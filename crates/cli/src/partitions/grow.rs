@@ -1,8 +1,9 @@
 //! `dashi partitions grow`.
 //!
-//! Embedded: one transaction. On Kafka: make the topic's partitions, have the collectors hold back sessions that move, commit,
-//! append the barriers, open. The steps are in the store, so a command that was killed is finished by the next one, or by a
-//! collector.
+//! Embedded: one transaction. On Kafka: note the growth, have the collectors hold back sessions that move, make the topic's
+//! partitions, commit, append the barriers, open. The steps are in the store, so a command that was killed is finished by the
+//! next one, or by a collector. The topic changes only when all collectors know of it: they take partitions that nobody
+//! commanded for a mistake.
 
 use std::time::{Duration, Instant};
 
@@ -170,8 +171,6 @@ impl Growing<'_> {
                 ),
                 None if current.partitions >= to => return Ok(Vec::new()),
                 None => {
-                    self.show("making partitions", 0, u64::from(to), None);
-                    log.make_partitions(to).await?;
                     let version = stored.iter().map(|stored| stored.layout.version).max().unwrap_or(0) + 1;
                     let layout = Layout { version, partitions: to };
                     // If another command was faster, its growth is found.
@@ -181,32 +180,43 @@ impl Growing<'_> {
         }
     }
 
-    /// Commits a growth once all processes have acknowledged it. Gives it up when its time is over, and returns those that
-    /// have not; `None` if it was decided otherwise.
+    /// Makes the topic's partitions and commits a growth, once all processes have acknowledged it. Gives it up when its time is
+    /// over, and returns those that have not; `None` if it was decided otherwise.
     async fn commit(
         &self,
         log: &KafkaLog,
         growth: &StoredLayout,
     ) -> anyhow::Result<Option<Vec<AppenderState>>> {
-        let (id, version) = (log.id(), growth.layout.version);
+        let (id, Layout { version, partitions }) = (log.id(), growth.layout);
         loop {
-            if self.store.commit_growth(id, version).await? {
-                return Ok(None);
-            }
             let appenders = self.store.appenders(id).await?;
             let names = awaited(&appenders, version);
+            if names.is_empty() {
+                self.show("making partitions", 0, u64::from(partitions), None);
+                if let Err(error) = log.make_partitions(partitions).await {
+                    // Nobody has to wait for it any more.
+                    self.store.move_growth(id, version, Growth::Draining, Growth::Aborted).await?;
+                    return Err(error).context("the growth was given up");
+                }
+                // Not if another process has come meanwhile.
+                if self.store.commit_growth(id, version).await? {
+                    return Ok(None);
+                }
+            }
             let note = format!("waiting for {}", names.join(", "));
             let done = appenders.len() - names.len();
             self.show("collectors acknowledge", done as u64, appenders.len() as u64, Some(&note));
             let stored = self.store.layouts(id).await?;
             let now = stored.iter().find(|stored| stored.layout.version == version);
             match now {
-                Some(now) if now.state == Growth::Draining && now.is_expired => {
+                Some(now) if now.state == Growth::Draining && now.is_expired && !names.is_empty() => {
                     if self.store.move_growth(id, version, Growth::Draining, Growth::Aborted).await? {
                         return Ok(Some(left(appenders, version)));
                     }
                 }
                 Some(now) if now.state == Growth::Draining => tokio::time::sleep(LOOK).await,
+                // A collector gave it up, though all had acknowledged it: its partitions took too long. They are there now.
+                Some(now) if now.state == Growth::Aborted && names.is_empty() => return Ok(None),
                 // A collector gave it up.
                 Some(now) if now.state == Growth::Aborted => return Ok(Some(left(appenders, version))),
                 _ => return Ok(None),
@@ -238,10 +248,9 @@ impl Growing<'_> {
     }
 }
 
-/// Those that a growth waited for; all, if none was left at this moment.
+/// Those that a growth waited for.
 fn left(appenders: Vec<AppenderState>, version: u32) -> Vec<AppenderState> {
-    let (left, others): (Vec<_>, Vec<_>) = appenders.into_iter().partition(|state| state.is_awaited(version));
-    if left.is_empty() { others } else { left }
+    appenders.into_iter().filter(|state| state.is_awaited(version)).collect()
 }
 
 fn text(report: &Report) -> String {

@@ -170,7 +170,13 @@ impl Process {
         // Before anything is appended, so that it goes where the layout says.
         let follower = match roles.collects() {
             true => Follower::start(&log, &store, &Role::Collector(address)).await,
-            false => None,
+            false => {
+                if let EventLog::Kafka(kafka) = &log {
+                    // It appends nothing and does not follow a growth, so it must not take the topic's new partitions for a mistake.
+                    kafka.forget_layouts();
+                }
+                None
+            }
         };
         let spool = match spool_settings {
             Some(spool) => log.open_spool(spool).await?,

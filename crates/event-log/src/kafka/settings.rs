@@ -23,9 +23,9 @@ pub(super) struct Expected<'a> {
     pub topic: &'a str,
     /// The largest record that the body limit allows.
     pub record_bytes_max: usize,
-    /// Partitions over which records are spread.
-    pub partitions: u32,
-    /// Whether that number is about to grow.
+    /// Partitions over which records are spread; `None` if this process does not know.
+    pub partitions: Option<u32>,
+    /// Whether that number is about to grow: every collector knows that before the topic has new partitions.
     pub grows: bool,
 }
 
@@ -150,7 +150,8 @@ pub(super) fn judge(described: &Described, expected: Expected<'_>) -> Vec<TopicN
             )),
         );
     }
-    let (used, there) = (expected.partitions, described.partitions);
+    let there = described.partitions;
+    let used = expected.partitions.unwrap_or(there);
     if there > used && !expected.grows {
         note(
             Concern::Partitions,
@@ -187,7 +188,7 @@ mod tests {
         brokers: "k1:9092",
         topic: "events",
         record_bytes_max: 11_000_000,
-        partitions: 8,
+        partitions: Some(8),
         grows: false,
     };
 
@@ -239,6 +240,8 @@ mod tests {
         assert_eq!(concerns(&Described { partitions: 7, ..described(&[]) }), [Concern::Partitions]);
         let grows = Expected { grows: true, ..EXPECTED };
         assert_eq!(judge(&Described { partitions: 9, ..described(&[]) }, grows), []);
+        let unknown = Expected { partitions: None, ..EXPECTED };
+        assert_eq!(judge(&Described { partitions: 9, ..described(&[]) }, unknown), []);
         let shut = Described { settings: Err("not authorized".to_owned()), ..described(&[]) };
         assert_eq!(concerns(&shut), [Concern::SettingsUnreadable]);
     }

@@ -216,11 +216,7 @@ impl KafkaLog {
             brokers: &shared.settings.brokers,
             topic: &shared.settings.topic,
             record_bytes_max: shared.settings.record_bytes_max,
-            partitions: shared
-                .router
-                .routing()
-                .current()
-                .map_or(topic.partitions, |layout| layout.partitions),
+            partitions: shared.router.routing().current().map(|layout| layout.partitions),
             grows: shared.router.routing().next().is_some(),
         };
         notes.extend(judge(&described, expected));
