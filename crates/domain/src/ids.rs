@@ -95,6 +95,17 @@ impl IdRules {
     /// The session of a visitor at `created_at_ms`. It depends on address, agent and the salt's period, so a back-dated
     /// event falls into the session of its own month; for the effect of a distinct id, see [`IdentifiedSessions`].
     pub fn session_id(&self, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
+        self.session_id_in(visitor, self.session_period(created_at_ms))
+    }
+
+    /// The start of the salt's period that an event lies in, in milliseconds since 1970. Within a period a visitor's session is
+    /// the same.
+    pub fn session_period(&self, created_at_ms: i64) -> i64 {
+        salt_start_ms(created_at_ms, self.rotation, &self.zone)
+    }
+
+    /// [`Self::session_id`] of an event in a period, by the period's start.
+    pub fn session_id_in(&self, visitor: &Visitor<'_>, period: i64) -> Uuid {
         let distinct_id = visitor.distinct_id.unwrap_or_default();
         let part = match self.identified {
             IdentifiedSessions::Shared if !distinct_id.is_empty() => {
@@ -103,8 +114,7 @@ impl IdRules {
             IdentifiedSessions::Shared | IdentifiedSessions::Linked => Cow::Borrowed(""),
             IdentifiedSessions::PerDevice => cut(distinct_id.into(), DISTINCT_ID_UNITS_MAX),
         };
-        let start = salt_start_ms(created_at_ms, self.rotation, &self.zone);
-        let salt = hash(&[utc_string(start).as_bytes()]);
+        let salt = hash(&[utc_string(period).as_bytes()]);
         self.secret.uuid(&[
             visitor.source.as_bytes(),
             visitor.address.as_bytes(),

@@ -103,10 +103,10 @@ pub fn decide_with(
     let Some(ids) = rules.ids.rules(visitor.distinct_id) else {
         return Decision::Refuse(Rejection::Unavailable);
     };
-    let session_id = ids.session_id(&visitor, created_at_ms);
+    let session_id = rules.ids.session_id(ids, &visitor, created_at_ms);
     let identified = payload.id.as_deref().is_some_and(|id| !id.is_empty());
     let device = (identified && source.kind == SourceKind::Website)
-        .then(|| ids.session_id(&Visitor { distinct_id: None, ..visitor }, created_at_ms));
+        .then(|| rules.ids.session_id(ids, &Visitor { distinct_id: None, ..visitor }, created_at_ms));
     let visit = visit(ids, session_id, created_at_ms);
     let website = (source.kind == SourceKind::Website).then_some(&*source.text);
     let accepted = Accepted {

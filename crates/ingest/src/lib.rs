@@ -35,6 +35,7 @@ mod request_span;
 mod routes;
 mod rules;
 mod script;
+mod session_cache;
 mod session_ids;
 mod slots;
 mod source_registry;

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use dashi_domain::ids::{IdRules, IdentifiedSessions};
+use dashi_domain::ids::{IdRules, IdentifiedSessions, Visitor};
 use dashi_domain::umami::Release;
+use uuid::Uuid;
+
+use crate::session_cache::SessionCache;
 
 /// The id rules of a collector. Whether a distinct id changes the session may have to be read from the database first;
 /// until then there are no rules for visitors with a distinct id, so that no id is ever computed by two formulas in one
@@ -15,13 +18,14 @@ pub struct SessionIds {
     decided: Arc<OnceLock<IdRules>>,
     /// The version of Umami by whose rules requests are checked.
     release: Arc<OnceLock<Release>>,
+    cache: Arc<SessionCache>,
 }
 
 impl SessionIds {
     /// The rules for identified visitors are not decided yet; those of `rules` are not used.
     pub fn undecided(rules: IdRules) -> Self {
         let anonymous = IdRules { identified: IdentifiedSessions::Shared, ..rules };
-        Self { anonymous, decided: Arc::default(), release: Arc::default() }
+        Self { anonymous, decided: Arc::default(), release: Arc::default(), cache: Arc::default() }
     }
 
     /// The rules for all visitors are decided.
@@ -56,6 +60,12 @@ impl SessionIds {
     pub fn rules(&self, distinct_id: Option<&str>) -> Option<&IdRules> {
         let is_anonymous = distinct_id.is_none_or(str::is_empty);
         self.decided.get().or(is_anonymous.then_some(&self.anonymous))
+    }
+
+    /// The session of a visitor by these rules, which are those of [`Self::rules`] for this visitor.
+    pub(crate) fn session_id(&self, rules: &IdRules, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
+        // The decision does not change sessions without a distinct id, so what was computed before it stays true.
+        self.cache.session_id(rules, visitor, created_at_ms)
     }
 }
 
