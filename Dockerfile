@@ -10,8 +10,8 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked -p dashi --features tls \
-    && cp target/release/dashi /usr/local/bin/dashi
+    cargo build --profile dist --locked -p dashi --features tls \
+    && cp target/dist/dashi /usr/local/bin/dashi
 
 FROM debian:bookworm-slim
 RUN apt-get update \
