@@ -49,9 +49,9 @@ use ownership::{
     a_batch_for_a_locked_file_is_not_written_within_a_bounded_time, a_dropped_commit_is_whole_or_not_at_all,
     a_misplaced_batch_is_refused_and_told_where_to_go_on, a_repeated_commit_changes_nothing,
     a_replay_claims_only_what_no_live_projector_has_claimed, a_stale_epoch_is_fenced_and_changes_nothing,
-    an_error_is_over_when_the_checkpoint_moves, errors_are_noted_for_their_owner_only,
-    every_claim_has_a_higher_epoch, no_commit_of_an_older_epoch_comes_after_a_claim,
-    the_guard_is_the_one_that_is_checked_in_every_order,
+    an_error_is_over_when_the_checkpoint_moves, batches_that_are_committed_at_once_fail_each_for_itself,
+    errors_are_noted_for_their_owner_only, every_claim_has_a_higher_epoch,
+    no_commit_of_an_older_epoch_comes_after_a_claim, the_guard_is_the_one_that_is_checked_in_every_order,
 };
 use profiles::{
     a_deleted_trait_stays_deleted_until_it_is_written_anew, a_late_send_settles_where_it_belongs,
@@ -99,6 +99,7 @@ macro_rules! whole_contract {
             a_misplaced_batch_is_refused_and_told_where_to_go_on,
             a_repeated_commit_changes_nothing,
             a_dropped_commit_is_whole_or_not_at_all,
+            batches_that_are_committed_at_once_fail_each_for_itself,
             every_column_is_written_as_it_is,
             many_rows_go_through_as_one,
             a_session_keeps_what_it_has_and_gets_what_it_lacks,

@@ -12,7 +12,7 @@ use integration_tests::{PostgresServer, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::fixture::{
-    P0, P1, Raw, SOON, StoreFixture, at, claim, commit, log, open_postgres, page_views, property,
+    P0, P1, Raw, SOON, StoreFixture, at, claim, commit, event, id, log, open_postgres, page_views, property,
 };
 use super::rows::full_changes;
 
@@ -368,4 +368,81 @@ pub(super) async fn a_database_that_goes_away_leaves_the_outcome_unknown_until_r
     assert_eq!(raw.count("website_event").await, 5);
     assert_eq!(raw.count("session_data").await, 4);
     assert_eq!(raw.count("dashi.dead_letter").await, 4);
+}
+
+/// SQLite writes batches that wait for their turn in one transaction. What becomes of one is no other's business.
+pub(super) async fn batches_that_are_committed_at_once_fail_each_for_itself(fixture: StoreFixture) {
+    const PARTITIONS: u32 = 10;
+    let store = fixture.migrated().await;
+    let stale = claim(&store, Partition::new(0)).await;
+    let mut claims = Vec::new();
+    for partition in 0..PARTITIONS {
+        claims.push(claim(&store, Partition::new(partition)).await);
+    }
+    let other = claim(&store, Partition::new(PARTITIONS)).await;
+    store.commit(&other, at(0), at(1), &page_views([5_000_000])).await.unwrap();
+    let mut stands = vec![0; PARTITIONS as usize];
+    let (mut duplicates, mut interrupted) = (0, 0);
+    let events = |partition: u32, number: u64| {
+        page_views((0..30).map(|n| u128::from(partition) * 100_000 + u128::from(number) * 100 + n))
+    };
+    for round in 0..20_u64 {
+        let begin = tokio::sync::Barrier::new(PARTITIONS as usize + 4);
+        let (store, begin, claims, stale) = (&store, &begin, &claims, &stale);
+        // Its outcome, whatever it is: the four that fail do so in every round.
+        let commit = |claim: &'_ Claim, from: u64, changes: Changes| {
+            let claim = claim.clone();
+            async move {
+                begin.wait().await;
+                store.commit(&claim, at(from), at(from + 1), &changes).await
+            }
+        };
+        let batches = (0..PARTITIONS).map(|n| {
+            let mut changes = events(n, stands[n as usize]);
+            if n == 3 {
+                // One that another partition has applied.
+                changes.events.push(event(5_000_000, 500_000));
+            }
+            commit(&claims[n as usize], stands[n as usize], changes)
+        });
+        let good = futures::future::join_all(batches);
+        let fenced = commit(stale, stands[0], events(0, stands[0]));
+        let misplaced = commit(&claims[1], stands[1] + 7, events(1, stands[1] + 7));
+        // One that is dropped at some point: its partition's other batch may then come first or last.
+        let dropped = async {
+            let commit = commit(&claims[2], stands[2], events(2, stands[2]));
+            let patience = async {
+                begin.wait().await;
+                for _ in 0..round * 40 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! { _ = commit => {}, () = patience => {} }
+        };
+        let (good, fenced, misplaced, ()) = tokio::join!(good, fenced, misplaced, dropped);
+        assert!(matches!(fenced, Err(CommitError::Fenced { .. })), "{fenced:?}");
+        assert!(matches!(misplaced, Err(CommitError::Misplaced { .. })), "{misplaced:?}");
+        for (n, outcome) in good.into_iter().enumerate() {
+            // A batch whose task is dropped takes those back that share its transaction: they are told, and come again.
+            match outcome {
+                Ok(_) => assert_ne!(n, 3, "its event is another partition's"),
+                Err(CommitError::Duplicates(named)) if n == 3 => {
+                    assert_eq!(named, [id(5_000_000)]);
+                    duplicates += 1;
+                }
+                Err(CommitError::Misplaced { .. }) if n == 2 => {}
+                Err(CommitError::NotWritten { .. } | CommitError::Unknown { .. }) => interrupted += 1,
+                Err(error) => panic!("partition {n}: {error:?}"),
+            }
+            if store.resume(&claims[n]).await.unwrap() == at(stands[n]) {
+                let changes = events(n as u32, stands[n]);
+                store.commit(&claims[n], at(stands[n]), at(stands[n] + 1), &changes).await.unwrap();
+            }
+            stands[n] += 1;
+            assert_eq!(store.resume(&claims[n]).await.unwrap(), at(stands[n]), "partition {n}");
+        }
+        let rows = fixture.raw().await.count("website_event").await as u64;
+        assert_eq!(rows, 1 + (round + 1) * u64::from(PARTITIONS) * 30);
+    }
+    assert!(duplicates > 0 && interrupted < 100, "{duplicates} duplicates, {interrupted} interrupted");
 }

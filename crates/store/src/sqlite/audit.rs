@@ -59,7 +59,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn note_tallies(&self, run: &CollectorRun, tallies: &[Tally]) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let noted = async {
             let mut tx = writer.begin_with("BEGIN IMMEDIATE").await?;
             for tally in tallies {
@@ -86,7 +86,7 @@ impl SqliteStore {
         }
         .await;
         if noted.is_err() {
-            self.renew(&mut writer).await;
+            writer.renew().await;
         }
         noted.map_err(StoreError::away("noting a collector's tallies"))
     }
@@ -111,7 +111,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn note_spool(&self, note: &SpoolNote) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let noted = if note.is_empty() {
             sqlx::query("DELETE FROM dashi_spool WHERE spool_id = ?")
                 .bind(&note.spool_id)
@@ -139,7 +139,7 @@ impl SqliteStore {
             .await
         };
         if noted.is_err() {
-            self.renew(&mut writer).await;
+            writer.renew().await;
         }
         noted.map(drop).map_err(StoreError::away("noting what a spool holds"))
     }

@@ -354,10 +354,10 @@ impl SqliteStore {
         copy: &ErasureCopy,
         after: Uuid,
     ) -> Result<Option<Uuid>, CommitError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let outcome = piece(&mut writer, claim, from, copy, after).await;
         if matches!(outcome, Err(CommitError::Unknown { .. } | CommitError::NotWritten { .. })) {
-            self.renew(&mut writer).await;
+            writer.renew().await;
         }
         outcome
     }

@@ -47,7 +47,7 @@ pub(super) async fn insert_indexed<R, B: Borrow<R>>(
     on_conflict: &str,
 ) -> Result<u64, sqlx::Error> {
     let columns: Vec<&str> = table.table.columns.iter().map(|column| column.name).collect();
-    let into = format!("INSERT INTO {} ({})", name_of(&table.table), columns.join(", "));
+    let into = format!("INSERT OR FAIL INTO {} ({})", name_of(&table.table), columns.join(", "));
     let tuple = format!("({}?)", "?,".repeat(columns.len() - 1));
     let mut written = 0;
     let mut rest = rows;

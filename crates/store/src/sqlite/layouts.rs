@@ -21,10 +21,10 @@ impl SqliteStore {
         doing: &'static str,
         change: impl AsyncFnOnce(&mut SqliteConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let changed = change(&mut writer).await;
         if changed.is_err() {
-            self.renew(&mut writer).await;
+            writer.renew().await;
         }
         changed.map_err(StoreError::away(doing))
     }

@@ -15,6 +15,7 @@ mod read;
 mod rows;
 mod sources;
 mod trace;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,11 +31,12 @@ use sqlx::sqlite::{
     SqliteSynchronous,
 };
 use sqlx::{Connection as _, Row as _};
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use self::generation::note_live;
 pub(crate) use self::rows::SqliteSnapshot;
+use self::writer::Writer;
 use crate::claim::ClaimColumns;
 use crate::profile::CHANGES_MAX;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, ProfileChange, StoreError};
@@ -70,6 +72,10 @@ const APPLICATION_ID_AT: usize = 68;
 const WRITER_CACHE: &str = "-32000";
 const READER_CACHE: &str = "-4000";
 
+/// Pages of 4 KiB after which the journal is written into the file. A page that is changed again and again until then is
+/// written once.
+const JOURNAL_PAGES: &str = "16384";
+
 /// The current time in milliseconds, as SQL.
 const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 
@@ -78,7 +84,7 @@ const NOW_MS: &str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
 pub struct SqliteStore(Arc<Shared>);
 
 struct Shared {
-    writer: Mutex<SqliteConnection>,
+    writer: Writer,
     path: PathBuf,
     options: SqliteConnectOptions,
     readers: SqlitePool,
@@ -109,11 +115,11 @@ impl SqliteStore {
             url: format!("sqlite:{}", path.display()),
             source: Arc::new(error),
         };
-        let writer = connect(&options).await.map_err(failed)?;
+        let writer = Writer::connect(options.clone()).await.map_err(failed)?;
         let reading = options.clone().read_only(true).pragma("cache_size", READER_CACHE);
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(reading);
         Ok(Self(Arc::new(Shared {
-            writer: Mutex::new(writer),
+            writer,
             path: path.to_owned(),
             options,
             readers,
@@ -122,19 +128,9 @@ impl SqliteStore {
         })))
     }
 
-    /// Replaces a connection whose transaction failed. Where SQLite has rolled back by itself, as it does on a full
-    /// disk, the driver takes the transaction to be open still and begins no other on that connection.
-    async fn renew(&self, writer: &mut SqliteConnection) {
-        match connect(&self.0.options).await {
-            Ok(new) => *writer = new,
-            // The next transaction fails as this one did, and then this is tried again.
-            Err(error) => tracing::debug!(error = %error, "the store's file cannot be opened again"),
-        }
-    }
-
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
         let doing = "making its tables";
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::away(doing))?;
         let found: i64 = sqlx::query_scalar("PRAGMA user_version")
             .fetch_one(&mut *tx)
@@ -197,7 +193,7 @@ impl SqliteStore {
         partition: Partition,
         owner: &str,
     ) -> Result<Claim, ClaimError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         // After a swap by another process every value may be another one.
         let live: Option<u32> =
             sqlx::query_scalar("SELECT number FROM dashi_generation WHERE state = 'live'")
@@ -233,7 +229,7 @@ impl SqliteStore {
         owner: &str,
     ) -> Result<Claim, ClaimError> {
         let doing = "claiming a partition for a replay";
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let row = sqlx::query_as(sqlx::AssertSqlSafe(format!(
             "INSERT INTO dashi_checkpoint (log_id, partition, checkpoint, epoch, owner, live, updated_at)
              SELECT ?, ?, 0, 1, ?, 0, {NOW_MS} WHERE NOT EXISTS (SELECT 1 FROM dashi_checkpoint WHERE live)
@@ -261,13 +257,13 @@ impl SqliteStore {
     }
 
     pub(crate) async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let row = guard_row(&mut writer, claim).await.map_err(StoreError::away("reading a checkpoint"))?;
         claim.resume(row)
     }
 
     pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE dashi_checkpoint SET last_error = ?, last_error_kind = ?, last_error_at = ?,
                  last_error_over_at = CASE WHEN ? THEN {NOW_MS} END
@@ -287,7 +283,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE dashi_checkpoint SET last_error_over_at = {NOW_MS}
              WHERE log_id = ? AND partition = ? AND epoch = ?
@@ -374,7 +370,7 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_MAX)
         .statement_cache_capacity(128)
-        .pragma("wal_autocheckpoint", "4000")
+        .pragma("wal_autocheckpoint", JOURNAL_PAGES)
         .pragma("cache_size", WRITER_CACHE)
 }
 

@@ -41,7 +41,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let added = sqlx::query(
             "INSERT INTO website (website_id, name, domain, created_at) VALUES (?, ?, ?, ?)
              ON CONFLICT (website_id) DO UPDATE
@@ -64,7 +64,7 @@ impl SqliteStore {
         website: &NewWebsite,
         now_ms: i64,
     ) -> Result<bool, StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let added = sqlx::query(
             "INSERT INTO website (website_id, name, domain, created_at) SELECT ?, ?, ?, ?
              WHERE NOT EXISTS (SELECT 1 FROM website WHERE deleted_at IS NULL)",
@@ -101,7 +101,7 @@ impl SqliteStore {
     }
 
     async fn change_website(&self, statement: Statement<'_>) -> Result<bool, StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let changed =
             statement.execute(&mut *writer).await.map_err(StoreError::away("changing a website"))?;
         Ok(changed.rows_affected() > 0)
@@ -176,7 +176,7 @@ impl SqliteStore {
         kind: &'static str,
         slug: &str,
     ) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let inserted =
             insert.execute(&mut *writer).await.map_err(StoreError::away("adding a link or pixel"))?;
         if inserted.rows_affected() == 0 {
@@ -187,7 +187,7 @@ impl SqliteStore {
 
     /// Marks a row of `website`, `link` or `pixel` removed; returns whether there was one.
     async fn remove_source(&self, table: &str, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let sql = format!("UPDATE {table} SET deleted_at = ? WHERE {table}_id = ? AND deleted_at IS NULL");
         let removed = sqlx::query(AssertSqlSafe(sql))
             .bind(now_ms)

@@ -60,6 +60,9 @@ impl Store {
     /// On PostgreSQL the rows of a generation, and those of a large batch, go by `COPY` where that can write them, in the same
     /// transaction with the same results.
     ///
+    /// On SQLite a batch may share its transaction with those that wait for the connection meanwhile, each in a savepoint: one that is
+    /// not written leaves the others alone, unless the database itself fails. On return it is committed and fsynced.
+    ///
     /// The steps of the transaction, in this order on both backends:
     ///
     /// 1. The guard moves the checkpoint and adds the batch's counts. Its row lock (PostgreSQL) or the one writing connection

@@ -1,5 +1,7 @@
 //! Rows of events: the events themselves, identifies, records that leave no other row, and the leaves of data and revenue.
 
+use std::collections::BTreeSet;
+
 use dashi_domain::fold::Changes;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteConnection;
@@ -7,7 +9,7 @@ use uuid::Uuid;
 
 use super::json_list;
 use crate::sqlite::insert::insert;
-use crate::sqlite::parse_uuid;
+use crate::sqlite::{parse_uuid, text};
 use crate::tables;
 
 /// The events that the tables hold already.
@@ -33,8 +35,37 @@ pub(super) async fn applied_as_another_type(
     connection: &mut SqliteConnection,
     changes: &Changes,
 ) -> Result<bool, sqlx::Error> {
-    Ok(!held(connection, "dashi_identify", "event_id", event_ids(changes)).await?.is_empty()
-        || !held(connection, "website_event", "event_id", identify_ids(changes)).await?.is_empty())
+    let [events, identifies] = [event_ids(changes).collect(), identify_ids(changes).collect()];
+    Ok(any_held(connection, "dashi_identify", &events).await?
+        || any_held(connection, "website_event", &identifies).await?)
+}
+
+/// Looks for `ids` among the keys of `table`. Ids that a collector makes are in the order of time, so that what lies between the
+/// first and the last of a batch is of its time: mostly little, which is read in less time than each id is looked for.
+async fn any_held(
+    connection: &mut SqliteConnection,
+    table: &str,
+    ids: &BTreeSet<Uuid>,
+) -> Result<bool, sqlx::Error> {
+    let (Some(first), Some(last)) = (ids.first(), ids.last()) else { return Ok(false) };
+    let few = ids.len() / 4 + 1;
+    let between: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
+        "SELECT event_id FROM {table} WHERE event_id BETWEEN ? AND ? LIMIT ?"
+    )))
+    .bind(text(*first))
+    .bind(text(*last))
+    .bind(few as i64)
+    .fetch_all(&mut *connection)
+    .await?;
+    if between.len() < few {
+        for id in &between {
+            if ids.contains(&parse_uuid(id)?) {
+                return Ok(true);
+            }
+        }
+        return Ok(false);
+    }
+    Ok(!held(connection, table, "event_id", ids.iter().copied()).await?.is_empty())
 }
 
 fn event_ids(changes: &Changes) -> impl Iterator<Item = Uuid> {

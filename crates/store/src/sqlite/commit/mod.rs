@@ -7,8 +7,7 @@ mod sessions;
 
 use dashi_domain::fold::Changes;
 use dashi_domain::position::Checkpoint;
-use sqlx::sqlite::{Sqlite, SqliteConnection};
-use sqlx::{Connection as _, Transaction};
+use sqlx::sqlite::SqliteConnection;
 use uuid::Uuid;
 
 use self::events::{
@@ -35,13 +34,35 @@ impl SqliteStore {
         to: Checkpoint,
         changes: &Changes,
     ) -> Result<Committed, CommitError> {
-        let mut writer = self.0.writer.lock().await;
-        let outcome = write(&mut writer, claim, from, to, changes).await;
-        if matches!(outcome, Err(CommitError::Unknown { .. } | CommitError::NotWritten { .. })) {
-            self.renew(&mut writer).await;
-        }
-        drop(writer);
-        let (committed, changed) = outcome?;
+        let failed = |error: sqlx::Error| failure(claim, error);
+        let mut batch = self.0.writer.begin().await.map_err(failed)?;
+        let (committed, changed) = match write(batch.connection(), claim, from, to, changes).await {
+            Ok(written) => written,
+            Err(NotWritten::Guard) => {
+                batch.undo().await.map_err(failed)?;
+                let row = guard_row(batch.connection(), claim).await.map_err(failed)?;
+                return Err(CommitError::by_guard(claim, from, to, row));
+            }
+            Err(NotWritten::LettersMoved) => {
+                batch.undo().await.map_err(failed)?;
+                return Err(letters_moved(claim));
+            }
+            Err(NotWritten::Duplicates) => {
+                batch.undo().await.map_err(failed)?;
+                return Err(CommitError::Duplicates(
+                    applied(batch.connection(), changes).await.map_err(failed)?,
+                ));
+            }
+            Err(NotWritten::Failed(error)) => {
+                if is_refused(&error) {
+                    batch.undo().await.map_err(failed)?;
+                } else {
+                    batch.fail(&error).await;
+                }
+                return Err(failed(error));
+            }
+        };
+        batch.commit(claim.partition).await?;
         for change in changed {
             // Nobody may be listening.
             let _ = self.0.changes.send(change);
@@ -50,90 +71,93 @@ impl SqliteStore {
     }
 }
 
-/// The transaction.
+/// Why a batch is not written, and is to be undone.
+enum NotWritten {
+    Guard,
+    LettersMoved,
+    Duplicates,
+    Failed(sqlx::Error),
+}
+
+impl From<sqlx::Error> for NotWritten {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// All of the batch, in a transaction that is open.
 async fn write(
-    writer: &mut SqliteConnection,
+    tx: &mut SqliteConnection,
     claim: &Claim,
     from: Checkpoint,
     to: Checkpoint,
     changes: &Changes,
-) -> Result<(Committed, Vec<ProfileChange>), CommitError> {
-    let failed = |error: sqlx::Error| failure(claim, error);
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(failed)?;
-    if !move_checkpoint(&mut tx, claim, from, to, changes).await.map_err(failed)? {
-        let row = guard_row(&mut tx, claim).await.map_err(failed)?;
-        tx.rollback().await.map_err(failed)?;
-        return Err(CommitError::by_guard(claim, from, to, row));
+) -> Result<(Committed, Vec<ProfileChange>), NotWritten> {
+    if !move_checkpoint(tx, claim, from, to, changes).await? {
+        return Err(NotWritten::Guard);
     }
-    if !settle_tried(&mut tx, claim, changes).await.map_err(failed)? {
-        tx.rollback().await.map_err(failed)?;
-        return Err(letters_moved(claim));
+    if !settle_tried(tx, claim, changes).await? {
+        return Err(NotWritten::LettersMoved);
     }
-    let elsewhere = applied_as_another_type(&mut tx, changes).await.map_err(failed)?;
-    let (recordings, indexes) = insert_recordings(&mut tx, &changes.chunks).await.map_err(failed)?;
-    let inserted = insert_events(&mut tx, changes).await.map_err(failed)?
-        + insert_identifies(&mut tx, changes).await.map_err(failed)?
-        + insert_applied(&mut tx, changes).await.map_err(failed)?
+    let elsewhere = applied_as_another_type(tx, changes).await?;
+    let (recordings, indexes) = insert_recordings(tx, &changes.chunks).await?;
+    let inserted = insert_events(tx, changes).await?
+        + insert_identifies(tx, changes).await?
+        + insert_applied(tx, changes).await?
         + recordings;
     let to_insert =
         changes.events.len() + changes.identifies.len() + changes.applied.len() + changes.chunks.len();
     let is_known = match &changes.erasure {
-        Some(copy) => !tx.note_copy(claim, copy, last_offset(to)).await.map_err(failed)?,
+        Some(copy) => !tx.note_copy(claim, copy, last_offset(to)).await?,
         None => false,
     };
     if is_known || elsewhere || inserted < to_insert as u64 {
-        tx.rollback().await.map_err(failed)?;
-        return Err(CommitError::Duplicates(applied(writer, changes).await.map_err(failed)?));
+        return Err(NotWritten::Duplicates);
     }
-    count_hours(&mut tx, claim, changes).await.map_err(failed)?;
+    count_hours(tx, claim, changes).await?;
     if let Some(copy) = &changes.erasure {
-        let changed = erase(&mut *tx, &there(), claim, copy, last_offset(to)).await.map_err(failed)?;
-        note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
-        commit(tx, claim).await?;
+        let changed = erase(tx, &there(), claim, copy, last_offset(to)).await?;
+        note_missing(tx, claim, &changes.missing).await?;
         return Ok((Committed::default(), changed));
     }
-    upsert_sessions(&mut tx, changes).await.map_err(failed)?;
+    upsert_sessions(tx, changes).await?;
     if changes.names_sessions {
-        name_sessions(&mut tx, changes).await.map_err(failed)?;
+        name_sessions(tx, changes).await?;
     }
-    insert_event_data(&mut tx, changes).await.map_err(failed)?;
-    upsert_session_data(&mut tx, changes).await.map_err(failed)?;
-    insert_revenue(&mut tx, changes).await.map_err(failed)?;
-    insert_heatmap(&mut tx, &changes.heatmap, &indexes).await.map_err(failed)?;
-    write_letters(&mut tx, claim, changes).await.map_err(failed)?;
+    insert_event_data(tx, changes).await?;
+    upsert_session_data(tx, changes).await?;
+    insert_revenue(tx, changes).await?;
+    insert_heatmap(tx, &changes.heatmap, &indexes).await?;
+    write_letters(tx, claim, changes).await?;
     if to < from {
-        set_dead_letters_aside(&mut tx, claim, to).await.map_err(failed)?;
-        tx.forget_copies(claim, to.offset()).await.map_err(failed)?;
+        set_dead_letters_aside(tx, claim, to).await?;
+        tx.forget_copies(claim, to.offset()).await?;
     }
-    note_missing(&mut tx, claim, &changes.missing).await.map_err(failed)?;
-    let (profiles, changed) = profile::write(&mut *tx, changes).await.map_err(failed)?;
-    commit(tx, claim).await?;
+    note_missing(tx, claim, &changes.missing).await?;
+    let (profiles, changed) = profile::write(tx, changes).await?;
     Ok((Committed { profiles }, changed))
-}
-
-async fn commit(tx: Transaction<'_, Sqlite>, claim: &Claim) -> Result<(), CommitError> {
-    tx.commit().await.map_err(|error| CommitError::Unknown {
-        partition: claim.partition,
-        source: DriverMessage::cause(&error),
-    })
 }
 
 /// The consequence of a driver's error for a batch that is not committed yet.
 fn failure(claim: &Claim, error: sqlx::Error) -> CommitError {
     let partition = claim.partition;
-    let refused = match &error {
+    let source = DriverMessage::cause(&error);
+    if is_refused(&error) {
+        CommitError::Refused { partition, source }
+    } else {
+        CommitError::NotWritten { partition, source }
+    }
+}
+
+/// Whether the database refuses the rows for their data. The transaction is open still, with what other batches wrote.
+fn is_refused(error: &sqlx::Error) -> bool {
+    match error {
         sqlx::Error::Database(database) => database.code().is_some_and(|code| {
             // The primary code is the low byte: TOOBIG, CONSTRAINT, MISMATCH.
             code.parse::<i32>().is_ok_and(|code| [18, 19, 20].contains(&(code & 0xff)))
         }),
         sqlx::Error::Encode(_) => true,
         _ => false,
-    };
-    let source = DriverMessage::cause(&error);
-    if refused {
-        CommitError::Refused { partition, source }
-    } else {
-        CommitError::NotWritten { partition, source }
     }
 }
 

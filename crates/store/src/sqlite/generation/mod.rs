@@ -20,9 +20,6 @@ const COLUMNS: &str = "number, state, projection_version, rules, place, made_at,
 /// have all their indexes from the beginning.
 const LOOKED_UP: &[&str] = &["session_replay", "heatmap_event"];
 
-/// Pages in the write-ahead log before they go into the file: 64 MiB.
-const JOURNAL_PAGES: &str = "16384";
-
 fn generation(row: &SqliteRow) -> Result<Generation, sqlx::Error> {
     let state: String = row.try_get("state")?;
     Ok(Generation {
@@ -129,7 +126,7 @@ impl SqliteStore {
         rules: &str,
     ) -> Result<Generation, GenerationError> {
         let doing = "making a generation";
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::away(doing))?;
         let all = read_all(&mut tx).await.map_err(StoreError::away(doing))?;
         let building = all.iter().find(|generation| generation.state == GenerationState::Building);
@@ -184,11 +181,8 @@ impl SqliteStore {
             let reason = format!("its file {} is gone: drop the generation", path.display());
             return Err(GenerationError::Refused { reasons: vec![reason] });
         }
-        // It can be made again from the log, so a commit need not be durable before the next one begins. Pages of its keys
-        // are written again and again; a longer journal takes most of that.
-        let options = connect_options(&path)
-            .synchronous(SqliteSynchronous::Normal)
-            .pragma("wal_autocheckpoint", JOURNAL_PAGES);
+        // It can be made again from the log, so a commit need not be durable before the next one begins.
+        let options = connect_options(&path).synchronous(SqliteSynchronous::Normal);
         let side = Self::connect(&path, options).await?;
         side.migrate().await?;
         if may_make {
@@ -200,7 +194,7 @@ impl SqliteStore {
     /// Drops the indexes that writing does not need, as long as nothing was written.
     async fn drop_indexes(&self) -> Result<(), StoreError> {
         let doing = "dropping a generation's indexes";
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(StoreError::away(doing))?;
         let is_begun: bool = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM dashi_checkpoint)")
             .fetch_one(&mut *tx)
@@ -234,7 +228,7 @@ impl SqliteStore {
         let mut live = connect(&self.0.options).await.map_err(StoreError::away(doing))?;
         let wanted = indexes(&mut live).await.map_err(StoreError::away(doing))?;
         {
-            let mut writer = side.0.writer.lock().await;
+            let mut writer = side.0.writer.alone().await;
             let there = indexes(&mut writer).await.map_err(StoreError::away(doing))?;
             let missing: Vec<_> =
                 wanted.iter().filter(|(name, ..)| there.iter().all(|(other, ..)| other != name)).collect();
@@ -249,7 +243,7 @@ impl SqliteStore {
             report(IndexProgress { table: String::new(), index: None, done: total, total });
         }
         side.close().await;
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query("UPDATE dashi_generation SET state = 'ready' WHERE number = ? AND state = 'building'")
             .bind(number)
             .execute(&mut *writer)
@@ -262,7 +256,7 @@ impl SqliteStore {
         self.generation(number).await?.check_can_be_dropped()?;
         remove_database(&self.side_path(number))?;
         remove_database(&part_of(&self.side_path(number)))?;
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query("DELETE FROM dashi_generation WHERE number = ? AND state <> 'live'")
             .bind(number)
             .execute(&mut *writer)

@@ -7,7 +7,7 @@ use crate::StoreError;
 
 impl SqliteStore {
     pub(crate) async fn note_rules(&self, rules: &str) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query(
             "UPDATE dashi_generation SET rules = ?
              WHERE state = 'live' AND rules = '' AND projection_version = ?
@@ -22,7 +22,7 @@ impl SqliteStore {
     }
 
     pub(crate) async fn note_replay_rate(&self, number: u32, per_s: u64) -> Result<(), StoreError> {
-        let mut writer = self.0.writer.lock().await;
+        let mut writer = self.0.writer.alone().await;
         sqlx::query("UPDATE dashi_generation SET replayed_per_s = ? WHERE number = ?")
             .bind(i64::try_from(per_s).unwrap_or(i64::MAX))
             .bind(number)

@@ -213,7 +213,7 @@ impl SqliteStore {
 
         let held_since = Instant::now();
         // Partitions of this process wait for their connection, those of others for the file.
-        let writer = self.0.writer.lock().await;
+        let writer = self.0.writer.alone().await;
         // A write to this file alone: `BEGIN IMMEDIATE` would lock the generation's file as well.
         let begin = format!("BEGIN; UPDATE dashi_generation SET state = state WHERE number = {number}");
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await.map_err(away)?;
