@@ -165,7 +165,7 @@ impl Rewriting<'_> {
         let mut idle_since = tokio::time::Instant::now();
         while at < extent.high && !self.stop.is_cancelled() {
             match reader.next(limit).await {
-                Err(LogError::Trimmed { low, .. }) => reader.seek(low)?,
+                Err(LogError::Trimmed { low, .. }) => reader.seek(low),
                 records => records?.iter().for_each(&mut see),
             }
             if reader.passed() > at {

@@ -225,7 +225,7 @@ impl EventLog {
                     return Err(LogError::Rewritten { partition, from });
                 }
             }
-            Some(_) => reader.seek(from)?,
+            Some(_) => reader.seek(from),
             None => {
                 let source = std::sync::Arc::new(NoRecord { offset: before });
                 return Err(LogError::Away { doing: "reading the last projected record", source });
@@ -440,16 +440,10 @@ impl Reader {
         }
     }
 
-    /// Goes on from `offset`, forward or back.
-    ///
-    /// # Errors
-    /// The backend is away; call again later.
-    pub fn seek(&mut self, offset: Offset) -> Result<(), LogError> {
+    /// Goes on from `offset`, forward or back, with the next call.
+    pub fn seek(&mut self, offset: Offset) {
         match self {
-            Self::Embedded(reader) => {
-                reader.seek(offset);
-                Ok(())
-            }
+            Self::Embedded(reader) => reader.seek(offset),
             Self::Kafka(reader) => reader.seek(offset),
         }
     }

@@ -144,7 +144,7 @@ impl Source {
             }
         };
         if *at != from {
-            reader.seek(from.offset())?;
+            reader.seek(from.offset());
             *at = from;
         }
         let records = tokio::select! {

@@ -207,7 +207,7 @@ async fn copy(
         let records = match reader.next(settings.read_limit).await {
             // Retention was faster: what it removed is not exported.
             Err(LogError::Trimmed { low, .. }) => {
-                reader.seek(low)?;
+                reader.seek(low);
                 at = low.min(until);
                 continue;
             }

@@ -35,28 +35,36 @@ pub struct KafkaReader {
     /// An error that came behind records; the next call returns it. The library reports some errors once and then is
     /// silent, so an error that got lost would leave the reader waiting for ever.
     failed: Option<KafkaError>,
-    /// The client has stopped at `next`, which the log does not have; the next call starts it again, and gets the same
-    /// error if nothing has changed.
+    /// The client has stopped, or is to read from another offset; the next call makes another one at `next`. Where the log does
+    /// not have that offset, it gets the same error if nothing has changed.
     stopped: bool,
 }
 
 impl KafkaLog {
     pub(crate) fn reader(&self, partition: Partition, from: Offset) -> Result<KafkaReader, LogError> {
-        let consumer: StreamConsumer<Quiet> = reader_config(&self.0.settings)
-            .create_with_context(Quiet::default())
-            .map_err(LogError::away("making a reader"))?;
-        let mut reader = KafkaReader {
+        Ok(KafkaReader {
             log: self.clone(),
             partition,
-            consumer,
+            consumer: self.consumer_at(partition, from)?,
             next: from,
             taken: Vec::new(),
             brokers: BTreeSet::new(),
             failed: None,
             stopped: false,
-        };
-        reader.seek(from)?;
-        Ok(reader)
+        })
+    }
+
+    /// A client that reads the partition from this offset on, and is assigned nothing else as long as it is there: one that is
+    /// assigned its partition anew, or closed, while the stop of a former assignment is under way ends the process by an
+    /// assertion, for the second stop finds the partition stopped (confluentinc/librdkafka#5574).
+    fn consumer_at(&self, partition: Partition, from: Offset) -> Result<StreamConsumer<Quiet>, LogError> {
+        let consumer: StreamConsumer<Quiet> = reader_config(&self.0.settings)
+            .create_with_context(Quiet::default())
+            .map_err(LogError::away("making a reader"))?;
+        assignment(&self.0.settings.topic, partition, from)
+            .and_then(|assignment| consumer.assign(&assignment))
+            .map_err(LogError::away("assigning a partition to a reader"))?;
+        Ok(consumer)
     }
 
     pub(crate) async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
@@ -84,23 +92,19 @@ impl KafkaLog {
 }
 
 impl KafkaReader {
-    pub(crate) fn seek(&mut self, offset: Offset) -> Result<(), LogError> {
-        let topic = &self.log.0.settings.topic;
-        let assignment = assignment(topic, self.partition, offset);
-        assignment
-            .and_then(|assignment| self.consumer.assign(&assignment))
-            .map_err(LogError::away("assigning a partition to a reader"))?;
+    /// The next call reads from this offset on, by a client of its own.
+    pub(crate) fn seek(&mut self, offset: Offset) {
         self.next = offset;
         self.taken.clear();
         self.brokers.clear();
         self.failed = None;
-        self.stopped = false;
-        Ok(())
+        self.stopped = true;
     }
 
     /// The offset behind the last record that it returned, and behind markers and aborted records that follow it.
     pub(crate) fn passed(&self) -> Offset {
-        let positions = self.consumer.position().ok();
+        // That of a client that has stopped may be beyond records that are to be read again.
+        let positions = self.consumer.position().ok().filter(|_| !self.stopped);
         let position = positions.and_then(|list| match list.elements().first()?.offset() {
             rdkafka::Offset::Offset(offset) => Some(Offset::new(offset.max(0) as u64)),
             _ => None,
@@ -115,7 +119,8 @@ impl KafkaReader {
             return Err(LogError::Refused { reason });
         }
         if self.stopped {
-            self.seek(self.next)?;
+            self.consumer = self.log.consumer_at(self.partition, self.next)?;
+            self.stopped = false;
         }
         let mut bytes = self.taken.iter().map(|record| record.value.len()).sum::<usize>();
         if self.taken.is_empty() {
@@ -170,7 +175,7 @@ impl KafkaReader {
         for broker in self.brokers.clone() {
             let Err(error) = self.log.verify(broker, after).await else { continue };
             if let Some(first) = self.taken.first().map(|record| record.offset) {
-                self.seek(first)?;
+                self.seek(first);
             }
             return Err(error);
         }

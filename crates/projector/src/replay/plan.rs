@@ -181,7 +181,7 @@ async fn read(
 ) -> Result<Vec<Record>, LogError> {
     let reader = match reader {
         Some(reader) => {
-            reader.seek(place.start)?;
+            reader.seek(place.start);
             reader
         }
         None => reader.insert(log.reader(part.partition, place.start).await?),
