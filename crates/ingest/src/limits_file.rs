@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, SystemTime};
 
 use dashi_domain::backlog::PRIORITY_MAX;
@@ -240,21 +240,32 @@ pub struct WatchedFile(Arc<Shared>);
 
 struct Shared {
     path: PathBuf,
-    file: RwLock<Arc<LimitsFile>>,
+    state: RwLock<FileState>,
+}
+
+/// Under one lock: whoever meets a new version's entries finds no error of the version before.
+#[derive(Default)]
+struct FileState {
+    /// The last good version; without one, a file without entries.
+    file: Arc<LimitsFile>,
     /// Why the file as it lies there is not in use.
-    error: Mutex<Option<String>>,
+    error: Option<String>,
 }
 
 impl Shared {
-    fn error(&self) -> MutexGuard<'_, Option<String>> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, FileState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, FileState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl WatchedFile {
     /// Reads the file. If it is wrong or missing, that is logged, and its keeper looks at it again.
     pub fn open(path: PathBuf) -> (Self, LimitsFileKeeper) {
-        let shared = Arc::new(Shared { path, file: RwLock::default(), error: Mutex::default() });
+        let shared = Arc::new(Shared { path, state: RwLock::default() });
         let mut keeper = LimitsFileKeeper { shared: Arc::clone(&shared), seen: None };
         keeper.look();
         (Self(shared), keeper)
@@ -262,12 +273,12 @@ impl WatchedFile {
 
     /// Why the file as it lies there is not in use, with its path; `None` if it is.
     pub fn error(&self) -> Option<String> {
-        self.0.error().clone()
+        self.0.read().error.clone()
     }
 
     /// The last good version; without one, a file without entries.
     pub(crate) fn current(&self) -> Arc<LimitsFile> {
-        Arc::clone(&self.0.file.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read().file)
     }
 }
 
@@ -319,14 +330,16 @@ impl LimitsFileKeeper {
         match read(&self.shared.path) {
             Ok(file) => {
                 tracing::info!(path = %path, entries = file.entries(), "the limits file is in use");
-                *self.shared.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
-                *self.shared.error() = None;
+                *self.shared.write() = FileState { file: Arc::new(file), error: None };
             }
             Err(error) => {
                 let error = format!("{path}: {error}");
-                let is_new = self.shared.error().replace(error.clone()).is_none_or(|logged| logged != error);
+                let (is_new, entries) = {
+                    let mut state = self.shared.write();
+                    let logged = state.error.replace(error.clone());
+                    (logged.is_none_or(|logged| logged != error), state.file.entries())
+                };
                 if is_new {
-                    let entries = WatchedFile(Arc::clone(&self.shared)).current().entries();
                     tracing::error!(
                         error,
                         entries,
