@@ -18,8 +18,7 @@ pub async fn run(loaded: &Loaded, args: &CompareArgs) -> anyhow::Result<Exit> {
     let show = |at: ComparisonProgress| {
         let note = format!("{}, table {} of {}", at.table, at.number, at.tables);
         let (part, unit) = ("comparing", Unit::Of("rows"));
-        // Nobody knows the number of rows before they are read.
-        display.show(State { part, done: at.rows, total: 0, unit, note: Some(&note) });
+        display.show(State { part, done: at.rows, total: at.rows_total, unit, note: Some(&note) });
     };
     let comparison = dashi_store::compare_watched(&first, &second, show).await;
     display.finish();

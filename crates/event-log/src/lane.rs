@@ -8,6 +8,7 @@
 //! A record leaves the lane when the log has acknowledged it, or its [spool](crate::Spool) has it. If the process is killed in
 //! between, it is forwarded again, and the fold recognises the copy by its id.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
@@ -137,6 +138,7 @@ impl Lane {
     ///
     /// # Errors
     /// The directory cannot be used, or another process uses it.
+    #[boxed]
     pub async fn open(log: &EventLog, settings: LaneSettings) -> Result<Self, OpenError> {
         let lane = |error| match error {
             OpenError::Spool { path, source } => OpenError::Lane { path, source },
@@ -201,6 +203,7 @@ impl Lane {
     ///
     /// # Errors
     /// [`AppendError::TooLarge`]: no log would take the record. Any other: try again later.
+    #[boxed]
     pub async fn accept(&self, mut records: Vec<NewRecord>) -> Vec<Result<(), AppendError>> {
         let too_large: Vec<Option<AppendError>> = records
             .iter()
@@ -249,6 +252,7 @@ impl Lane {
     }
 
     /// Waits until a record has come since the last call, or a moment ago.
+    #[boxed]
     pub async fn changed(&self) {
         self.0.wake.notified().await;
     }
@@ -257,6 +261,7 @@ impl Lane {
     ///
     /// # Errors
     /// The file cannot be read or written; call again later.
+    #[boxed]
     pub async fn front(&self) -> Result<Front, LogError> {
         let (next, removed) = {
             let inner = self.inner();
@@ -276,6 +281,7 @@ impl Lane {
     ///
     /// # Errors
     /// Why it does not have all of them, in words; call again later.
+    #[boxed]
     pub async fn forward(&self, log: &EventLog, front: &Front, records: usize) -> Result<(), String> {
         match log.is_same().await {
             Ok(()) => {}
@@ -409,6 +415,7 @@ impl Lane {
     }
 
     /// Gives the space of forwarded records back to the file system, if that is worth it. To be called when it is empty.
+    #[boxed]
     pub async fn give_space_back(&self) {
         if let Err(error) = self.0.file.give_space_back().await {
             tracing::debug!(error = %error, "the lane's space cannot be given back");
@@ -417,6 +424,7 @@ impl Lane {
 
     /// Closes the file. What it holds stays there for the next process. To be called when nothing calls [`Lane::accept`] or
     /// [`Lane::forward`] any more.
+    #[boxed]
     pub async fn close(&self) {
         self.0.file.close().await;
         if let Err(error) = self.0.lock.unlock() {

@@ -42,6 +42,7 @@ pub use membership::{Membership, Ownership};
 pub use spool::{Spool, SpoolSettings, SpoolState, SpoolStatus};
 pub use topic::{Concern, TopicNote};
 
+use async_recursion::async_recursion as boxed;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -110,6 +111,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn partitions(&self) -> Result<Vec<Partition>, LogError> {
         let count = match self {
             Self::Embedded(log) => log.partition_count(),
@@ -123,6 +125,7 @@ impl EventLog {
     /// acknowledged by all in-sync replicas.
     ///
     /// Waits for durability as long as the backend's own limit allows (`delivery_timeout`; a disk has none).
+    #[boxed]
     pub async fn append(&self, records: Vec<NewRecord>) -> Vec<Result<(Partition, Offset), AppendError>> {
         match self {
             Self::Embedded(log) => log.append(records).await,
@@ -132,6 +135,7 @@ impl EventLog {
 
     /// Appends records to one partition, which the log has, whatever their keys: commands that are about a partition lie in
     /// it. Otherwise it is [`EventLog::append`].
+    #[boxed]
     pub async fn append_to(
         &self,
         partition: Partition,
@@ -158,6 +162,7 @@ impl EventLog {
     ///
     /// # Errors
     /// Those of [`EventLog::append`], and [`AppendError::SpoolFull`].
+    #[boxed]
     pub async fn accept(&self, records: Vec<NewRecord>) -> Vec<Result<(), AppendError>> {
         match self.spool() {
             Some((log, spool)) => spool.accept(log, records).await,
@@ -170,6 +175,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The directory cannot be used, or another process uses it.
+    #[boxed]
     pub async fn open_spool(&self, settings: SpoolSettings) -> Result<Option<Spool>, OpenError> {
         match self {
             Self::Embedded(_) => Ok(None),
@@ -188,6 +194,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn reader(&self, partition: Partition, from: Offset) -> Result<Reader, LogError> {
         Ok(match self {
             Self::Embedded(log) => Reader::Embedded(log.reader(partition, from)),
@@ -201,6 +208,7 @@ impl EventLog {
     /// # Errors
     /// [`LogError::Beyond`] and [`LogError::Rewritten`]: the log lost records that were projected; an operator has to accept the loss.
     /// Any other: call again later.
+    #[boxed]
     pub async fn reader_behind(
         &self,
         partition: Partition,
@@ -238,9 +246,23 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn extent(&self, partition: Partition) -> Result<Extent, LogError> {
         match self {
             Self::Embedded(log) => log.extent(partition).await,
+            Self::Kafka(log) => log.extent(partition).await,
+        }
+    }
+
+    /// The same for those who look again and again, such as a gauge of lag: of an embedded log, the oldest offset may be that of a
+    /// moment ago, before another process removed records.
+    ///
+    /// # Errors
+    /// The backend is away; ask again later.
+    #[boxed]
+    pub async fn extent_at_a_glance(&self, partition: Partition) -> Result<Extent, LogError> {
+        match self {
+            Self::Embedded(log) => log.known_extent(partition).await,
             Self::Kafka(log) => log.extent(partition).await,
         }
     }
@@ -251,6 +273,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn offset_at(&self, partition: Partition, at_ms: i64) -> Result<Offset, LogError> {
         match self {
             Self::Embedded(log) => log.offset_at(partition, at_ms).await,
@@ -262,6 +285,7 @@ impl EventLog {
     ///
     /// # Errors
     /// Embedded: another process projects this log already. Kafka: the client cannot be made.
+    #[boxed]
     pub async fn membership(&self, group: &str) -> Result<Membership, LogError> {
         match self {
             Self::Embedded(log) => log.membership(group),
@@ -273,6 +297,7 @@ impl EventLog {
     ///
     /// # Errors
     /// Why an append would not be durable.
+    #[boxed]
     pub async fn probe(&self) -> Result<(), LogError> {
         match self {
             Self::Embedded(log) => log.probe().await,
@@ -293,6 +318,7 @@ impl EventLog {
     ///
     /// # Errors
     /// [`LogError::Replaced`]: another log has its name now. Any other: the backend is away; ask again later.
+    #[boxed]
     pub async fn is_same(&self) -> Result<(), LogError> {
         match self {
             Self::Embedded(_) => Ok(()),
@@ -306,6 +332,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later. [`LogError::Replaced`]: stop.
+    #[boxed]
     pub async fn missing(
         &self,
         partition: Partition,
@@ -324,6 +351,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; records that were removed before the error stay removed.
+    #[boxed]
     pub async fn trim(&self, before_ms: i64) -> Result<u64, LogError> {
         match self {
             Self::Embedded(log) => log.trim(before_ms).await,
@@ -337,6 +365,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; nothing changed.
+    #[boxed]
     pub async fn hold(&self, holder: &str, reached: &[PartitionCheckpoint]) -> Result<bool, LogError> {
         match self {
             Self::Embedded(log) => log.hold(holder, reached).await.map(|()| true),
@@ -348,6 +377,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn is_held(&self, holder: &str) -> Result<bool, LogError> {
         match self {
             Self::Embedded(log) => log.is_held(holder).await,
@@ -359,6 +389,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away; the hold stays.
+    #[boxed]
     pub async fn release(&self, holder: &str) -> Result<bool, LogError> {
         match self {
             Self::Embedded(log) => log.release(holder).await,
@@ -377,6 +408,7 @@ impl EventLog {
     ///
     /// # Errors
     /// The backend is away: nothing of this call is overwritten; call again.
+    #[boxed]
     pub async fn overwrite(
         &self,
         partition: Partition,
@@ -390,6 +422,7 @@ impl EventLog {
 
     /// Stops to forward what the spool holds, and closes it, if there is one. To be called when nothing calls
     /// [`EventLog::accept`] any more.
+    #[boxed]
     pub async fn close_spool(&self) {
         if let Some((log, spool)) = self.spool() {
             spool.close(log).await;
@@ -398,6 +431,7 @@ impl EventLog {
 
     /// Waits until every record given to [`EventLog::append`] has its outcome, then closes the backend. A spool keeps what
     /// it holds for the next process that opens it.
+    #[boxed]
     pub async fn close(&self) {
         self.close_spool().await;
         match self {
@@ -424,6 +458,7 @@ impl Reader {
     /// # Errors
     /// [`LogError::Trimmed`] and [`LogError::Beyond`]: the next records are not in the log; an operator has to accept the
     /// loss. [`LogError::Replaced`]: another log has the name now; stop. Any other: call again later.
+    #[boxed]
     pub async fn next(&mut self, limit: ReadLimit) -> Result<Vec<Record>, LogError> {
         match self {
             Self::Embedded(reader) => reader.next(limit).await,

@@ -1,5 +1,6 @@
 //! Which process projects which partition: the log's backend decides it and notifies the projector.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::Partition;
 
 use crate::embedded::SoleMembership;
@@ -29,6 +30,7 @@ impl Membership {
     ///
     /// # Errors
     /// The membership is lost for good, and the process should end.
+    #[boxed]
     pub async fn next(&mut self) -> Result<Ownership, LogError> {
         match self {
             Self::Sole(sole) => sole.next().await,
@@ -40,6 +42,7 @@ impl Membership {
     /// to be saved since the last call: on Kafka those of earlier calls, because its answer is not waited for. A
     /// checkpoint that is not returned within some seconds was not saved: pass it again. Failures are logged here, once
     /// until a checkpoint is saved again.
+    #[boxed]
     pub async fn save(&mut self, checkpoints: &[PartitionCheckpoint]) -> Vec<PartitionCheckpoint> {
         match self {
             Self::Sole(sole) => sole.save(checkpoints).await,
@@ -48,6 +51,7 @@ impl Membership {
     }
 
     /// Leaves, so that others take over at once rather than after a time-out.
+    #[boxed]
     pub async fn leave(self) {
         if let Self::Group(group) = self {
             group.leave().await;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::{EventLog, Extent, ReadLimit};
 use dashi_store::Store;
@@ -25,6 +26,7 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Sets the gauges of a projector until `stop`. While the projector is up they show the partitions of this process, else
 /// all partitions of the log with the checkpoints of the store.
+#[boxed]
 pub async fn measure(
     log: EventLog,
     store: Store,
@@ -97,7 +99,7 @@ impl Gauges {
                 (None, Some(stored)) => stored.get(&partition).copied().unwrap_or(Checkpoint::START),
                 (None, None) => continue,
             };
-            match self.log.extent(partition).await {
+            match self.log.extent_at_a_glance(partition).await {
                 Ok(extent) => self.show(partition, checkpoint, extent, measured).await,
                 Err(error) => {
                     tracing::debug!(partition = %partition, error = %error, "the lag cannot be measured");

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::{LogId, Partition};
 use dashi_event_log::{EventLog, LogError, Membership, Ownership};
 use dashi_store::{Store, StoreError};
@@ -63,6 +64,7 @@ impl Projector {
     /// # Errors
     /// See [`ProjectorError`]. A partition that fails is no error of the projector: its state in `progress` is failed, it is
     /// tried again at an interval, and the others go on.
+    #[boxed]
     pub async fn run(self, stop: CancellationToken) -> Result<(), ProjectorError> {
         self.check_log().await?;
         let mut membership = self.0.log.membership(&self.0.settings.group).await?;

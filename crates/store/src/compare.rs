@@ -1,5 +1,6 @@
 //! Comparison of the rows of two stores.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::BTreeMap;
 
 use futures::TryStreamExt as _;
@@ -75,6 +76,7 @@ pub struct Difference {
 ///
 /// # Errors
 /// One of them does not answer.
+#[boxed]
 pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreError> {
     compare_watched(first, second, |_| ()).await
 }
@@ -90,6 +92,8 @@ pub struct ComparisonProgress {
     pub tables: usize,
     /// Rows of the first store that were read, of all tables.
     pub rows: u64,
+    /// How many rows all tables of the first store have.
+    pub rows_total: u64,
 }
 
 /// Compares two stores as [`compare`] does, and reports every thousand rows how far it is.
@@ -102,7 +106,15 @@ pub async fn compare_watched(
     report: impl Fn(ComparisonProgress) + Send + Sync,
 ) -> Result<Comparison, StoreError> {
     let (mut first, mut second) = (first.snapshot().await?, second.snapshot().await?);
-    let compared = compare_tables(&mut first, &mut second, report).await;
+    let compared = async {
+        // An index of each table is read for it, which takes a small part of the comparison.
+        let mut rows_total = 0;
+        for table in compared_tables(&first, &second) {
+            rows_total += first.count(table).await?;
+        }
+        compare_tables(&mut first, &mut second, rows_total, report).await
+    };
+    let compared = compared.await;
     first.close().await;
     second.close().await;
     compared
@@ -113,25 +125,33 @@ pub async fn compare_watched(
 ///
 /// # Errors
 /// One of the stores does not answer.
+#[boxed]
 pub async fn compare_snapshots(
     first: &mut Snapshot,
     second: &mut Snapshot,
 ) -> Result<Comparison, StoreError> {
-    compare_tables(first, second, |_| ()).await
+    compare_tables(first, second, 0, |_| ()).await
+}
+
+/// The tables that both have.
+fn compared_tables(first: &Snapshot, second: &Snapshot) -> Vec<&'static Table> {
+    // A table that only some databases have, and no file.
+    let link = &tables::SESSION_LINK.table;
+    let links = (first.has(link) && second.has(link)).then_some(link);
+    tables::ALL.iter().copied().chain(links).collect()
 }
 
 async fn compare_tables(
     first: &mut Snapshot,
     second: &mut Snapshot,
+    rows_total: u64,
     report: impl Fn(ComparisonProgress) + Send + Sync,
 ) -> Result<Comparison, StoreError> {
-    // A table that only some databases have, and no file.
-    let link = &tables::SESSION_LINK.table;
-    let links = (first.has(link) && second.has(link)).then_some(link);
-    let all: Vec<_> = tables::ALL.iter().copied().chain(links).collect();
+    let all = compared_tables(first, second);
     let (mut compared, mut before) = (Vec::with_capacity(all.len()), 0);
     for (place, table) in all.iter().enumerate() {
-        let at = ComparisonProgress { table: table.name, number: place + 1, tables: all.len(), rows: before };
+        let (number, tables) = (place + 1, all.len());
+        let at = ComparisonProgress { table: table.name, number, tables, rows: before, rows_total };
         report(at);
         let of_table = |rows| report(ComparisonProgress { rows: before + rows, ..at });
         compared.push(compare_table(first, second, table, of_table).await?);

@@ -1,5 +1,6 @@
 //! One consistent view of a store: its checkpoints and the rows that stand for them.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -55,6 +56,14 @@ impl Snapshot {
         }
     }
 
+    /// How many rows a table has.
+    pub(crate) async fn count(&mut self, table: &'static Table) -> Result<u64, StoreError> {
+        match &mut self.of {
+            Backend::Postgres(snapshot) => snapshot.count(table).await,
+            Backend::Sqlite(snapshot) => snapshot.count(table).await,
+        }
+    }
+
     /// Every row of a table in the order of its key, in the text form in which rows are compared. To be read to its end.
     pub(crate) fn rows(&mut self, table: &'static Table) -> BoxStream<'_, Result<Row, StoreError>> {
         match &mut self.of {
@@ -64,6 +73,7 @@ impl Snapshot {
     }
 
     /// Ends it.
+    #[boxed]
     pub async fn close(self) {
         match self.of {
             Backend::Postgres(snapshot) => snapshot.close().await,

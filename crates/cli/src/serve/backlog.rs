@@ -76,8 +76,10 @@ impl Measuring {
         partitions.sort_unstable();
         // The log first: so no record that is applied by now counts as one that is not.
         let log = &self.log;
-        let asked =
-            partitions.clone().into_iter().map(|partition| async move { log.extent(partition).await.ok() });
+        let asked = partitions
+            .clone()
+            .into_iter()
+            .map(async |partition| log.extent_at_a_glance(partition).await.ok());
         let extents: Vec<Option<Extent>> = stream::iter(asked).buffered(AT_ONCE).collect().await;
         let at_ms = self.elapsed_ms();
         let states = self.store.partitions().await?;

@@ -186,7 +186,7 @@ impl EmbeddedLog {
     }
 
     /// The extent, by what the files of segments say: retention of another process is read again when they say that it was there.
-    async fn known_extent(&self, partition: Partition) -> Result<Extent, LogError> {
+    pub(crate) async fn known_extent(&self, partition: Partition) -> Result<Extent, LogError> {
         const READING: &str = "reading a partition's extent";
         let changes = self.0.segments.refresh().map_err(LogError::away(READING))?;
         if self.0.changes.swap(changes, Ordering::SeqCst) != changes {

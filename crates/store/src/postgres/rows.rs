@@ -53,6 +53,19 @@ impl PostgresSnapshot {
         self.session.roll_back().await;
     }
 
+    /// 0 of a table that this version of Umami does not have.
+    pub(crate) async fn count(&mut self, table: &'static Table) -> Result<u64, StoreError> {
+        if !is_there(table, &self.catalogue) {
+            return Ok(0);
+        }
+        let sql = format!("SELECT count(*) FROM {}", name_of(table));
+        let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_one(&mut self.session)
+            .await
+            .map_err(StoreError::away(DOING))?;
+        Ok(count.unsigned_abs())
+    }
+
     /// None of a table that this version of Umami does not have.
     pub(crate) fn rows(
         &mut self,

@@ -1,5 +1,6 @@
 //! Single events and properties: what a session did, what a website was sent, what came with an event.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::rows::SessionAttributes;
 use uuid::Uuid;
 
@@ -84,6 +85,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn activity(
         &self,
         question: &Question,
@@ -108,6 +110,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn events(
         &self,
         question: &Question,
@@ -176,6 +179,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn session_properties(
         &self,
         website_id: Uuid,
@@ -204,6 +208,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn event_properties(
         &self,
         website_id: Uuid,

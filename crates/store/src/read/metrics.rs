@@ -4,6 +4,7 @@ use super::sql::IS_VIEW;
 use super::traffic::visits;
 use super::{Field, Question, Questions, Sql, Totals, each};
 use crate::StoreError;
+use async_recursion::async_recursion as boxed;
 
 /// The list that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn metrics(
         &self,
         question: &Question,
@@ -99,6 +101,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn expanded_metrics(
         &self,
         question: &Question,

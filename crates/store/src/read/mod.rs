@@ -14,6 +14,7 @@ mod sql;
 mod traffic;
 mod websites;
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,6 +197,7 @@ type Answer<T> = Result<T, sqlx::Error>;
 
 impl Questions {
     /// Lets go of the connections.
+    #[boxed]
     pub async fn close(&self) {
         match &self.0.store {
             Readers::Postgres(store) => store.close().await,

@@ -1,5 +1,6 @@
 //! Sessions: a list of those with events in a time, one with all of its events, and how many there are.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::rows::SessionAttributes;
 use uuid::Uuid;
 
@@ -118,6 +119,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn sessions(
         &self,
         question: &Question,
@@ -173,6 +175,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn session(
         &self,
         website_id: Uuid,
@@ -211,6 +214,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn session_totals(&self, question: &Question) -> Result<SessionTotals, StoreError> {
         let doing = "counting a website's sessions";
         let mut sql = self.sql();

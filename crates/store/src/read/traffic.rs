@@ -1,5 +1,6 @@
 //! How much: totals, series over time, who is there now, and the time that is covered.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::buckets::Bucket;
 use uuid::Uuid;
 
@@ -60,6 +61,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn totals(&self, question: &Question) -> Result<Totals, StoreError> {
         let doing = "adding up a website's traffic";
         let mut sql = self.sql();
@@ -74,6 +76,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn series(&self, question: &Question, buckets: &[Bucket]) -> Result<Vec<Point>, StoreError> {
         let doing = "counting views over time";
         if buckets.is_empty() {
@@ -97,6 +100,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn event_series(
         &self,
         question: &Question,
@@ -130,6 +134,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn active(&self, website_id: Uuid, since_ms: i64) -> Result<u64, StoreError> {
         let doing = "counting active visitors";
         let mut sql = self.sql();
@@ -147,6 +152,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn date_range(
         &self,
         website_id: Uuid,

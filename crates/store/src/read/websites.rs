@@ -1,5 +1,6 @@
 //! The websites themselves.
 
+use async_recursion::async_recursion as boxed;
 use uuid::Uuid;
 
 use super::{AnswerRow, Dialect, Questions, Sql, each};
@@ -75,6 +76,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn websites(
         &self,
         search: &str,
@@ -118,6 +120,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn website(&self, website_id: Uuid) -> Result<Option<WebsiteRow>, StoreError> {
         let doing = "reading a website";
         let mut sql = self.sql();
@@ -134,6 +137,7 @@ impl Questions {
     ///
     /// # Errors
     /// The store does not answer, or not in time.
+    #[boxed]
     pub async fn source(&self, id: Uuid) -> Result<Option<SourceRow>, StoreError> {
         let doing = "looking for a website";
         let mut sql = self.sql();

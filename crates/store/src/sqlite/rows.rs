@@ -54,6 +54,12 @@ impl SqliteSnapshot {
         let _ = self.connection.close().await;
     }
 
+    pub(crate) async fn count(&mut self, table: &'static Table) -> Result<u64, StoreError> {
+        let sql = format!("SELECT count(*) FROM {}", name_of(table));
+        let counted = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.connection).await;
+        counted.map(i64::unsigned_abs).map_err(StoreError::away(DOING))
+    }
+
     pub(crate) fn rows(
         &mut self,
         table: &'static Table,

@@ -1,5 +1,6 @@
 //! Counts by the hour, and the collectors' tallies.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::LogId;
 
 use super::Store;
@@ -10,6 +11,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn counts(&self, log: &LogId) -> Result<Vec<PartitionCounts>, StoreError> {
         either!(self, store => store.counts(log).await)
     }
@@ -19,6 +21,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; note the same values again, or later ones.
+    #[boxed]
     pub async fn note_tallies(&self, run: &CollectorRun, tallies: &[Tally]) -> Result<(), StoreError> {
         either!(self, store => store.note_tallies(run, tallies).await)
     }
@@ -27,6 +30,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn tallies(&self, log: &LogId) -> Result<Vec<Tally>, StoreError> {
         either!(self, store => store.tallies(log).await)
     }
@@ -35,6 +39,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; note it again, or what it holds then.
+    #[boxed]
     pub async fn note_spool(&self, note: &SpoolNote) -> Result<(), StoreError> {
         either!(self, store => store.note_spool(note).await)
     }
@@ -43,6 +48,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn spools(&self) -> Result<Vec<SpoolNote>, StoreError> {
         either!(self, store => store.spools().await)
     }

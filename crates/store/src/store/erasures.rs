@@ -1,5 +1,6 @@
 //! Erasures: deleting the rows of a person, a session or a website.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::erasure::{ErasureCopy, Subject};
 use dashi_domain::position::Checkpoint;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ impl Store {
     ///
     /// # Errors
     /// As those of [`Store::commit`], but never [`CommitError::Duplicates`] or [`CommitError::Refused`].
+    #[boxed]
     pub async fn erase_some(
         &self,
         claim: &Claim,
@@ -29,6 +31,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn erasable(&self, website_id: Uuid, subject: &Subject) -> Result<Erasable, StoreError> {
         either!(self, store => store.erasable(website_id, subject).await)
     }
@@ -37,6 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn erasures(&self) -> Result<Vec<NotedErasure>, StoreError> {
         either!(self, store => store.erasures().await)
     }

@@ -1,5 +1,6 @@
 //! Generations of the tables: see [`crate::generation`].
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
 
 use super::Store;
@@ -12,6 +13,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn generations(&self) -> Result<Vec<Generation>, StoreError> {
         either!(self, store => store.generations().await)
     }
@@ -22,6 +24,7 @@ impl Store {
     ///
     /// # Errors
     /// [`GenerationError::Refused`]: the tables cannot have generations, and why. [`GenerationError::Store`]: try again.
+    #[boxed]
     pub async fn begin_generation(&self, version: u32, rules: &str) -> Result<Generation, GenerationError> {
         either!(self, store => store.begin_generation(version, rules).await)
     }
@@ -31,6 +34,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; the note is lost.
+    #[boxed]
     pub async fn note_rules(&self, rules: &str) -> Result<(), StoreError> {
         either!(self, store => store.note_rules(rules).await)
     }
@@ -39,6 +43,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; the note is lost.
+    #[boxed]
     pub async fn note_replay_rate(&self, number: u32, per_s: u64) -> Result<(), StoreError> {
         either!(self, store => store.note_replay_rate(number, per_s).await)
     }
@@ -50,6 +55,7 @@ impl Store {
     ///
     /// # Errors
     /// [`GenerationError::None`]; [`GenerationError::Store`]: try again.
+    #[boxed]
     pub async fn open_generation(&self, number: u32) -> Result<Store, GenerationError> {
         match self {
             Self::Postgres(store) => store.open_generation(number).await.map(Self::Postgres),
@@ -77,6 +83,7 @@ impl Store {
     ///
     /// # Errors
     /// See [`GenerationError`].
+    #[boxed]
     pub async fn foreign_rows(&self, number: u32) -> Result<Vec<ForeignRows>, GenerationError> {
         either!(self, store => store.foreign_rows(number).await)
     }
@@ -104,6 +111,7 @@ impl Store {
     ///
     /// # Errors
     /// [`GenerationError::State`]: it is live. [`GenerationError::None`], [`GenerationError::Store`].
+    #[boxed]
     pub async fn drop_generation(&self, number: u32) -> Result<(), GenerationError> {
         either!(self, store => store.drop_generation(number).await)
     }

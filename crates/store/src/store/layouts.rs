@@ -1,5 +1,6 @@
 //! Layouts of logs on Kafka, and the processes that append to them.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::layout::{Growth, Layout};
 use dashi_domain::position::LogId;
 use uuid::Uuid;
@@ -12,6 +13,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn layouts(&self, log: &LogId) -> Result<Vec<StoredLayout>, StoreError> {
         either!(self, store => store.layouts(log).await)
     }
@@ -20,6 +22,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; call again.
+    #[boxed]
     pub async fn note_first_layout(&self, log: &LogId, partitions: u32) -> Result<(), StoreError> {
         either!(self, store => store.note_first_layout(log, partitions).await)
     }
@@ -29,6 +32,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; read the layouts.
+    #[boxed]
     pub async fn begin_growth(
         &self,
         log: &LogId,
@@ -43,6 +47,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; read the layouts.
+    #[boxed]
     pub async fn commit_growth(&self, log: &LogId, version: u32) -> Result<bool, StoreError> {
         either!(self, store => store.commit_growth(log, version).await)
     }
@@ -51,6 +56,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; read the layouts.
+    #[boxed]
     pub async fn move_growth(
         &self,
         log: &LogId,
@@ -67,6 +73,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; call again.
+    #[boxed]
     pub async fn note_appender(&self, appender: &Appender, acknowledged: u32) -> Result<(), StoreError> {
         either!(self, store => store.note_appender(appender, acknowledged).await)
     }
@@ -75,6 +82,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; call again.
+    #[boxed]
     pub async fn forget_appender(&self, run_id: Uuid) -> Result<bool, StoreError> {
         either!(self, store => store.forget_appender(run_id).await)
     }
@@ -83,6 +91,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn appenders(&self, log: &LogId) -> Result<Vec<AppenderState>, StoreError> {
         either!(self, store => store.appenders(log).await)
     }

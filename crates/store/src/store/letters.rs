@@ -1,5 +1,6 @@
 //! Dead letters: records that were set aside.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::dead_letters::LetterCommand;
 use dashi_domain::position::Offset;
 use uuid::Uuid;
@@ -15,6 +16,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn dead_letters(
         &self,
         filter: &LetterFilter,
@@ -28,6 +30,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn dead_letters_with(&self, text: &str) -> Result<Vec<SetAside>, StoreError> {
         let filter = LetterFilter { record: Some(text.to_owned()), ..LetterFilter::default() };
         let mut all: Vec<SetAside> = Vec::new();
@@ -46,6 +49,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn letter_counts(&self) -> Result<Vec<LetterCounts>, StoreError> {
         either!(self, store => store.letter_counts().await)
     }
@@ -56,6 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn letters_to_try(
         &self,
         claim: &Claim,
@@ -70,6 +75,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn released_letters(&self, claim: &Claim, limit: u32) -> Result<Vec<LetterToTry>, StoreError> {
         either!(self, store => store.released_letters(claim, limit).await)
     }
@@ -79,6 +85,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn held_sessions(&self, claim: &Claim) -> Result<Vec<(Uuid, Offset, u32)>, StoreError> {
         either!(self, store => store.held_sessions(claim).await)
     }

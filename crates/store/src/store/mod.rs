@@ -1,6 +1,10 @@
 //! The one enum in front of the backends. Each method is the contract of both; the backends' own have no text of theirs.
+//!
+//! Its futures are boxed, so that they are compiled here, once. The compiler makes the code of a future where it is polled: in each
+//! crate that awaits it.
 
 use crate::{Fitness, PostgresStore, SqliteStore, StoreError, UmamiTables, Unwritten};
+use async_recursion::async_recursion as boxed;
 
 /// A store.
 #[derive(Clone)]
@@ -36,6 +40,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer, a newer program made its tables, or an Umami older than 3.0 did.
+    #[boxed]
     pub async fn migrate(&self) -> Result<(), StoreError> {
         either!(self, store => store.migrate().await)
     }
@@ -45,6 +50,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer, or its tables are older than those of 3.0.
+    #[boxed]
     pub async fn umami(&self) -> Result<Option<UmamiTables>, StoreError> {
         match self {
             Self::Postgres(store) => store.umami().await,
@@ -57,6 +63,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer, or its tables are older than those of 3.0.
+    #[boxed]
     pub async fn unwritten(&self) -> Result<Option<Unwritten>, StoreError> {
         match self {
             Self::Postgres(store) => store.unwritten().await,
@@ -68,6 +75,7 @@ impl Store {
     ///
     /// # Errors
     /// It does not answer, or is read-only.
+    #[boxed]
     pub async fn ping(&self) -> Result<(), StoreError> {
         either!(self, store => store.ping().await)
     }
@@ -76,6 +84,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn fitness(&self) -> Result<Option<Fitness>, StoreError> {
         match self {
             Self::Postgres(store) => store.fitness().await.map(Some),
@@ -84,6 +93,7 @@ impl Store {
     }
 
     /// Lets go of the connections.
+    #[boxed]
     pub async fn close(&self) {
         either!(self, store => store.close().await);
     }

@@ -1,5 +1,6 @@
 //! Reads of people, and the changes of their profiles.
 
+use async_recursion::async_recursion as boxed;
 use uuid::Uuid;
 
 use super::Store;
@@ -10,6 +11,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn profile(&self, website_id: Uuid, distinct_id: &str) -> Result<Option<Profile>, StoreError> {
         either!(self, store => store.profile(website_id, distinct_id).await)
     }
@@ -18,6 +20,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn person_sessions(
         &self,
         website_id: Uuid,
@@ -32,6 +35,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn session_traits(
         &self,
         website_id: Uuid,
@@ -45,6 +49,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn profiles(
         &self,
         website_id: Uuid,
@@ -59,6 +64,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn journey(
         &self,
         website_id: Uuid,

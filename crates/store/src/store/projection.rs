@@ -1,5 +1,6 @@
 //! Projecting into a store: partitions, their claims and commits.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
 use uuid::Uuid;
@@ -17,6 +18,7 @@ impl Store {
     ///
     /// # Errors
     /// [`ClaimError::Store`]: the store does not answer; claim again.
+    #[boxed]
     pub async fn claim(&self, log: &LogId, partition: Partition, owner: &str) -> Result<Claim, ClaimError> {
         either!(self, store => store.claim(log, partition, owner).await)
     }
@@ -26,6 +28,7 @@ impl Store {
     /// # Errors
     /// [`ClaimError::Live`]: the store is a live projector's; nothing was changed. [`ClaimError::Store`]: the store does
     /// not answer; claim again.
+    #[boxed]
     pub async fn claim_for_replay(
         &self,
         log: &LogId,
@@ -40,6 +43,7 @@ impl Store {
     /// # Errors
     /// [`ClaimError::Fenced`]: a newer writer owns the partition; stop. [`ClaimError::Store`]: the store does not
     /// answer; ask again.
+    #[boxed]
     pub async fn resume(&self, claim: &Claim) -> Result<Checkpoint, ClaimError> {
         either!(self, store => store.resume(claim).await)
     }
@@ -85,6 +89,7 @@ impl Store {
     ///
     /// # Errors
     /// By the caller's next step; see [`CommitError`].
+    #[boxed]
     pub async fn commit(
         &self,
         claim: &Claim,
@@ -100,6 +105,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; the note is lost.
+    #[boxed]
     pub async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
         either!(self, store => store.note_error(claim, note).await)
     }
@@ -108,6 +114,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer; the note is lost.
+    #[boxed]
     pub async fn note_over(&self, claim: &Claim) -> Result<(), StoreError> {
         either!(self, store => store.note_over(claim).await)
     }
@@ -116,6 +123,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn logs(&self) -> Result<Vec<LogId>, StoreError> {
         either!(self, store => store.logs().await)
     }
@@ -124,6 +132,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn partitions(&self) -> Result<Vec<PartitionState>, StoreError> {
         either!(self, store => store.partitions().await)
     }
@@ -133,6 +142,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn missing(&self) -> Result<Vec<MissingRange>, StoreError> {
         either!(self, store => store.missing().await)
     }
@@ -141,6 +151,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
         for table in tables::ALL {
             if !either!(self, store => store.first_rows(table, 1).await)?.is_empty() {
@@ -154,6 +165,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn snapshot(&self) -> Result<Snapshot, StoreError> {
         either!(self, store => store.snapshot().await)
     }
@@ -162,6 +174,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
         either!(self, store => store.trace(id).await)
     }

@@ -1,5 +1,6 @@
 //! Websites, links and pixels.
 
+use async_recursion::async_recursion as boxed;
 use uuid::Uuid;
 
 use super::Store;
@@ -10,6 +11,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn websites(&self) -> Result<Vec<Website>, StoreError> {
         either!(self, store => store.websites().await)
     }
@@ -18,6 +20,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::WebsiteExists`]: there is one with this id. Any other: the store does not answer.
+    #[boxed]
     pub async fn add_website(&self, website: &NewWebsite, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_website(website, now_ms).await)
     }
@@ -28,6 +31,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn add_first_website(&self, website: &NewWebsite, now_ms: i64) -> Result<bool, StoreError> {
         either!(self, store => store.add_first_website(website, now_ms).await)
     }
@@ -37,6 +41,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn remove_website(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
         either!(self, store => store.remove_website(id, now_ms).await)
     }
@@ -45,6 +50,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami knows no recordings. Any other: the store does not answer.
+    #[boxed]
     pub async fn set_recordings(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
         either!(self, store => store.set_recordings(id, taken).await)
     }
@@ -54,6 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami knows no such posts. Any other: the store does not answer.
+    #[boxed]
     pub async fn set_heatmaps(&self, id: Uuid, taken: bool) -> Result<bool, StoreError> {
         either!(self, store => store.set_heatmaps(id, taken).await)
     }
@@ -64,6 +71,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotInThisVersion`]: its Umami blocks addresses for all websites only. Any other: the store does not
     /// answer.
+    #[boxed]
     pub async fn set_blocked_addresses(&self, id: Uuid, addresses: &str) -> Result<bool, StoreError> {
         either!(self, store => store.set_blocked_addresses(id, addresses).await)
     }
@@ -72,6 +80,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn links(&self) -> Result<Vec<TrackedLink>, StoreError> {
         either!(self, store => store.links().await)
     }
@@ -81,6 +90,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::SlugTaken`]: choose another slug. [`StoreError::NotInThisVersion`]: its Umami keeps no campaign
     /// parameters of links. Any other: the store does not answer.
+    #[boxed]
     pub async fn add_link(&self, link: &TrackedLink, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_link(link, now_ms).await)
     }
@@ -90,6 +100,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn remove_link(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
         either!(self, store => store.remove_link(id, now_ms).await)
     }
@@ -98,6 +109,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn pixels(&self) -> Result<Vec<Pixel>, StoreError> {
         either!(self, store => store.pixels().await)
     }
@@ -106,6 +118,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::SlugTaken`]: choose another slug. Any other: the store does not answer.
+    #[boxed]
     pub async fn add_pixel(&self, pixel: &Pixel, now_ms: i64) -> Result<(), StoreError> {
         either!(self, store => store.add_pixel(pixel, now_ms).await)
     }
@@ -115,6 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn remove_pixel(&self, id: Uuid, now_ms: i64) -> Result<bool, StoreError> {
         either!(self, store => store.remove_pixel(id, now_ms).await)
     }
