@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use integration_tests::kafka::{self, unique_topic};
 use integration_tests::log::{open_log, read_log};
 use integration_tests::setup::AGENT;
-use integration_tests::{Deployment, Server, TestDatabase, TestDirectory, eventually, http};
+use integration_tests::{Deployment, KafkaServer, Server, TestDatabase, TestDirectory, eventually, http};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::{Headers as _, Message as _};
@@ -269,6 +269,38 @@ async fn an_event_has_one_trace_from_request_to_commit_on_kafka_and_postgres() {
     let found: Vec<_> = headers.iter().flatten().collect();
     assert_eq!(found.len(), 1, "{headers:?}");
     assert!(found[0].starts_with(&format!("traceparent: 00-{TRACE}-")), "{headers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_was_spooled_has_its_way_to_the_log_in_its_trace() {
+    let mut broker = KafkaServer::start().await;
+    let (database, directory) = (TestDatabase::create().await, TestDirectory::create("spans"));
+    let receiver = Receiver::start().await;
+    let deployment = Deployment::new(format!("kafka://{}/spans", broker.address()), database.url())
+        .with("DASHI_INGEST_SPOOL", "true")
+        .with("DASHI_INGEST_SPOOL_DIRECTORY", &directory.path().join("spool").display().to_string())
+        .with("DASHI_INGEST_SPOOL_AFTER_MS", "200")
+        .with("OTEL_EXPORTER_OTLP_ENDPOINT", &receiver.endpoint)
+        .with("OTEL_SERVICE_NAME", "dashi-of-the-test");
+    deployment.register().await;
+    let mut server = deployment.start("serve").ready().await;
+    broker.stop().await;
+    send(&deployment, &server.url(), &[("traceparent", &format!("00-{TRACE}-{PARENT}-01"))]).await;
+    broker.start_again().await;
+
+    let names = ["POST /api/send", "append", "commit", "fold", "forward", "project"];
+    let spans = receiver.trace(TRACE, &names).await;
+    let of = |name: &str| &spans[name].span;
+    for name in ["forward", "project"] {
+        assert_eq!(of(name)["parentSpanId"], of("append")["spanId"], "{name}: {spans:#?}");
+    }
+    let forward = attributes(of("forward"));
+    assert_eq!((forward["dashi.forwarded_from"].as_str(), &of("forward")["kind"]), ("spool", &json!(4)));
+    assert!(forward["dashi.waited_ms"].parse::<u64>().is_ok(), "{forward:?}");
+    assert!(time(of("append"), "end") <= time(of("forward"), "start"), "{spans:#?}");
+    assert!(time(of("forward"), "start") <= time(of("project"), "start"), "{spans:#?}");
+    assert_eq!(deployment.settled().await.totals.applied, 1);
+    assert_eq!(server.dashi.terminate().await, Some(0), "{}", server.dashi.logs());
 }
 
 /// The headers of so many records of a topic, each with its only header if it has any.

@@ -6,6 +6,7 @@ mod liveness;
 mod outages;
 mod panics;
 mod partitions;
+mod priority;
 mod projector;
 mod replays;
 

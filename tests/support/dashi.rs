@@ -43,7 +43,8 @@ impl Dashi {
     /// default `data/` are its own too.
     ///
     /// Of this process's environment, `APP_SECRET` and everything that begins with `DASHI_` is taken away before `env`
-    /// is added.
+    /// is added. Unless that says otherwise, `serve` projects at the usual priority: all tests share the machine, and would hold
+    /// up what stands back.
     pub fn spawn<A: AsRef<OsStr>>(args: &[A], env: &[(&str, &str)]) -> Self {
         Self::spawn_through(&[], args, env)
     }
@@ -64,6 +65,9 @@ impl Dashi {
             if name == "APP_SECRET" || name.as_encoded_bytes().starts_with(b"DASHI_") {
                 command.env_remove(name);
             }
+        }
+        if args.first().is_some_and(|role| role.as_ref() == "serve") {
+            command.env("DASHI_PROJECTOR_NICE", "0");
         }
         command.envs(env.iter().copied());
         let command_line = format!("{command:?}");

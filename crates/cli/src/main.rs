@@ -5,6 +5,7 @@ mod allocator;
 mod archive;
 mod args;
 mod audit;
+mod background;
 mod bench;
 mod clock;
 mod column;

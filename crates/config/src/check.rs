@@ -15,6 +15,9 @@ use super::{
 /// Most partitions of a log that Dashi creates.
 pub const PARTITIONS_MAX: u32 = 4096;
 
+/// The lowest priority of a thread.
+const NICE_MAX: u8 = 19;
+
 /// Below this, brokers refuse a group's member. Source: Apache Kafka, `group.min.session.timeout.ms`.
 const SESSION_TIMEOUT_MS_MIN: u64 = 6_000;
 
@@ -181,6 +184,14 @@ fn ranges(settings: &Settings) -> Vec<ConfigError> {
             got: settings.event_log.partitions.to_string(),
             reason: "every partition costs a task, a claim and transactions of its own",
             remedy: "set 1 to 4096",
+        });
+    }
+    if settings.projector.nice > NICE_MAX {
+        errors.push(ConfigError::OutOfRange {
+            key: "projector.nice",
+            got: settings.projector.nice.to_string(),
+            reason: "the system knows no lower priority",
+            remedy: "set 0 to 19",
         });
     }
     errors.extend(kafka_ranges(&settings.kafka));
@@ -432,7 +443,7 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 }
 
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
-/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, `history.event_age_s_min`, and the numbers of events in
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, `projector.nice`, `history.event_age_s_min`, and the numbers of events in
 /// `limits`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings {

@@ -53,7 +53,7 @@ use crate::serve::project::Projecting;
 use crate::serve::tables::Tables;
 use crate::spool::{LaneMetrics, SpoolMetrics};
 use crate::topic::TopicMetrics;
-use crate::{logging, open, open_files, settings};
+use crate::{background, logging, open, open_files, settings};
 
 /// The roles of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +70,11 @@ impl Roles {
 
     const fn projects(self) -> bool {
         matches!(self, Self::Both | Self::Project)
+    }
+
+    /// How far the projector's threads stand back: behind nobody in a process that answers no requests.
+    const fn nice(self, settings: &Settings) -> u8 {
+        if matches!(self, Self::Both) { settings.projector.nice } else { 0 }
     }
 }
 
@@ -160,7 +165,13 @@ impl Process {
         let ids = roles.collects().then(|| Ids::new(settings)).transpose()?;
         // The projector task replaces the release by the one in force.
         let projector_settings = open::projector_settings(settings, Release::OURS, accept_new_log)?;
-        let store = open::store(&settings.store, settings, open::Absent::Create).await?;
+        let store = {
+            let settings = settings.clone();
+            background::started(roles.nice(&settings), async move {
+                open::store(&settings.store, &settings, open::Absent::Create).await
+            })
+            .await?
+        };
         let tracer = otlp::tracer(&settings.tracing);
         let spool_settings =
             open::spool_settings(settings, accept_new_log, tracer.clone()).filter(|_| roles.collects());

@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::background;
 use crate::clock::now_ms;
 use crate::ops::ProjectorReadiness;
 use crate::serve::helpers::{Helpers, log_panic};
@@ -75,6 +76,7 @@ impl Projecting {
             log: base.log.clone(),
             store: base.store.clone(),
             settings: ProjectorSettings { tracer: base.tracer.clone(), ..settings },
+            nice: base.roles.nice(base.settings),
             release: Arc::clone(&tables.release),
             metrics,
             progress: progress.clone(),
@@ -117,6 +119,8 @@ struct ProjectorTask {
     log: EventLog,
     store: Store,
     settings: ProjectorSettings,
+    /// How far the threads that fold stand back behind those that answer requests.
+    nice: u8,
     /// The version of Umami by whose rules events are folded; known once the tables are made.
     release: Arc<OnceLock<Release>>,
     metrics: ProjectorMetrics,
@@ -132,7 +136,7 @@ impl ProjectorTask {
     /// that also collects continues to do so and tries the projector again at intervals: the process that holds the
     /// log's lock may release it.
     async fn run(self) {
-        let Self { log, store, settings, release, metrics, progress, tables_made, stop, failed } = self;
+        let Self { log, store, settings, nice, release, metrics, progress, tables_made, stop, failed } = self;
         tokio::select! {
             () = stop.cancelled() => return,
             () = tables_made.cancelled() => {}
@@ -141,13 +145,12 @@ impl ProjectorTask {
         let settings = ProjectorSettings { rules: settings.rules.clone().by(release), ..settings };
         let mut logged = String::new();
         loop {
-            let projector = Projector::new(
-                log.clone(),
-                store.clone(),
-                settings.clone(),
-                metrics.clone(),
-                progress.clone(),
-            );
+            let parts = (log.clone(), store.clone(), settings.clone(), metrics.clone(), progress.clone());
+            let projector = background::started(nice, async move {
+                let (log, store, settings, metrics, progress) = parts;
+                Projector::new(log, store, settings, metrics, progress)
+            })
+            .await;
             let Err(ended) = projector.run(stop.clone()).await else { return };
             // The store may go away between the migration and the projector's first query: then it is tried again.
             let waits_for_store = matches!(ended, ProjectorError::Store(_));

@@ -82,6 +82,7 @@ fn a_limit_of_zero_is_refused_unless_it_means_something() {
         "history.event_age_s_min",
         "projector.batch_interval_ms",
         "projector.batches_bytes_max",
+        "projector.nice",
         "limits.website_rate_events_max",
         "limits.website_burst_events_max",
         "limits.website_day_events_max",
@@ -107,6 +108,7 @@ fn values_out_of_range_are_refused() {
     for (key, value) in [
         ("event_log.partitions", "4097"),
         ("kafka.session_timeout_ms", "5999"),
+        ("projector.nice", "20"),
         ("kafka.session_timeout_ms", "300001"),
         ("kafka.replication_factor", "-2"),
         ("kafka.replication_factor", "40000"),
