@@ -194,10 +194,11 @@ impl Questions {
         let text = format!(
             "SELECT CAST(d.data_key AS text), CAST(d.data_type AS bigint), CAST(d.string_value AS text),
                     CAST(d.number_value AS double precision), {}, {}
-             FROM session_data AS d WHERE d.website_id = {website} AND d.session_id = {session}
+             FROM session_data AS d WHERE {} = {website} AND d.session_id = {session}
              ORDER BY {}, d.created_at {page}",
             dialect.at_ms("d.date_value"),
             dialect.at_ms("d.created_at"),
+            dialect.beside_session("d.website_id"),
             dialect.bytewise("CAST(d.data_key AS text)")
         );
         let rows = self.all(doing, sql.of(text)).await?;

@@ -181,33 +181,8 @@ impl Questions {
         website_id: Uuid,
         session_id: Uuid,
     ) -> Result<Option<SessionRow>, StoreError> {
-        let doing = "reading a session";
-        let mut sql = self.sql();
-        let (website, session) = (sql.id(website_id), sql.id(session_id));
-        let created = sql.dialect.at_ms("s.created_at");
-        let of_views = |end: &str| {
-            let end = format!("{end}(CASE WHEN {IS_VIEW} THEN e.created_at END)");
-            sql.dialect.at_ms(&end)
-        };
-        let text = format!(
-            "SELECT CAST(s.session_id AS text), {ATTRIBUTES}, v.hostname, coalesce(v.first_ms, {created}),
-                    coalesce(v.last_ms, {created}), coalesce(v.visits, 0), coalesce(v.views, 0),
-                    coalesce(v.events, 0), coalesce(t.seconds, CAST(0 AS bigint))
-             FROM session AS s
-             LEFT JOIN (SELECT e.session_id AS session_id, {} FROM website_event AS e
-                        WHERE e.website_id = {website} AND e.session_id = {session} GROUP BY e.session_id) AS v
-                 ON v.session_id = s.session_id
-             LEFT JOIN (SELECT CAST(sum((w.last_ms - w.first_ms) / 1000) AS bigint) AS seconds FROM (
-                            SELECT {} AS first_ms, {} AS last_ms FROM website_event AS e
-                            WHERE e.website_id = {website} AND e.session_id = {session} GROUP BY e.visit_id) AS w) AS t
-                 ON true
-             WHERE s.session_id = {session} AND s.website_id = {website}",
-            sums(&sql),
-            of_views("min"),
-            of_views("max"),
-        );
-        let rows = self.all(doing, sql.clone().of(text)).await?;
-        Ok(each(doing, &rows, read)?.into_iter().next())
+        let rows = self.all("reading a session", one_session(self.sql(), website_id, session_id)).await?;
+        Ok(each("reading a session", &rows, read)?.into_iter().next())
     }
 
     /// How many sessions there are, and what they did.
@@ -235,5 +210,58 @@ impl Questions {
             })
         })?;
         Ok(totals.first().copied().unwrap_or_default())
+    }
+}
+
+/// The statement of [`Questions::session`].
+fn one_session(mut sql: Sql, website_id: Uuid, session_id: Uuid) -> Sql {
+    let (website, session) = (sql.id(website_id), sql.id(session_id));
+    let of_website = sql.dialect.beside_session("e.website_id");
+    let created = sql.dialect.at_ms("s.created_at");
+    let of_views = |end: &str| {
+        let end = format!("{end}(CASE WHEN {IS_VIEW} THEN e.created_at END)");
+        sql.dialect.at_ms(&end)
+    };
+    let text = format!(
+        "SELECT CAST(s.session_id AS text), {ATTRIBUTES}, v.hostname, coalesce(v.first_ms, {created}),
+                coalesce(v.last_ms, {created}), coalesce(v.visits, 0), coalesce(v.views, 0),
+                coalesce(v.events, 0), coalesce(t.seconds, CAST(0 AS bigint))
+         FROM session AS s
+         LEFT JOIN (SELECT e.session_id AS session_id, {} FROM website_event AS e
+                    WHERE {of_website} = {website} AND e.session_id = {session} GROUP BY e.session_id) AS v
+             ON v.session_id = s.session_id
+         LEFT JOIN (SELECT CAST(sum((w.last_ms - w.first_ms) / 1000) AS bigint) AS seconds FROM (
+                        SELECT {} AS first_ms, {} AS last_ms FROM website_event AS e
+                        WHERE {of_website} = {website} AND e.session_id = {session} GROUP BY e.visit_id) AS w) AS t
+             ON true
+         WHERE s.session_id = {session} AND s.website_id = {website}",
+        sums(&sql),
+        of_views("min"),
+        of_views("max"),
+    );
+    sql.of(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::sqlite::SqliteConnection;
+    use sqlx::{AssertSqlSafe, Connection as _, Row as _};
+
+    use super::*;
+    use crate::read::sql::Dialect;
+
+    #[tokio::test]
+    async fn a_file_reads_one_session_by_its_own_index() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(include_str!("../sqlite/dashi_1.sql")).execute(&mut connection).await.unwrap();
+        let asked = one_session(Sql::new(Dialect::Sqlite), Uuid::nil(), Uuid::nil());
+        let plan = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", asked.text));
+        let steps = sqlx::query(plan).fetch_all(&mut connection).await.unwrap();
+        let steps: Vec<String> = steps.iter().map(|step| step.get("detail")).collect();
+        let of_events: Vec<_> = steps.iter().filter(|step| step.starts_with("SEARCH e ")).collect();
+        assert_eq!(of_events.len(), 2, "{steps:#?}");
+        for step in of_events {
+            assert!(step.contains("website_event_session_id_created_at_idx (session_id=?)"), "{steps:#?}");
+        }
     }
 }

@@ -41,6 +41,15 @@ pub(crate) const VIEWS: &str = "sum(CASE WHEN e.event_type NOT IN (2, 5) THEN 1 
 pub(crate) const CUSTOM_EVENTS: &str = "sum(CASE WHEN e.event_type = 2 THEN 1 ELSE 0 END)";
 
 impl Dialect {
+    /// A column with a website, in a condition that names a session as well. A session has few rows and a website all of them,
+    /// which SQLite does not know without statistics: `+` keeps it from reading the website's.
+    pub fn beside_session(self, column: &str) -> String {
+        match self {
+            Self::Postgres => column.to_owned(),
+            Self::Sqlite => format!("+{column}"),
+        }
+    }
+
     /// A column with a moment, as milliseconds since 1970.
     pub fn at_ms(self, column: &str) -> String {
         match self {

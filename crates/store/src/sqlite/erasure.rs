@@ -120,7 +120,7 @@ impl ErasureTables for SqliteConnection {
         sqlx::query(
             "DELETE FROM event_data WHERE website_event_id IN
                  (SELECT event_id FROM website_event
-                  WHERE session_id IN (SELECT value FROM json_each(?)) AND website_id = ?)",
+                  WHERE session_id IN (SELECT value FROM json_each(?)) AND +website_id = ?)",
         )
         .bind(list(sessions))
         .bind(text(website_id))
@@ -384,28 +384,27 @@ impl SqliteStore {
             }
         };
         let is_all = *subject == Subject::Website;
-        let of_sessions =
-            if is_all { "?2 IS NOT NULL" } else { "session_id IN (SELECT value FROM json_each(?2))" };
+        // Without the `+`, a count of some sessions' rows could read all of the website's.
+        let chosen = match is_all {
+            true => "website_id = ?1 AND ?2 IS NOT NULL",
+            false => "+website_id = ?1 AND session_id IN (SELECT value FROM json_each(?2))",
+        };
         let event_data = if is_all {
-            "SELECT count(*) FROM event_data WHERE website_id = ?1 AND ?2 IS NOT NULL".to_owned()
+            format!("SELECT count(*) FROM event_data WHERE {chosen}")
         } else {
             format!(
                 "SELECT count(*) FROM event_data WHERE website_event_id IN
-                     (SELECT event_id FROM website_event WHERE website_id = ?1 AND {of_sessions})"
+                     (SELECT event_id FROM website_event WHERE {chosen})"
             )
         };
         let mut queries = vec![("event_data", event_data)];
         for table in there() {
-            queries.push((
-                table.name,
-                format!("SELECT count(*) FROM {} WHERE website_id = ?1 AND {of_sessions}", name_of(table)),
-            ));
+            queries.push((table.name, format!("SELECT count(*) FROM {} WHERE {chosen}", name_of(table))));
         }
+        // Keys that begin with the website.
+        let chosen = chosen.trim_start_matches('+');
         for table in ["profile_link", "profile_write"] {
-            queries.push((
-                table,
-                format!("SELECT count(*) FROM dashi_{table} WHERE website_id = ?1 AND {of_sessions}"),
-            ));
+            queries.push((table, format!("SELECT count(*) FROM dashi_{table} WHERE {chosen}")));
         }
         let mut tables = Vec::new();
         for (table, sql) in queries {

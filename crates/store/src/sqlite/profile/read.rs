@@ -207,10 +207,10 @@ impl SqliteStore {
                              WHERE website_id = ?1 AND distinct_id = ?2)
              SELECT * FROM (
                  SELECT event_id, session_id, visit_id, event_type, url_path, event_name, created_at AS at
-                 FROM website_event JOIN linked USING (session_id) WHERE website_id = ?1
+                 FROM website_event JOIN linked USING (session_id) WHERE +website_id = ?1
                  UNION ALL
                  SELECT event_id, session_id, NULL, 0, NULL, NULL, created_at
-                 FROM dashi_identify JOIN linked USING (session_id) WHERE website_id = ?1)
+                 FROM dashi_identify JOIN linked USING (session_id) WHERE +website_id = ?1)
              WHERE (at, event_id) > (?3, ?4) ORDER BY at, event_id LIMIT ?5",
         )
         .bind(text(website_id))
