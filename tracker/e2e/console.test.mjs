@@ -112,8 +112,17 @@ test("the first minute: nothing but the page shows that it works", async () => {
     `<script defer src="${dashi.url}/script.js" data-website-id="${dashi.website}"></script>`,
   );
   await page.screenshot({ path: join(OUT, "console-first.png") });
+  // A robot's event is answered and not kept; the page says so.
+  const ofRobot = await fetch(`${dashi.url}/api/send`, {
+    method: "POST",
+    headers: { "content-type": "application/json", "user-agent": "Googlebot/2.1" },
+    body: JSON.stringify({ type: "event", payload: { website: dashi.website, url: "/", hostname: "example.com" } }),
+  });
+  assert.deepEqual(await ofRobot.json(), { beep: "boop" });
+  await shows("#welcome", "1 request was answered and not recorded");
   await page.getByRole("button", { name: "Send a test event" }).click();
   await shows(".arrived", "The first event has arrived");
+  assert.match(await text(".arrived code"), /data-website-id=/);
   await shows("#account .verdict", "adds up");
   await until("one record that is applied", async () => {
     const terms = await page.locator("#outcomes-of-all .term").allTextContents();

@@ -102,7 +102,7 @@ const start = async () => {
   const { version, collects, projects, base_path } = session.process;
   session.api = `..${base_path}/api`;
   const role = collects && projects ? "collects and applies" : collects ? "collects" : "applies";
-  put(by("about"), `Dashi ${version} · this process ${role} · ${session.may_write ? "with a key" : "read-only"}`);
+  put(by("about"), `Dashi ${version} · this process ${role} · ${session.may_write ? "with a key" : "without a key: nothing is changed here"}`);
   show();
 };
 

@@ -129,7 +129,7 @@ export const pipeline = (place, { signal, failed, session, rest }) => {
     const noted = status.spools.filter((each) => !isLane(each));
     spools.hidden = !noted.length;
     if (noted.length) showSpools(spools, noted);
-    greeting.show(totals.in_log + totals.spooled + totals.removed);
+    greeting.show(totals.in_log + totals.spooled + totals.removed, pulse?.submissions.bot ?? 0);
   };
 
   repeat(

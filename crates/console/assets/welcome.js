@@ -3,11 +3,16 @@
 import { ask } from "./data.js";
 import { copyable, h, put } from "./dom.js";
 
-/** Fills `place` while the log is empty. `show(records)` is told how many records there are. */
+/** Umami's answer to an event of a robot: accepted in form, and not kept. */
+const isOfRobot = (response, answer) => response.ok && answer?.beep === "boop";
+
+/** Fills `place` while the log is empty. `show(records, robots)` is told how many records there are, and how many requests were a robot's. */
 export const welcome = (place, { session, signal }) => {
   const { collects, script_path, send_path } = session.process;
   let shown = false;
   let done = false;
+  let tag = "";
+  const robots = h("p", { class: "hint", role: "status" });
   const root = location.href.replace(/\/console\/.*$/, "");
 
   const fill = async () => {
@@ -26,7 +31,7 @@ export const welcome = (place, { session, signal }) => {
       );
       return;
     }
-    const tag = `<script defer src="${root}${script_path}" data-website-id="${website.id}"></script>`;
+    tag = `<script defer src="${root}${script_path}" data-website-id="${website.id}"></script>`;
     const result = h("p", { class: "hint", role: "status" });
     const send = h("button", { type: "button" }, "Send a test event");
     send.addEventListener("click", async () => {
@@ -48,7 +53,9 @@ export const welcome = (place, { session, signal }) => {
           }),
         });
         const answer = await response.json();
-        put(result, response.ok && answer.cache ? "Accepted and durable. A moment later it is applied." : `The server answered ${response.status}: ${JSON.stringify(answer)}`);
+        if (response.ok && answer.cache) put(result, "Accepted and durable. A moment later it is applied.");
+        else if (isOfRobot(response, answer)) put(result, `It was not recorded: this browser names itself “${navigator.userAgent}”, which is taken for a robot.`);
+        else put(result, `The server answered ${response.status}: ${JSON.stringify(answer)}`);
       } catch (error) {
         put(result, `It could not be sent: ${error.message}`);
       }
@@ -65,17 +72,29 @@ export const welcome = (place, { session, signal }) => {
         h("p", {}, "Or do without a page:"),
         h("p", { class: "actions" }, send),
         result,
+        robots,
       ),
     );
   };
 
   return {
-    show(records) {
+    show(records, ofRobots) {
+      if (ofRobots) {
+        const requests = ofRobots === 1 ? "1 request was" : `${ofRobots} requests were`;
+        const why = "not recorded, since their user agents are those of robots, as curl's and a headless browser's are; ingest.disable_bot_check takes them, too.";
+        put(robots, `${requests} answered and ${why}`);
+      }
       if (records > 0 && shown && !done) {
         done = true;
         put(
           place,
-          h("p", { class: "panel welcome arrived", role: "status" }, "The first event has arrived. Each one is in the log before it is answered, and in the tables a moment later."),
+          h(
+            "section",
+            { class: "panel welcome arrived" },
+            h("p", { role: "status" }, "The first event has arrived. Each one is in the log before it is answered, and in the tables a moment later. ", h("a", { href: "#live" }, "Live"), " shows them as they are applied."),
+            tag && h("p", {}, "The line for your pages:"),
+            tag && copyable(tag, "the tag"),
+          ),
         );
       }
       if (records === 0 && !shown && collects) {

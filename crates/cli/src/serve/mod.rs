@@ -23,7 +23,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use dashi_config::{Loaded, Origin, Settings};
 use dashi_domain::spans::Tracer;
@@ -160,7 +159,7 @@ impl Process {
     async fn start(settings: &Settings, roles: Roles, accept_new_log: bool) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(settings.listen)
             .await
-            .with_context(|| format!("cannot listen on {}", settings.listen))?;
+            .map_err(|error| cannot_listen(settings.listen, error))?;
         let address = listener.local_addr()?;
         let ids = roles.collects().then(|| Ids::new(settings)).transpose()?;
         // The projector task replaces the release by the one in force.
@@ -315,6 +314,16 @@ impl Process {
         self.log.close().await;
         self.store.close().await;
     }
+}
+
+fn cannot_listen(address: SocketAddr, error: std::io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            ": another program listens there, perhaps another Dashi; choose another address with --listen"
+        }
+        _ => "",
+    };
+    anyhow::Error::new(error).context(format!("cannot listen on {address}{remedy}"))
 }
 
 fn server_limits(settings: &Settings) -> ServerLimits {
