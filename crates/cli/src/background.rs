@@ -34,10 +34,16 @@ pub async fn started<T: Send + 'static>(nice: u8, start: impl Future<Output = T>
     outcome.await.expect("the thread sends what it was started for")
 }
 
-/// Lowers the priority of this thread. Elsewhere than on Linux it would be that of the whole process.
+/// Lowers the priority of this thread, if it is not lower already. Elsewhere than on Linux it would be that of the whole process.
 #[cfg(target_os = "linux")]
 fn stand_back(nice: u8) {
-    if let Err(error) = rustix::process::setpriority_process(None, i32::from(nice)) {
+    use rustix::process::{getpriority_process, setpriority_process};
+    let nice = i32::from(nice);
+    let lowered = match getpriority_process(None) {
+        Ok(now) if now >= nice => Ok(()),
+        _ => setpriority_process(None, nice),
+    };
+    if let Err(error) = lowered {
         tracing::warn!(error = %error, nice, "a thread keeps its priority");
     }
 }
