@@ -6,7 +6,7 @@ import { copyable, h, put } from "./dom.js";
 /** Umami's answer to an event of a robot: accepted in form, and not kept. */
 const isOfRobot = (response, answer) => response.ok && answer?.beep === "boop";
 
-/** Fills `place` while the log is empty. `show(records, robots)` is told how many records there are, and how many requests were a robot's. */
+/** Fills `place` while the log is empty. `show(records, ofRobots)` is told how many records there are, and how many requests were a robot's. */
 export const welcome = (place, { session, signal }) => {
   const { collects, script_path, send_path } = session.process;
   let shown = false;

@@ -55,7 +55,7 @@ impl PostgresSnapshot {
 
     /// 0 of a table that this version of Umami does not have.
     pub(crate) async fn count(&mut self, table: &'static Table) -> Result<u64, StoreError> {
-        if !is_there(table, &self.catalogue) {
+        if !self.has(table) {
             return Ok(0);
         }
         let sql = format!("SELECT count(*) FROM {}", name_of(table));

@@ -181,8 +181,9 @@ impl Questions {
         website_id: Uuid,
         session_id: Uuid,
     ) -> Result<Option<SessionRow>, StoreError> {
-        let rows = self.all("reading a session", one_session(self.sql(), website_id, session_id)).await?;
-        Ok(each("reading a session", &rows, read)?.into_iter().next())
+        let doing = "reading a session";
+        let rows = self.all(doing, one_session(self.sql(), website_id, session_id)).await?;
+        Ok(each(doing, &rows, read)?.into_iter().next())
     }
 
     /// How many sessions there are, and what they did.

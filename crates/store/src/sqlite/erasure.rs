@@ -384,11 +384,11 @@ impl SqliteStore {
             }
         };
         let is_all = *subject == Subject::Website;
+        let of_sessions =
+            if is_all { "?2 IS NOT NULL" } else { "session_id IN (SELECT value FROM json_each(?2))" };
         // Without the `+`, a count of some sessions' rows could read all of the website's.
-        let chosen = match is_all {
-            true => "website_id = ?1 AND ?2 IS NOT NULL",
-            false => "+website_id = ?1 AND session_id IN (SELECT value FROM json_each(?2))",
-        };
+        let website = if is_all { "website_id" } else { "+website_id" };
+        let chosen = format!("{website} = ?1 AND {of_sessions}");
         let event_data = if is_all {
             format!("SELECT count(*) FROM event_data WHERE {chosen}")
         } else {
@@ -401,10 +401,10 @@ impl SqliteStore {
         for table in there() {
             queries.push((table.name, format!("SELECT count(*) FROM {} WHERE {chosen}", name_of(table))));
         }
-        // Keys that begin with the website.
-        let chosen = chosen.trim_start_matches('+');
         for table in ["profile_link", "profile_write"] {
-            queries.push((table, format!("SELECT count(*) FROM dashi_{table} WHERE {chosen}")));
+            // Their keys begin with the website.
+            let sql = format!("SELECT count(*) FROM dashi_{table} WHERE website_id = ?1 AND {of_sessions}");
+            queries.push((table, sql));
         }
         let mut tables = Vec::new();
         for (table, sql) in queries {
