@@ -17,7 +17,6 @@ async fn fill(ledger: &mut Ledger, server: &Server, events: u64) {
     let before = ledger.acknowledged() as u64;
     let load = ledger.start(&server.authority, |plan| {
         plan.connections = 16;
-        plan.sessions = 60;
         plan.requests_max = Some(events);
         plan.duration = SOON;
     });
@@ -208,29 +207,31 @@ async fn an_archive_is_listed_and_what_cannot_be_archived_is_named() {
     let archive = directory.path().join("archive").display().to_string();
     deployment.register().await;
     let mut ledger = Ledger::new(&deployment);
+    // So many events of so many sessions that no partition is without one of them.
+    const EVENTS: u64 = 400;
     let none = deployment.run(&["archive", "list", "--archive", &archive]).await;
     assert_eq!(none.code, Some(1), "{}", none.stdout);
     assert!(none.stderr.contains("there is no archive in"), "{}", none.stderr);
     let mut server = deployment.start("serve").ready().await;
-    fill(&mut ledger, &server, 80).await;
+    fill(&mut ledger, &server, EVENTS).await;
     // Nothing is older than an hour.
     let report = run(&deployment, &["archive", "--to", &archive, "--keep-in-log", "1h"], 0).await;
     assert_eq!(sum(&report, "records"), 0, "{report}");
     run(&deployment, &["archive", "--to", &archive], 0).await;
-    fill(&mut ledger, &server, 80).await;
+    fill(&mut ledger, &server, EVENTS).await;
     assert_eq!(server.dashi.terminate().await, Some(0));
     // Retention removes records that were never archived.
     let log = open_log(deployment.log()).await;
     let removed = log.trim(i64::MAX).await.unwrap();
-    assert_eq!(removed, 160);
+    assert_eq!(removed, 2 * EVENTS);
     log.close().await;
     let mut server = deployment.start("serve").ready().await;
     let load = ledger.start(&server.authority, |plan| {
-        plan.requests_max = Some(80);
+        plan.requests_max = Some(EVENTS);
         plan.duration = SOON;
     });
     ledger.finish(load).await;
-    assert_eq!(deployment.settled().await.totals.in_log, 80);
+    assert_eq!(deployment.settled().await.totals.in_log, EVENTS);
     assert_eq!(server.dashi.terminate().await, Some(0));
     let ended = deployment.run(&["archive", "--to", &archive, "--until", "2999-01-01"]).await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -241,16 +242,16 @@ async fn an_archive_is_listed_and_what_cannot_be_archived_is_named() {
     let records = manifests.as_array().unwrap().iter().flat_map(|manifest| {
         manifest["segments"].as_array().unwrap().iter().map(|segment| segment["records"].as_u64().unwrap())
     });
-    assert_eq!(records.sum::<u64>(), 160);
+    assert_eq!(records.sum::<u64>(), 2 * EVENTS);
     let verified = run(&deployment, &["archive", "verify", "--archive", &archive], 0).await;
-    assert_eq!(verified[0]["not_archived"], 80, "{verified}");
+    assert_eq!(verified[0]["not_archived"], EVENTS, "{verified}");
     // The part that neither has is missing in a replay, because of retention.
     let into = format!("sqlite:{}", directory.path().join("replayed.db").display());
     let replay = run(&deployment, &["replay", "--into", &into, "--archive", &archive], 0).await;
-    assert_eq!(replay["applied"], 160, "{replay}");
+    assert_eq!(replay["applied"], 2 * EVENTS, "{replay}");
     let status = deployment.with_store(&into).run(&["status", "--json"]).await;
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
-    assert_eq!(status["totals"]["missing"], 80, "{status}");
+    assert_eq!(status["totals"]["missing"], EVENTS, "{status}");
     let wrong = deployment.run(&["archive", "--to", "ftp://somewhere/x"]).await;
     assert_eq!(wrong.code, Some(2), "{}", wrong.stderr);
 }

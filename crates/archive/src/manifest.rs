@@ -19,8 +19,8 @@ pub struct Manifest {
     pub log: String,
     /// The partition.
     pub partition: u32,
-    /// In the order of their offsets; no offset is in two of them. Offsets between two of them are not archived: retention
-    /// had removed them from the log before.
+    /// In the order of their offsets; no offset is in two of them. Offsets before one of them that are in no other are not
+    /// archived: retention had removed them from the log before.
     pub segments: Vec<Segment>,
     /// Whether an erasure was archived and has not been applied to all files yet.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -129,10 +129,12 @@ impl Manifest {
         self.segments.last().map(Segment::end)
     }
 
-    /// Offsets between archived ranges, which are not archived; their ends are exclusive.
+    /// Offsets before the last archived one that are not archived; their ends are exclusive. A partition begins at offset 0,
+    /// so what was removed before the first archived range is among them.
     pub fn gaps(&self) -> Vec<Range<Offset>> {
-        let pairs = self.segments.windows(2);
-        pairs.map(|pair| pair[0].end()..pair[1].start()).filter(|gap| gap.start < gap.end).collect()
+        let ends = std::iter::once(Offset::ZERO).chain(self.segments.iter().map(Segment::end));
+        let between = ends.zip(&self.segments).map(|(end, next)| end..next.start());
+        between.filter(|gap| gap.start < gap.end).collect()
     }
 }
 
@@ -201,6 +203,10 @@ mod tests {
         manifest.segments = vec![segment(0, 4), segment(7, 9)];
         let gap = Offset::new(5)..Offset::new(7);
         assert_eq!(manifest.gaps(), std::slice::from_ref(&gap));
+        let mut late = manifest.clone();
+        late.segments.remove(0);
+        assert_eq!(late.gaps(), [Offset::ZERO..Offset::new(7)], "a partition begins at offset 0");
+        assert_eq!(Manifest::empty(&LogId::new("l".to_owned()), Partition::new(0)).gaps(), []);
         assert_eq!(Manifest::decode(&manifest.encode().unwrap(), "m").unwrap(), manifest);
         manifest.segments[1].first = 4;
         let refused = Manifest::decode(&manifest.encode().unwrap(), "m").unwrap_err();

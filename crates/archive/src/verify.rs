@@ -25,7 +25,7 @@ pub struct Verification {
     pub records: u64,
     /// Those in whose place an erasure put a tombstone.
     pub erased: u64,
-    /// Offsets between archived ranges, which retention had removed before they were archived.
+    /// Offsets before the last archived one of each partition that retention had removed before they were archived.
     pub not_archived: u64,
     /// Each damaged file; none if the archive is sound.
     pub damaged: Vec<String>,
