@@ -14,9 +14,9 @@ const PURGE_DELAY_MS: i64 = 10;
 /// Source: mimalloc's `mimalloc.h`, `mi_option_purge_delay`.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// Gives free memory back soon, in small pages: the batches of a projector come and go by tens of megabytes, and what each
-/// leaves free is scattered over huge pages that nobody may give back. `MIMALLOC_PURGE_DELAY` still decides where it is
-/// set.
+/// Gives free memory back soon, in small pages: the batches of a projector, and what waits in a collector for a slow broker,
+/// come and go by tens of megabytes, and what each leaves free is scattered over huge pages that nobody may give back.
+/// `MIMALLOC_PURGE_DELAY` still decides where it is set.
 pub fn give_back_soon() {
     // A kernel without huge pages has none to turn off.
     #[cfg(target_os = "linux")]

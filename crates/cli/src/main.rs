@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
-    if let Command::Serve(_) | Command::Project(_) | Command::Replay(_) = cli.command {
+    if let Command::Serve(_) | Command::Collect(_) | Command::Project(_) | Command::Replay(_) = cli.command {
         allocator::give_back_soon();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
