@@ -115,7 +115,8 @@ impl SqliteStore {
             url: format!("sqlite:{}", path.display()),
             source: Arc::new(error),
         };
-        let writer = Writer::connect(options.clone()).await.map_err(failed)?;
+        let writing = options.clone().row_buffer_size(ROWS_BUFFERED);
+        let writer = Writer::connect(writing).await.map_err(failed)?;
         let reading = options.clone().read_only(true).pragma("cache_size", READER_CACHE);
         let readers = SqlitePoolOptions::new().max_connections(4).connect_lazy_with(reading);
         Ok(Self(Arc::new(Shared {
@@ -339,6 +340,12 @@ fn refuse_other_programs_file(path: &Path) -> Result<(), StoreError> {
 /// How long a connection waits for another process that holds the file.
 const BUSY_MAX: Duration = Duration::from_secs(10);
 
+/// Statements that a connection keeps prepared: those of a batch, in each of their sizes.
+const STATEMENTS_KEPT: usize = 256;
+
+/// Rows that the writing connection reads ahead of who asked for them: a batch looks for thousands of sessions.
+const ROWS_BUFFERED: usize = 1_024;
+
 /// How long it waits before it opens the file again.
 const BUSY_WAIT: Duration = Duration::from_millis(20);
 
@@ -369,7 +376,7 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_MAX)
-        .statement_cache_capacity(128)
+        .statement_cache_capacity(STATEMENTS_KEPT)
         .pragma("wal_autocheckpoint", JOURNAL_PAGES)
         .pragma("cache_size", WRITER_CACHE)
 }

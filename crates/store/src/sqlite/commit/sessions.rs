@@ -3,15 +3,26 @@
 use std::collections::HashMap;
 
 use dashi_domain::fold::Changes;
-use dashi_domain::rows::SessionAttributes;
-use sqlx::Row as _;
+use dashi_domain::session::{SessionAttributes, SessionRow};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::json_list;
-use crate::sqlite::insert::{Statement, insert};
-use crate::sqlite::{parse_uuid, text};
+use crate::sqlite::insert::{insert, run_for_each};
+use crate::sqlite::{parse_uuid, text, uuid};
 use crate::tables;
+
+/// The columns of attributes. A mask of them has the first one in its lowest bit.
+const ATTRIBUTES: [&str; 9] =
+    ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
+
+/// In the order of [`ATTRIBUTES`].
+fn texts(attributes: &SessionAttributes) -> [&Option<String>; 9] {
+    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
+        attributes;
+    [browser, os, device, screen, language, country, region, city, distinct_id]
+}
 
 /// Inserts new sessions, and fills those that were there by the fold's own rule; one that has nothing to gain is not
 /// written. A late event that is older than its session's row becomes the session's first.
@@ -19,68 +30,79 @@ pub(super) async fn upsert_sessions(
     connection: &mut SqliteConnection,
     changes: &Changes,
 ) -> Result<(), sqlx::Error> {
-    let Some(ids) = json_list(changes.sessions.iter().map(|row| row.session_id)) else { return Ok(()) };
-    let stored: Vec<SqliteRow> = sqlx::query(
-        "SELECT session_id, browser, os, device, screen, language, country, region, city, distinct_id,
-                created_at
-         FROM session WHERE session_id IN (SELECT value FROM json_each(?))",
-    )
-    .bind(ids)
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut there = HashMap::with_capacity(stored.len());
-    for row in &stored {
-        let id: String = row.try_get("session_id")?;
-        there.insert(parse_uuid(&id)?, row);
-    }
+    let there = empty_columns(connection, changes).await?;
     let (known, new): (Vec<_>, Vec<_>) =
         changes.sessions.iter().partition(|row| there.contains_key(&row.session_id));
     insert(connection, &tables::SESSION, &new, "").await?;
-    for row in known {
-        let stored = there[&row.session_id];
+    // Most of the known ones have what their events reported long ago, and are not read.
+    let gaining: HashMap<Uuid, &SessionRow> = known
+        .into_iter()
+        .filter(|row| changes.is_late() || there[&row.session_id] & reported(row) != 0)
+        .map(|row| (row.session_id, row))
+        .collect();
+    fill_sessions(connection, changes, gaining).await
+}
+
+/// The sessions that are there, and which of their attributes are empty, as a mask.
+async fn empty_columns(
+    connection: &mut SqliteConnection,
+    changes: &Changes,
+) -> Result<HashMap<Uuid, i64>, sqlx::Error> {
+    let Some(ids) = json_list(changes.sessions.iter().map(|row| row.session_id)) else {
+        return Ok(HashMap::new());
+    };
+    let is_empty =
+        ATTRIBUTES.iter().enumerate().map(|(bit, column)| format!("(({column} IS NULL) << {bit})"));
+    let stored: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+        "SELECT session_id, {} FROM session WHERE session_id IN (SELECT value FROM json_each(?))",
+        is_empty.collect::<Vec<_>>().join(" | ")
+    )))
+    .bind(ids)
+    .fetch_all(connection)
+    .await?;
+    stored.iter().map(|(id, empty)| Ok((parse_uuid(id)?, *empty))).collect()
+}
+
+/// The attributes that at least one event of the session has, as a mask.
+fn reported(row: &SessionRow) -> i64 {
+    let all = row.reported().iter().flat_map(|attributes| texts(attributes).into_iter().enumerate());
+    all.filter(|(_, text)| text.is_some()).fold(0, |mask, (bit, _)| mask | 1 << bit)
+}
+
+async fn fill_sessions(
+    connection: &mut SqliteConnection,
+    changes: &Changes,
+    sessions: HashMap<Uuid, &SessionRow>,
+) -> Result<(), sqlx::Error> {
+    let Some(ids) = json_list(sessions.keys().copied()) else { return Ok(()) };
+    let stored: Vec<SqliteRow> = sqlx::query(AssertSqlSafe(format!(
+        "SELECT session_id, {}, created_at FROM session
+         WHERE session_id IN (SELECT value FROM json_each(?))",
+        ATTRIBUTES.join(", ")
+    )))
+    .bind(ids)
+    .fetch_all(&mut *connection)
+    .await?;
+    let mut filled = Vec::with_capacity(stored.len());
+    for stored in &stored {
+        let row = sessions[&uuid(stored, "session_id")?];
         let mut attributes = crate::profile::attributes(stored)?;
         let created_at_ms: i64 = stored.try_get("created_at")?;
         if changes.is_late() && row.created_at_ms < created_at_ms {
             attributes = SessionAttributes::set_back(row.reported(), &attributes, changes.names_sessions);
-            let statement = sqlx::query(
-                "UPDATE session SET browser = ?, os = ?, device = ?, screen = ?, language = ?, country = ?,
-                     region = ?, city = ?, distinct_id = ?, created_at = ?
-                 WHERE session_id = ?",
-            );
-            bind_attributes(statement, &attributes)
-                .bind(row.created_at_ms)
-                .bind(text(row.session_id))
-                .execute(&mut *connection)
-                .await?;
+            filled.push((row.session_id, attributes, row.created_at_ms));
         } else if attributes.fill_from(row.reported()) {
-            let statement = sqlx::query(
-                "UPDATE session SET browser = ?, os = ?, device = ?, screen = ?, language = ?, country = ?,
-                     region = ?, city = ?, distinct_id = ?
-                 WHERE session_id = ?",
-            );
-            bind_attributes(statement, &attributes)
-                .bind(text(row.session_id))
-                .execute(&mut *connection)
-                .await?;
+            filled.push((row.session_id, attributes, created_at_ms));
         }
     }
-    Ok(())
-}
-
-/// In the order of the table's columns.
-fn bind_attributes<'q>(statement: Statement<'q>, attributes: &SessionAttributes) -> Statement<'q> {
-    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
-        attributes.clone();
-    statement
-        .bind(browser)
-        .bind(os)
-        .bind(device)
-        .bind(screen)
-        .bind(language)
-        .bind(country)
-        .bind(region)
-        .bind(city)
-        .bind(distinct_id)
+    let set = ATTRIBUTES.map(|column| format!("{column} = ?")).join(", ");
+    let sql = format!("UPDATE session SET {set}, created_at = ? WHERE session_id = ?");
+    run_for_each(connection, &sql, &filled, |values, (session_id, attributes, created_at_ms)| {
+        texts(attributes).into_iter().try_for_each(|text| values.add(text))?;
+        values.add(*created_at_ms)?;
+        values.add(text(*session_id))
+    })
+    .await
 }
 
 /// The last of the distinct ids that identifies named in a session goes into the session itself; that of a late one only if
@@ -90,22 +112,27 @@ pub(super) async fn name_sessions(
     changes: &Changes,
 ) -> Result<(), sqlx::Error> {
     let last: HashMap<Uuid, _> = changes.session_links.iter().map(|row| (row.session_id, row)).collect();
-    for row in last.into_values() {
-        sqlx::query(
-            "UPDATE session SET distinct_id = ?1
-             WHERE session_id = ?2 AND website_id = ?3 AND distinct_id IS NOT ?1
-               AND (NOT ?4 OR NOT EXISTS (SELECT 1 FROM dashi_identify AS i WHERE i.session_id = ?2
-                    AND i.created_at > ?5 AND i.website_id = ?3 AND i.distinct_id <> ''))",
-        )
-        .bind(row.distinct_id.clone())
-        .bind(text(row.session_id))
-        .bind(text(row.website_id))
-        .bind(changes.is_late())
-        .bind(row.created_at_ms)
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
+    let last: Vec<_> = last.into_values().collect();
+    let sql =
+        "UPDATE session SET distinct_id = ? WHERE session_id = ? AND website_id = ? AND distinct_id IS NOT ?";
+    let if_newest = format!(
+        "{sql} AND NOT EXISTS (SELECT 1 FROM dashi_identify AS i WHERE i.session_id = ?
+            AND i.created_at > ? AND i.website_id = ? AND i.distinct_id <> '')"
+    );
+    let sql = if changes.is_late() { &if_newest } else { sql };
+    run_for_each(connection, sql, &last, |values, row| {
+        values.add(&row.distinct_id)?;
+        values.add(text(row.session_id))?;
+        values.add(text(row.website_id))?;
+        values.add(&row.distinct_id)?;
+        if changes.is_late() {
+            values.add(text(row.session_id))?;
+            values.add(row.created_at_ms)?;
+            values.add(text(row.website_id))?;
+        }
+        Ok(())
+    })
+    .await
 }
 
 /// A row of that session and key keeps its id. An imported property, and a late one, replaces older ones only.

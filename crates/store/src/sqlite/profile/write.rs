@@ -5,12 +5,12 @@ use dashi_domain::profile::{
     BaseKey, BaseRow, LinkSource, Person, ProfileLink, ProfileRows, TraitKey, TraitRow, WriteRow,
 };
 use sqlx::sqlite::SqliteConnection;
-use sqlx::{AssertSqlSafe, Row as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::{TRAIT_COLUMNS, stamp, trait_row, value};
 use crate::profile::ProfileTables;
-use crate::sqlite::insert::insert;
+use crate::sqlite::insert::{insert, insert_returning, run_for_each};
 use crate::sqlite::{text, uuid};
 use crate::tables;
 
@@ -28,13 +28,11 @@ impl ProfileTables for SqliteConnection {
     }
 
     async fn write_links(&mut self, links: &[ProfileLink]) -> Result<Vec<(Uuid, Uuid)>, sqlx::Error> {
-        let mut written = Vec::new();
-        for link in links {
-            if write_link(self, link).await? {
-                written.push((link.website_id, link.session_id));
-            }
-        }
-        Ok(written)
+        let on_conflict = "ON CONFLICT (website_id, session_id, distinct_id, kind)
+            DO UPDATE SET first_at = excluded.first_at WHERE excluded.first_at < first_at
+            RETURNING website_id, session_id";
+        let written = insert_returning(self, &tables::PROFILE_LINK, links, on_conflict).await?;
+        written.iter().map(|row| Ok((uuid(row, "website_id")?, uuid(row, "session_id")?))).collect()
     }
 
     /// The file has one writer at a time, so nobody has to be locked.
@@ -43,10 +41,15 @@ impl ProfileTables for SqliteConnection {
         rows: &[(Person, i64)],
         _sent: &[(Person, i64)],
     ) -> Result<(), sqlx::Error> {
-        for (person, at) in rows {
-            write_person(self, person, *at).await?;
-        }
-        Ok(())
+        let sql = "INSERT INTO dashi_profile (website_id, distinct_id, created_at) VALUES (?, ?, ?)
+            ON CONFLICT (website_id, distinct_id) DO UPDATE SET created_at = excluded.created_at
+            WHERE excluded.created_at < dashi_profile.created_at";
+        run_for_each(self, sql, rows, |values, (person, at)| {
+            values.add(text(person.website_id))?;
+            values.add(&person.distinct_id)?;
+            values.add(*at)
+        })
+        .await
     }
 
     async fn read_bases(&mut self, keys: &[BaseKey]) -> Result<Vec<BaseRow>, sqlx::Error> {
@@ -148,40 +151,4 @@ fn json_rows<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String 
     }
     json.push(']');
     json
-}
-
-/// Returns whether the link is new, or older than the stored one.
-async fn write_link(connection: &mut SqliteConnection, link: &ProfileLink) -> Result<bool, sqlx::Error> {
-    let written = sqlx::query(
-        "INSERT INTO dashi_profile_link (website_id, session_id, distinct_id, kind, first_at)
-         VALUES (?, ?, ?, ?, ?)
-         ON CONFLICT (website_id, session_id, distinct_id, kind) DO UPDATE SET first_at = excluded.first_at
-         WHERE excluded.first_at < dashi_profile_link.first_at",
-    )
-    .bind(text(link.website_id))
-    .bind(text(link.session_id))
-    .bind(&link.distinct_id)
-    .bind(link.kind.code())
-    .bind(link.first_ms)
-    .execute(connection)
-    .await?;
-    Ok(written.rows_affected() > 0)
-}
-
-async fn write_person(
-    connection: &mut SqliteConnection,
-    person: &Person,
-    at: i64,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(
-        "INSERT INTO dashi_profile (website_id, distinct_id, created_at) VALUES (?, ?, ?)
-         ON CONFLICT (website_id, distinct_id) DO UPDATE SET created_at = excluded.created_at
-         WHERE excluded.created_at < dashi_profile.created_at",
-    )
-    .bind(text(person.website_id))
-    .bind(&person.distinct_id)
-    .bind(at)
-    .execute(connection)
-    .await?;
-    Ok(())
 }
