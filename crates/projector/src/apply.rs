@@ -13,16 +13,19 @@ use dashi_domain::missing::{Missing, MissingCause, fingerprint, within};
 use dashi_domain::parking::{Parked, Part, cut};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
+use dashi_domain::rows::DeadLetter;
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote};
 use uuid::Uuid;
 
+use crate::budget::Share;
 use crate::fold_panic::catching;
 use crate::letters::{self, give_up, parked, wait};
 use crate::outage::chain;
-use crate::partition::PartitionTask;
+use crate::partition::{PartitionTask, Shared};
 use crate::progress::now_ms;
 use crate::record_spans::RunSpans;
 use crate::source::MissingRange;
+use crate::summary::Summary;
 
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +39,7 @@ pub(crate) enum ApplyError {
 }
 
 /// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the last
-/// record. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
+/// record. Most of the share is given back when the last of them is written, before it is committed. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
 /// dead letter.
 pub(crate) async fn apply(
     task: &PartitionTask,
@@ -44,6 +47,7 @@ pub(crate) async fn apply(
     from: Checkpoint,
     records: Arc<[Record]>,
     missing: &[MissingRange],
+    share: &mut Share,
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
     let mut parked = parked(task, claim, from).await.map_err(failed)?;
@@ -78,7 +82,11 @@ pub(crate) async fn apply(
             reached = to;
             continue;
         }
-        match commit(task, claim, goal, &records, run.clone(), parked.as_mut()).await.map_err(failed)? {
+        let share = runs.is_empty().then_some(&mut *share);
+        match commit(task, claim, goal, &records, run.clone(), parked.as_mut(), share)
+            .await
+            .map_err(failed)?
+        {
             RunOutcome::Applied => reached = to,
             RunOutcome::Poisoned(reason) if run.len() == 1 => {
                 set_aside(task, claim, goal, last, reason, parked.as_mut()).await.map_err(failed)?;
@@ -183,6 +191,7 @@ pub(crate) async fn commit(
     records: &Arc<[Record]>,
     run: Range<usize>,
     mut parked: Option<&mut Parked>,
+    mut share: Option<&mut Share>,
 ) -> Result<RunOutcome, CommitError> {
     let (from, to) = goal.interval();
     let mut applied_before: HashSet<Uuid> = HashSet::new();
@@ -217,18 +226,18 @@ pub(crate) async fn commit(
         }
         let changes = goal.completed(changes, &records[run.clone()]);
         spans.commits();
-        match commit_once(task, claim, from, to, &changes).await {
-            Ok(()) => {
-                spans.committed(&changes.dead_letters);
-                if let Some(dead) = changes.dead_letters.last() {
+        match commit_once(task, claim, from, to, changes, share.as_deref_mut()).await {
+            Ok(dead_letters) => {
+                spans.committed(&dead_letters);
+                if let Some(dead) = dead_letters.last() {
                     tracing::warn!(
                         partition = %claim.partition, offset = %dead.offset, reason = dead.reason,
-                        dead_letters = changes.dead_letters.len(), "set records aside as dead letters"
+                        dead_letters = dead_letters.len(), "set records aside as dead letters"
                     );
                     report_dead_letter(task, claim, dead.offset, &dead.reason).await;
                 }
                 if let Some(parked) = &mut parked {
-                    parked.committed(&changes.dead_letters);
+                    parked.committed(&dead_letters);
                 }
                 return Ok(RunOutcome::Applied);
             }
@@ -260,27 +269,42 @@ async fn erase_ahead(
     Ok(())
 }
 
+/// How many times as much memory a batch takes while it is folded and written as its records take alone.
+const OF_RECORDS: usize = 6;
+
+/// Commits; returns the dead letters. As soon as the changes are written, their rows are dropped, and of the share only what the
+/// records take is kept: other batches are read and folded until the transaction ends.
 pub(crate) async fn commit_once(
     task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
     to: Checkpoint,
-    changes: &Changes,
-) -> Result<(), CommitError> {
-    let (began, call) = (Instant::now(), task.shared.progress.call(task.partition, "committing a batch"));
-    let committed = task.shared.store.commit(claim, from, to, changes).await;
+    changes: Changes,
+    share: Option<&mut Share>,
+) -> Result<Vec<DeadLetter>, CommitError> {
+    let Shared { store, progress, metrics, .. } = &*task.shared;
+    let (began, call) = (Instant::now(), progress.call(task.partition, "committing a batch"));
+    let written = store.write(claim, from, to, &changes).await?;
+    let summary = Summary::of(changes, progress);
+    if let Some(share) = share {
+        share.keep(share.bytes() / OF_RECORDS);
+    }
+    let committed = written.committed().await?;
     drop(call);
-    task.shared.metrics.committed(changes, &committed?, began.elapsed());
-    task.shared.metrics.missing(changes);
-    task.shared.progress.committed(changes);
-    if let (Some(first), Some(last)) = (changes.missing.first(), changes.missing.last()) {
+    metrics.committed(&summary, &committed, began.elapsed());
+    let Summary { missing, dead_letters, described, .. } = summary;
+    metrics.missing(&missing);
+    if let Some(described) = described {
+        progress.notify(described);
+    }
+    if let (Some(first), Some(last)) = (missing.first(), missing.last()) {
         tracing::warn!(
             partition = %claim.partition, from = %first.range.start, to = %last.range.end,
-            records = changes.missing.iter().map(|missing| missing.records).sum::<u64>(),
+            records = missing.iter().map(|missing| missing.records).sum::<u64>(),
             "records are missing from the log; `dashi status` lists them"
         );
     }
-    Ok(())
+    Ok(dead_letters)
 }
 
 /// Folds on a thread of its own: a batch takes milliseconds, and requests must not wait for it.
@@ -319,10 +343,10 @@ pub(crate) async fn set_aside(
     let changes = goal.completed(changes, std::slice::from_ref(record));
     let (from, to) = goal.interval();
     let spans = RunSpans::begin(task, std::slice::from_ref(record));
-    commit_once(task, claim, from, to, &changes).await?;
-    spans.committed(&changes.dead_letters);
+    let dead_letters = commit_once(task, claim, from, to, changes, None).await?;
+    spans.committed(&dead_letters);
     if let Some(parked) = parked {
-        parked.committed(&changes.dead_letters);
+        parked.committed(&dead_letters);
     }
     tracing::warn!(partition = %claim.partition, offset = %record.offset, reason, "set a record aside");
     report_dead_letter(task, claim, record.offset, &reason).await;

@@ -45,7 +45,7 @@ pub(crate) async fn obey(
             let nothing = tried(Uuid::nil(), 0, false, &[]);
             let changes =
                 Changes { command: Some(command.clone()), tried: Some(nothing), ..Changes::default() };
-            commit_once(task, claim, at, at, &changes).await?;
+            commit_once(task, claim, at, at, changes, None).await?;
         }
     }
     if task.shared.settings.parking.is_some() {
@@ -83,7 +83,7 @@ async fn try_some(
         let refused = letters[run.clone()].iter().find_map(|letter| refusal(&letter.value));
         let outcome = match refused {
             Some(reason) => RunOutcome::Poisoned(reason.to_owned()),
-            None => commit(task, claim, goal, &letters, run.clone(), None).await?,
+            None => commit(task, claim, goal, &letters, run.clone(), None, None).await?,
         };
         match outcome {
             RunOutcome::Applied => {}
@@ -124,10 +124,10 @@ pub(crate) async fn wait(
 ) -> Result<(), CommitError> {
     let changes = goal.completed(parked.waiting(records), records);
     let (from, to) = goal.interval();
-    commit_once(task, claim, from, to, &changes).await?;
+    let dead_letters = commit_once(task, claim, from, to, changes, None).await?;
     tracing::debug!(partition = %claim.partition, records = records.len(), "records wait behind dead letters");
     task.shared.metrics.parked(records.len() as u64, 0);
-    parked.committed(&changes.dead_letters);
+    parked.committed(&dead_letters);
     Ok(())
 }
 
@@ -141,7 +141,7 @@ pub(crate) async fn give_up(
     let count = sessions.len() as u64;
     let nothing = tried(Uuid::nil(), 0, false, &[]);
     let changes = Changes { given_up: sessions, tried: Some(nothing), ..Changes::default() };
-    commit_once(task, claim, at, at, &changes).await?;
+    commit_once(task, claim, at, at, changes, None).await?;
     task.shared.metrics.parked(0, count);
     Ok(())
 }

@@ -26,6 +26,7 @@ mod replay;
 mod settings;
 mod source;
 mod state;
+mod summary;
 
 pub use lag::measure;
 pub use metrics::ProjectorMetrics;

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dashi_domain::fold::{Changes, Outcomes};
+use dashi_domain::fold::Outcomes;
+use dashi_domain::missing::Missing;
 use dashi_domain::position::Partition;
 use dashi_store::Committed;
 use prometheus_client::encoding::EncodeLabelSet;
@@ -18,6 +19,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::progress::Measured;
 use crate::rebuild::{Building, Standing};
 use crate::state::{FailureKind, PartitionState};
+use crate::summary::Summary;
 
 /// The projector's metrics; clones count into the same.
 #[derive(Debug, Clone)]
@@ -268,21 +270,21 @@ impl ProjectorMetrics {
         }
     }
 
-    pub(crate) fn committed(&self, changes: &Changes, committed: &Committed, took: Duration) {
+    pub(crate) fn committed(&self, summary: &Summary, committed: &Committed, took: Duration) {
         let profiles = committed.profiles;
         for (outcome, count) in [("written", profiles.writes), ("avoided", profiles.avoided)] {
             self.trait_sends.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
         self.commit_seconds.observe(took.as_secs_f64());
-        let Outcomes { applied, duplicate, dead } = changes.outcomes;
+        let Outcomes { applied, duplicate, dead } = summary.outcomes;
         self.batch_records.observe((applied + duplicate + dead) as f64);
-        for (table, rows) in rows_by_table(changes) {
+        for (table, rows) in summary.rows {
             if rows > 0 {
                 self.rows.get_or_create(&TableLabel { table }).inc_by(rows as u64);
             }
         }
         // A letter that is tried again was counted when it was read.
-        let records = if changes.tried.is_some() { &self.letters_tried } else { &self.records };
+        let records = if summary.is_trial { &self.letters_tried } else { &self.records };
         for (outcome, count) in [("applied", applied), ("duplicate", duplicate), ("dead", dead)] {
             records.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
         }
@@ -295,8 +297,8 @@ impl ProjectorMetrics {
     }
 
     /// Counts records that were missing from the log where a commit passed.
-    pub(crate) fn missing(&self, changes: &Changes) {
-        let records: u64 = changes.missing.iter().map(|missing| missing.records).sum();
+    pub(crate) fn missing(&self, missing: &[Missing]) {
+        let records: u64 = missing.iter().map(|missing| missing.records).sum();
         if records > 0 {
             self.records.get_or_create(&OutcomeLabel { outcome: "missing" }).inc_by(records);
         }
@@ -358,22 +360,4 @@ impl ProjectorMetrics {
             }
         }
     }
-}
-
-/// How many rows the changes write, by table. Rows of profiles are decided in the transaction; `dashi_projector_trait_sends`
-/// counts them.
-fn rows_by_table(changes: &Changes) -> [(&'static str, usize); 11] {
-    [
-        ("session", changes.sessions.len()),
-        ("website_event", changes.events.len()),
-        ("event_data", changes.event_data.len()),
-        ("revenue", changes.revenue.len()),
-        ("session_data", changes.session_data.len() + changes.imported_session_data.len()),
-        ("session_replay", changes.chunks.len()),
-        ("heatmap_event", changes.heatmap.len()),
-        ("session_link", changes.session_links.len() + changes.imported_session_links.len()),
-        ("identify", changes.identifies.len()),
-        ("applied", changes.applied.len()),
-        ("dead_letter", changes.dead_letters.len()),
-    ]
 }

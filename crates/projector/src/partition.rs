@@ -333,13 +333,13 @@ impl PartitionTask {
         claim: &Claim,
         from: Checkpoint,
         batch: Batch,
-        share: Share,
+        mut share: Share,
         last: &mut LastApplied,
     ) -> Result<Checkpoint, Failure> {
         let oldest_appended_at_ms = batch.records.first().map(|record| record.appended_at_ms);
         let fingerprint = batch.records.last().map(|record| fingerprint(&record.value));
         self.shared.progress.behind(self.partition, oldest_appended_at_ms);
-        let applied = apply(self, claim, from, batch.records.into(), &batch.missing).await;
+        let applied = apply(self, claim, from, batch.records.into(), &batch.missing, &mut share).await;
         drop(share);
         match applied {
             Ok(to) => {
@@ -419,7 +419,7 @@ impl PartitionTask {
         drop(call);
         match moved {
             Ok(_) => {
-                self.shared.metrics.missing(&changes);
+                self.shared.metrics.missing(&changes.missing);
                 outages.store_answers(claim).await;
                 Ok(to)
             }

@@ -130,16 +130,16 @@ impl Progress {
         self.applied.0.subscribe()
     }
 
+    /// The events of a commit as those who watch are to be notified of them, if anybody watches.
+    pub(crate) fn describe(&self, changes: &Changes) -> Option<AppliedEvents> {
+        let is_watched = self.applied.0.receiver_count() > 0;
+        is_watched.then(|| AppliedEvents::of(changes, DESCRIBED)).filter(|applied| applied.count > 0)
+    }
+
     /// Notifies those who watch of what a commit applied.
-    pub(crate) fn committed(&self, changes: &Changes) {
-        if self.applied.0.receiver_count() == 0 {
-            return;
-        }
-        let applied = AppliedEvents::of(changes, DESCRIBED);
-        if applied.count > 0 {
-            // The last receiver may have gone just now.
-            let _ = self.applied.0.send(Arc::new(applied));
-        }
+    pub(crate) fn notify(&self, applied: AppliedEvents) {
+        // The last receiver may have gone just now.
+        let _ = self.applied.0.send(Arc::new(applied));
     }
 
     /// State of the projector.

@@ -65,6 +65,6 @@ pub use snapshot::Snapshot;
 pub use source::{LinkCampaign, NewWebsite, Pixel, TrackedLink, Website};
 pub use spool::SpoolNote;
 pub use sqlite::{SqliteSettings, SqliteStore};
-pub use store::Store;
+pub use store::{Store, Written};
 pub use trace::AppliedEvent;
 pub use umami::{UmamiTables, Unwritten};

@@ -5,6 +5,7 @@
 
 mod audit;
 mod commit;
+pub(crate) use commit::Written;
 mod erasure;
 mod generation;
 mod insert;

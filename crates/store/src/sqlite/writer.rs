@@ -64,6 +64,12 @@ pub(super) struct Begun<'a> {
     writer: &'a Writer,
 }
 
+/// A batch that is written into a transaction that has not ended yet.
+pub(super) struct Waiting {
+    partition: Partition,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("the transaction that the batch shared with others was interrupted")]
 struct Interrupted;
@@ -177,8 +183,8 @@ impl Begun<'_> {
         &mut self.turn.connection
     }
 
-    /// The batch is written: gives the turn to the next one and waits until the transaction is committed.
-    pub async fn commit(mut self, partition: Partition) -> Result<(), CommitError> {
+    /// The batch is written: gives the turn to the next one. The transaction is committed by itself, also if nobody waits for it.
+    pub async fn written(mut self, partition: Partition) -> Result<Waiting, CommitError> {
         let not_written = |source| CommitError::NotWritten { partition, source };
         let options = &self.writer.0.options;
         if self.turn.open.is_some()
@@ -199,13 +205,7 @@ impl Begun<'_> {
                 self.writer.end_later(number);
             }
         }
-        drop(self);
-        match outcome.await {
-            Ok(Outcome::Committed) => Ok(()),
-            Ok(Outcome::NotWritten(cause)) => Err(not_written(cause)),
-            Ok(Outcome::Unknown(source)) => Err(CommitError::Unknown { partition, source }),
-            Err(_) => Err(CommitError::Unknown { partition, source: Arc::new(Interrupted) }),
-        }
+        Ok(Waiting { partition, outcome })
     }
 
     /// Takes the batch back; other batches of the transaction stay. The connection can be read from, still before the next
@@ -228,6 +228,19 @@ impl Begun<'_> {
     /// Takes back the whole transaction, whose state is not known after such an error.
     pub async fn fail(&mut self, error: &sqlx::Error) {
         self.turn.give_up(DriverMessage::cause(error), &self.writer.0.options).await;
+    }
+}
+
+impl Waiting {
+    /// Waits until the transaction has ended.
+    pub async fn committed(self) -> Result<(), CommitError> {
+        let partition = self.partition;
+        match self.outcome.await {
+            Ok(Outcome::Committed) => Ok(()),
+            Ok(Outcome::NotWritten(source)) => Err(CommitError::NotWritten { partition, source }),
+            Ok(Outcome::Unknown(source)) => Err(CommitError::Unknown { partition, source }),
+            Err(_) => Err(CommitError::Unknown { partition, source: Arc::new(Interrupted) }),
+        }
     }
 }
 

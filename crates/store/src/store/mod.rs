@@ -34,6 +34,8 @@ mod people;
 mod projection;
 mod sources;
 
+pub use projection::Written;
+
 impl Store {
     /// Makes the tables that are missing. On a database that Umami made, only those of the schema `dashi`. Safe to
     /// run twice, and from two processes at once.

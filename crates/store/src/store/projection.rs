@@ -97,7 +97,27 @@ impl Store {
         to: Checkpoint,
         changes: &Changes,
     ) -> Result<Committed, CommitError> {
-        either!(self, store => store.commit(claim, from, to, changes).await)
+        self.write(claim, from, to, changes).await?.committed().await
+    }
+
+    /// The first part of [`Self::commit`]: returns when `changes` are not needed any more, so that their memory is free for others.
+    /// On PostgreSQL they are committed then. On SQLite they are in a transaction that ends soon, also if nobody waits for it:
+    /// [`Written::committed`] tells how.
+    ///
+    /// # Errors
+    /// Those of [`Self::commit`].
+    #[boxed]
+    pub async fn write(
+        &self,
+        claim: &Claim,
+        from: Checkpoint,
+        to: Checkpoint,
+        changes: &Changes,
+    ) -> Result<Written, CommitError> {
+        Ok(Written(match self {
+            Self::Postgres(store) => Ending::Committed(store.commit(claim, from, to, changes).await?),
+            Self::Sqlite(store) => Ending::Open(store.write(claim, from, to, changes).await?),
+        }))
     }
 
     /// Notes the last error of a partition, for `dashi status` to show. Does nothing under a claim that is not the newest.
@@ -177,5 +197,27 @@ impl Store {
     #[boxed]
     pub async fn trace(&self, id: Uuid) -> Result<Option<AppliedEvent>, StoreError> {
         either!(self, store => store.trace(id).await)
+    }
+}
+
+/// Changes that are written, by [`Store::write`]. If it is dropped, the store's checkpoint tells whether they were committed.
+pub struct Written(Ending);
+
+enum Ending {
+    Committed(Committed),
+    Open(crate::sqlite::Written),
+}
+
+impl Written {
+    /// Waits until they are committed. Durable when it returns `Ok`.
+    ///
+    /// # Errors
+    /// [`CommitError::NotWritten`]: the transaction failed, nothing was written. [`CommitError::Unknown`]: read the checkpoint.
+    #[boxed]
+    pub async fn committed(self) -> Result<Committed, CommitError> {
+        match self.0 {
+            Ending::Committed(committed) => Ok(committed),
+            Ending::Open(written) => written.committed().await,
+        }
     }
 }

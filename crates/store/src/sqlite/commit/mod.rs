@@ -20,6 +20,7 @@ use self::sessions::{name_sessions, upsert_session_data, upsert_sessions};
 use super::audit::count_hours;
 use super::erasure::there;
 use super::letters::{settle_tried, write_letters};
+use super::writer::Waiting;
 use super::{SqliteStore, guard_row, text};
 use crate::erasure::{ErasureTables as _, erase, last_offset};
 use crate::error::DriverMessage;
@@ -27,13 +28,13 @@ use crate::letters::letters_moved;
 use crate::{Claim, CommitError, Committed, ProfileChange, profile};
 
 impl SqliteStore {
-    pub(crate) async fn commit(
+    pub(crate) async fn write(
         &self,
         claim: &Claim,
         from: Checkpoint,
         to: Checkpoint,
         changes: &Changes,
-    ) -> Result<Committed, CommitError> {
+    ) -> Result<Written, CommitError> {
         let failed = |error: sqlx::Error| failure(claim, error);
         let mut batch = self.0.writer.begin().await.map_err(failed)?;
         let (committed, changed) = match write(batch.connection(), claim, from, to, changes).await {
@@ -62,12 +63,27 @@ impl SqliteStore {
                 return Err(failed(error));
             }
         };
-        batch.commit(claim.partition).await?;
-        for change in changed {
+        let transaction = batch.written(claim.partition).await?;
+        Ok(Written { store: self.clone(), transaction, committed, changed })
+    }
+}
+
+/// A batch that is written, and not committed yet.
+pub(crate) struct Written {
+    store: SqliteStore,
+    transaction: Waiting,
+    committed: Committed,
+    changed: Vec<ProfileChange>,
+}
+
+impl Written {
+    pub async fn committed(self) -> Result<Committed, CommitError> {
+        self.transaction.committed().await?;
+        for change in self.changed {
             // Nobody may be listening.
-            let _ = self.0.changes.send(change);
+            let _ = self.store.0.changes.send(change);
         }
-        Ok(committed)
+        Ok(self.committed)
     }
 }
 
