@@ -6,11 +6,11 @@ import { hourMinute, timeOfDay } from "./format.js";
 const HEIGHT = 168;
 const MARGIN = { top: 10, right: 8, bottom: 22, left: 46 };
 
-/** A round number at or above `value`: 1, 2 or 5 times a power of ten. */
+/** A round number at or above `value`, half of which is round, too: 1, 2, 4 or 6 times a power of ten. */
 export const roundUp = (value) => {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value * 0.9999);
+  return [1, 2, 4, 6, 10].map((step) => step * power).find((step) => step >= value * 0.9999);
 };
 
 /**

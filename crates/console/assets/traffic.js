@@ -191,8 +191,8 @@ const showTotals = (tiles, stats, { visitors }) => {
   show(tiles.visits, (each) => each.visits, brief);
   show(tiles.views, (each) => each.pageviews, brief);
   const [rate, rateBefore] = both((each) => share(each.bounces, each.visits));
-  // A percentage of a percentage would be read as points.
-  tiles.bounces.show(percent(rate), isNumber(rateBefore) ? `${rate > rateBefore ? "▲" : rate < rateBefore ? "▼" : ""} from ${percent(rateBefore)}` : " ");
+  // A percentage of a percentage would be read as points, and one of no visits is none.
+  tiles.bounces.show(percent(rate), before.visits > 0 ? `${rate > rateBefore ? "▲" : rate < rateBefore ? "▼" : ""} from ${percent(rateBefore)}` : " ");
   show(tiles.time, (each) => share(each.totaltime, each.visits), seconds);
   tiles.active.show(count(visitors), "in the last 5 minutes");
 };
