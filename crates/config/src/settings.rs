@@ -337,7 +337,7 @@ pub struct Projector {
     pub batch_records_max: usize,
     /// Bytes of records in one transaction; a single larger record is a batch of its own.
     pub batch_bytes_max: usize,
-    /// Bytes of records that are folded and committed at one moment, over all partitions; 0 by the number of cores.
+    /// Bytes of records that are folded and written at one moment, over all partitions; 0 by the number of cores.
     pub batches_bytes_max: usize,
     /// Least time between two batches of a partition, unless the last one was full.
     pub batch_interval_ms: u64,

@@ -39,8 +39,8 @@ pub(crate) enum ApplyError {
 }
 
 /// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the last
-/// record. Most of the share is given back when the last of them is written, before it is committed. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
-/// dead letter.
+/// record. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
+/// dead letter. Most of the share is given back when the last record is written, before it is committed.
 pub(crate) async fn apply(
     task: &PartitionTask,
     claim: &Claim,

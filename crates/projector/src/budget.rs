@@ -1,5 +1,5 @@
 //! A bound of memory over all partitions of a process: the bytes of records that are read in full batches, folded and
-//! committed at one moment.
+//! written at one moment.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! How much a partition reads at once, so that the memory of all partitions has a bound.
 //!
-//! A batch has a share of the [`Budget`](crate::budget::Budget) while it is folded and committed. A partition with a backlog
-//! takes that share before it reads, so those that wait for theirs hold no records. One without a backlog reads first, since
-//! a share that waits for records would hold up the others, and so it reads a part of a batch at most.
+//! A batch has a share of the [`Budget`](crate::budget::Budget) while it is folded and written, and a part of it until it is
+//! committed. A partition with a backlog takes that share before it reads, so those that wait for theirs hold no records. One
+//! without a backlog reads first, since a share that waits for records would hold up the others, and so it reads a part of a
+//! batch at most.
 
 use std::pin::pin;
 use std::time::Duration;

@@ -29,7 +29,7 @@ pub struct ProjectorSettings {
     pub parking: Option<ParkingLimits>,
     /// Limits of one batch, and how long to wait for records.
     pub read_limit: ReadLimit,
-    /// Most bytes of records that are folded and committed at one moment, over all partitions of this process. A batch
+    /// Most bytes of records that are folded and written at one moment, over all partitions of this process. A batch
     /// takes no more of them than there are.
     pub batches_bytes_max: usize,
     /// Least time between two batches of a partition, unless the last one was full.
