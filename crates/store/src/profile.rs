@@ -8,7 +8,7 @@ use dashi_domain::profile::{
     ProfileState, TraitKey, TraitRow, WriteRow, base_keys, differences, merge, persons, session_version,
     trait_keys, version,
 };
-use dashi_domain::rows::{SessionAttributes, SessionDataRow};
+use dashi_domain::rows::{SessionAttributes, SessionDataRow, SessionRow};
 use sqlx::{ColumnIndex, Decode, Row, Type};
 use uuid::Uuid;
 
@@ -241,6 +241,23 @@ pub(crate) fn kinds(
     links: Vec<(String, i32, i64)>,
 ) -> Result<Vec<(String, ProfileLinkKind, i64)>, sqlx::Error> {
     links.into_iter().map(|(person, code, first_ms)| Ok((person, kind(code)?, first_ms))).collect()
+}
+
+/// The columns of a session's attributes, all of them texts.
+pub(crate) const ATTRIBUTES: [&str; 9] =
+    ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
+
+/// The attributes in the order of [`ATTRIBUTES`].
+pub(crate) fn attribute_texts(attributes: &SessionAttributes) -> [&Option<String>; 9] {
+    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
+        attributes;
+    [browser, os, device, screen, language, country, region, city, distinct_id]
+}
+
+/// The attributes that any of the session's events reports: one bit for each, in the order of [`ATTRIBUTES`], from the lowest.
+pub(crate) fn reported_attributes(row: &SessionRow) -> i32 {
+    let all = row.reported().iter().flat_map(|reported| (0..).zip(attribute_texts(reported)));
+    all.fold(0, |bits, (place, text)| bits | i32::from(text.is_some()) << place)
 }
 
 /// The attributes of a session's row; texts in columns of their names.

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{PostgresSettings, PostgresStore};
 use crate::StoreError;
 use crate::history::{HistoryRows, HistorySource, HistorySourceKind, LeftOut, Place};
+use crate::profile::ATTRIBUTES;
 
 /// The kind of source in the records.
 const SOURCE: &str = "umami";
@@ -57,10 +58,6 @@ const EVENT_TEXTS: [&str; 20] = [
 
 /// Columns of `website_event` since 3.1, read as text.
 const VITALS: [&str; 5] = ["lcp", "inp", "cls", "fcp", "ttfb"];
-
-/// Text columns of `session`.
-const SESSION_TEXTS: [&str; 9] =
-    ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
 
 /// An Umami database whose history is read.
 pub struct UmamiHistory {
@@ -231,7 +228,7 @@ impl UmamiHistory {
             self.texts("website_event", "e", &EVENT_TEXTS),
             self.texts("website_event", "e", &VITALS),
             us("s.created_at", "s_us"),
-            self.texts("session", "s", &SESSION_TEXTS),
+            self.texts("session", "s", &ATTRIBUTES),
             behind("e", "event_id", after),
         );
         let rows = self.page(sql, source, after, limit).await.map_err(StoreError::away(doing))?;
@@ -364,7 +361,7 @@ impl UmamiHistory {
              FROM session AS s WHERE s.website_id = $1 {}
              ORDER BY s.created_at, s.session_id LIMIT $4",
             us("s.created_at", "s_us"),
-            self.texts("session", "s", &SESSION_TEXTS),
+            self.texts("session", "s", &ATTRIBUTES),
             behind("s", "session_id", after),
         );
         let rows = self.page(sql, source, after, limit).await.map_err(StoreError::away(doing))?;

@@ -11,6 +11,7 @@ use crate::postgres::catalogue::Catalogue;
 use crate::postgres::copy::{Way, copy};
 use crate::postgres::insert::{ChunkIndexes, assignments, bind, insert, insert_sql, names, unnest};
 use crate::postgres::pool::Session;
+use crate::profile::{attribute_texts, attributes, reported_attributes};
 use crate::tables;
 
 /// Inserts the sessions that are not there; returns their ids.
@@ -48,12 +49,7 @@ pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]
     if rows.is_empty() {
         return Ok(());
     }
-    // One bit for each attribute that any of the events reports, in the order of the columns.
-    let reports = column!(rows, row => {
-        row.reported().iter().flat_map(|reported| (0..).zip(columns_of(reported))).fold(0, |bits, (place, value)| {
-            bits | i32::from(value.is_some()) << place
-        })
-    });
+    let reports = column!(rows, row => reported_attributes(row));
     let lacking: Vec<PgRow> = sqlx::query(
         "/* lacking_sessions */
          SELECT s.session_id, s.browser::text, s.os::text, s.device::text, s.screen::text, s.language::text,
@@ -75,7 +71,7 @@ pub(super) async fn fill_sessions(connection: &mut Session, rows: &[&SessionRow]
     let mut filled: Vec<(Uuid, SessionAttributes)> = Vec::new();
     for row in &lacking {
         let session_id: Uuid = row.try_get("session_id")?;
-        let mut attributes = crate::profile::attributes(row)?;
+        let mut attributes = attributes(row)?;
         let reported = reported.get(&session_id).copied().unwrap_or_default();
         if attributes.fill_from(reported) {
             filled.push((session_id, attributes));
@@ -130,7 +126,7 @@ pub(super) async fn set_sessions_back(
         .fetch_optional(&mut *connection)
         .await?;
         let Some(made_later) = made_later else { continue };
-        let later = crate::profile::attributes(&made_later)?;
+        let later = attributes(&made_later)?;
         let attributes = SessionAttributes::set_back(row.reported(), &later, names_sessions);
         let mut statement = sqlx::query(
             "/* set_session_back */
@@ -141,19 +137,12 @@ pub(super) async fn set_sessions_back(
         )
         .bind(row.session_id)
         .bind(row.created_at_ms);
-        for value in columns_of(&attributes) {
+        for value in attribute_texts(&attributes) {
             statement = statement.bind(value.clone());
         }
         statement.execute(&mut *connection).await?;
     }
     Ok(())
-}
-
-/// In the order of the table's columns.
-fn columns_of(attributes: &SessionAttributes) -> [&Option<String>; 9] {
-    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
-        attributes;
-    [browser, os, device, screen, language, country, region, city, distinct_id]
 }
 
 /// Umami 3.3 and newer: the distinct ids that identifies named in a session.

@@ -9,20 +9,10 @@ use sqlx::{Arguments as _, AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::json_list;
+use crate::profile::{ATTRIBUTES, attribute_texts, attributes, reported_attributes};
 use crate::sqlite::insert::{insert, run_for_each};
 use crate::sqlite::{parse_uuid, text, uuid};
 use crate::tables;
-
-/// The columns of attributes. A mask of them has the first one in its lowest bit.
-const ATTRIBUTES: [&str; 9] =
-    ["browser", "os", "device", "screen", "language", "country", "region", "city", "distinct_id"];
-
-/// In the order of [`ATTRIBUTES`].
-fn texts(attributes: &SessionAttributes) -> [&Option<String>; 9] {
-    let SessionAttributes { browser, os, device, screen, language, country, region, city, distinct_id } =
-        attributes;
-    [browser, os, device, screen, language, country, region, city, distinct_id]
-}
 
 /// Inserts new sessions, and fills those that were there by the fold's own rule; one that has nothing to gain is not
 /// written. A late event that is older than its session's row becomes the session's first.
@@ -37,23 +27,24 @@ pub(super) async fn upsert_sessions(
     // Most of the known ones have what their events reported long ago, and are not read.
     let gaining: HashMap<Uuid, &SessionRow> = known
         .into_iter()
-        .filter(|row| changes.is_late() || there[&row.session_id] & reported(row) != 0)
+        .filter(|row| changes.is_late() || there[&row.session_id] & reported_attributes(row) != 0)
         .map(|row| (row.session_id, row))
         .collect();
     fill_sessions(connection, changes, gaining).await
 }
 
-/// The sessions that are there, and which of their attributes are empty, as a mask.
+/// The sessions that are there, and which of their attributes are empty, in bits as those of
+/// [`reported_attributes`].
 async fn empty_columns(
     connection: &mut SqliteConnection,
     changes: &Changes,
-) -> Result<HashMap<Uuid, i64>, sqlx::Error> {
+) -> Result<HashMap<Uuid, i32>, sqlx::Error> {
     let Some(ids) = json_list(changes.sessions.iter().map(|row| row.session_id)) else {
         return Ok(HashMap::new());
     };
     let is_empty =
         ATTRIBUTES.iter().enumerate().map(|(bit, column)| format!("(({column} IS NULL) << {bit})"));
-    let stored: Vec<(String, i64)> = sqlx::query_as(AssertSqlSafe(format!(
+    let stored: Vec<(String, i32)> = sqlx::query_as(AssertSqlSafe(format!(
         "SELECT session_id, {} FROM session WHERE session_id IN (SELECT value FROM json_each(?))",
         is_empty.collect::<Vec<_>>().join(" | ")
     )))
@@ -61,12 +52,6 @@ async fn empty_columns(
     .fetch_all(connection)
     .await?;
     stored.iter().map(|(id, empty)| Ok((parse_uuid(id)?, *empty))).collect()
-}
-
-/// The attributes that at least one event of the session has, as a mask.
-fn reported(row: &SessionRow) -> i64 {
-    let all = row.reported().iter().flat_map(|attributes| texts(attributes).into_iter().enumerate());
-    all.filter(|(_, text)| text.is_some()).fold(0, |mask, (bit, _)| mask | 1 << bit)
 }
 
 async fn fill_sessions(
@@ -86,7 +71,7 @@ async fn fill_sessions(
     let mut filled = Vec::with_capacity(stored.len());
     for stored in &stored {
         let row = sessions[&uuid(stored, "session_id")?];
-        let mut attributes = crate::profile::attributes(stored)?;
+        let mut attributes = attributes(stored)?;
         let created_at_ms: i64 = stored.try_get("created_at")?;
         if changes.is_late() && row.created_at_ms < created_at_ms {
             attributes = SessionAttributes::set_back(row.reported(), &attributes, changes.names_sessions);
@@ -98,7 +83,7 @@ async fn fill_sessions(
     let set = ATTRIBUTES.map(|column| format!("{column} = ?")).join(", ");
     let sql = format!("UPDATE session SET {set}, created_at = ? WHERE session_id = ?");
     run_for_each(connection, &sql, &filled, |values, (session_id, attributes, created_at_ms)| {
-        texts(attributes).into_iter().try_for_each(|text| values.add(text))?;
+        attribute_texts(attributes).into_iter().try_for_each(|text| values.add(text))?;
         values.add(*created_at_ms)?;
         values.add(text(*session_id))
     })
