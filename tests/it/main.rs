@@ -29,6 +29,7 @@ mod import;
 mod import_files;
 mod invariants;
 mod limits;
+mod live_first;
 mod log_contract;
 mod memory;
 mod monitoring;

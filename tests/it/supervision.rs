@@ -114,6 +114,7 @@ fn settings() -> ProjectorSettings {
         read_limit: ReadLimit { records_max: 1_000, bytes_max: 1 << 20, wait: Duration::from_millis(200) },
         batches_bytes_max: 8 << 20,
         batch_interval: Duration::from_millis(20),
+        live_first_after: None,
         retry_wait_max: Duration::from_millis(500),
         failed_retry: Duration::from_millis(200),
         accept_new_log: false,

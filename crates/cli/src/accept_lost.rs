@@ -66,6 +66,13 @@ async fn accept(log: &EventLog, store: &Store, state: &PartitionState) -> anyhow
             Err(ClaimError::Fenced { .. }) => continue,
             Err(error) => return Err(error.into()),
         };
+        if claim.tail.is_some() {
+            // Its records may be among those that are lost; the checkpoint reads them again.
+            match store.drop_tail(&claim).await {
+                Ok(()) | Err(ClaimError::Fenced { .. }) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
         let Some(loss) = loss(log, partition, claim.resume_from, claim.fingerprint).await? else {
             return Ok(None);
         };

@@ -33,6 +33,7 @@ mod partitions;
 mod process_metrics;
 mod progress;
 mod reach;
+mod reached;
 mod replay;
 mod secret_file;
 mod serve;

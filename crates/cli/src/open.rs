@@ -283,6 +283,8 @@ pub fn projector_settings(
         },
         batches_bytes_max: batches_bytes_max(settings.projector.batches_bytes_max),
         batch_interval: Duration::from_millis(settings.projector.batch_interval_ms),
+        live_first_after: Some(Duration::from_secs(settings.projector.live_first_after_s))
+            .filter(|after| !after.is_zero()),
         retry_wait_max: Duration::from_millis(settings.projector.retry_wait_ms_max),
         failed_retry: Duration::from_millis(settings.projector.failed_retry_ms),
         accept_new_log,

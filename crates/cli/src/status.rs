@@ -5,6 +5,7 @@ use std::time::Duration;
 use dashi_config::{Loaded, Settings};
 use dashi_domain::missing::Missing;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
+use dashi_domain::tail::Tail;
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit, TopicNote};
 use dashi_projector::{Standing, StandingReader};
 use dashi_store::{LetterCounts, MissingRange, PartitionState, SpoolNote, Store, StoreError};
@@ -201,6 +202,8 @@ struct PartitionStatus {
     checkpoint: u64,
     lag_records: u64,
     lag_seconds: f64,
+    /// Records behind the backlog that are applied before it, if the partition has such a tail.
+    tail: Option<TailStatus>,
     epoch: u64,
     owner: Option<String>,
     applied: u64,
@@ -219,6 +222,23 @@ struct PartitionStatus {
     last_error_kind: Option<String>,
     last_error_at_ms: Option<i64>,
     last_error_over_at_ms: Option<i64>,
+}
+
+/// The tail of a partition.
+#[derive(Debug, Serialize)]
+struct TailStatus {
+    /// Its first offset (inclusive).
+    start_offset: u64,
+    /// The offset behind it (exclusive).
+    end_offset: u64,
+    /// Records in it that are applied.
+    applied: u64,
+}
+
+impl From<Tail> for TailStatus {
+    fn from(Tail { from, to, applied }: Tail) -> Self {
+        Self { start_offset: from.offset().number(), end_offset: to.offset().number(), applied }
+    }
 }
 
 /// Reads log and store, and prints; changes neither.
@@ -327,7 +347,9 @@ async fn partition_status(
     let extent = log.extent(partition).await?;
     let checkpoint = state.map_or(Checkpoint::at(extent.low), |state| state.checkpoint);
     // Offsets below `low` will never be read, so they are no lag.
-    let lag_records = checkpoint.max(Checkpoint::at(extent.low)).lag(extent.high);
+    let tail = state.and_then(|state| state.tail);
+    let of_tail = tail.map_or(0, |tail| tail.applied);
+    let lag_records = checkpoint.max(Checkpoint::at(extent.low)).lag(extent.high).saturating_sub(of_tail);
     let mut lag_seconds = 0.0;
     if lag_records > 0 && reads_age {
         let limit = ReadLimit { records_max: 1, bytes_max: 1, wait: Duration::from_secs(5) };
@@ -350,7 +372,7 @@ async fn partition_status(
     let [missing, markers, rewound] =
         state.map_or([0; 3], |state| [state.missing, state.markers, state.rewound]);
     let counted = (outcomes.total() + missing + markers) as i64 - rewound as i64;
-    let passed = state.map_or(0, |_| checkpoint.offset().number() as i64);
+    let passed = state.map_or(0, |_| (checkpoint.offset().number() + of_tail) as i64);
     Ok(PartitionStatus {
         partition: partition.number(),
         low_offset: extent.low.number(),
@@ -358,6 +380,7 @@ async fn partition_status(
         checkpoint: checkpoint.offset().number(),
         lag_records,
         lag_seconds,
+        tail: tail.map(TailStatus::from),
         epoch: state.map_or(0, |state| state.epoch.number()),
         owner: state.map(|state| state.owner.clone()),
         applied: outcomes.applied,
@@ -455,6 +478,16 @@ fn table(status: &Status) -> String {
             p.dead,
             p.owner.as_deref().unwrap_or("never claimed"),
         ));
+    }
+    for p in &status.partitions {
+        if let Some(TailStatus { start_offset, end_offset, applied }) = &p.tail {
+            out.push_str(&format!(
+                "partition {}: live events come first; {applied} of the records from offset {start_offset} to {} are applied before the \
+                 backlog\n",
+                p.partition,
+                end_offset.saturating_sub(1).max(*start_offset)
+            ));
+        }
     }
     out.push_str(&account(&status.totals));
     out.push_str(&status.layout.growth_text());

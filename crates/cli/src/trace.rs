@@ -1,6 +1,7 @@
 //! `dashi trace`: shows where an event is, and its outcome.
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use dashi_config::Loaded;
@@ -12,8 +13,9 @@ use dashi_domain::parking::Parking;
 use dashi_domain::partitioner::key;
 use dashi_domain::position::{Checkpoint, Partition};
 use dashi_domain::record::Record;
+use dashi_domain::tail::Reached;
 use dashi_event_log::{EventLog, Extent, ReadLimit};
-use dashi_store::{AppliedEvent, NotedErasure, PartitionState, Store};
+use dashi_store::{AppliedEvent, NotedErasure, Store};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -23,6 +25,7 @@ use crate::layouts::known;
 use crate::open;
 use crate::output::print;
 use crate::progress::{self, ProgressDisplay, Unit};
+use crate::reached::reached_now;
 
 /// Greatest time between an event's arrival and its record's append: a record is appended at once, or after a wait for
 /// a broker.
@@ -143,8 +146,7 @@ fn candidates(args: &TraceArgs) -> Result<Vec<Uuid>, Misuse> {
 
 async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) -> anyhow::Result<Trace> {
     let applied = store.trace(id).await?;
-    let states: Vec<_> =
-        store.partitions().await?.into_iter().filter(|state| state.log == *log.id()).collect();
+    let reached = reached_now(store, log.id()).await?;
     let partitions = log.partitions().await?;
     let mut found = Vec::new();
     if scan {
@@ -188,7 +190,7 @@ async fn trace(log: &EventLog, store: &Store, id: Uuid, scan: bool, json: bool) 
             waits: letter.parking == Parking::Waits,
         })
         .collect();
-    let in_log: Vec<_> = found.iter().map(|record| copy(record, &states)).collect();
+    let in_log: Vec<_> = found.iter().map(|record| copy(record, &reached)).collect();
     let erasure = erased_by(log.id().as_str(), &found, &store.erasures().await?);
     let state = if applied.is_some() {
         State::Applied
@@ -212,14 +214,14 @@ fn received_at_ms(id: Uuid) -> Option<i64> {
     (id.get_version_num() == 7).then(|| (id.as_u128() >> 80) as i64)
 }
 
-fn copy(record: &Record, states: &[PartitionState]) -> Copy {
-    let state = states.iter().find(|state| state.partition == record.partition);
-    let checkpoint = state.map_or(Checkpoint::START, |state| state.checkpoint);
+fn copy(record: &Record, reached: &HashMap<Partition, Reached>) -> Copy {
+    let reached = reached.get(&record.partition);
+    let checkpoint = reached.map_or(Checkpoint::START, |reached| reached.checkpoint);
     Copy {
         partition: record.partition.number(),
         offset: record.offset.number(),
         appended_at_ms: record.appended_at_ms,
-        is_passed: record.offset < checkpoint.offset(),
+        is_passed: reached.is_some_and(|it| it.has_applied(record.offset, &record.value)),
         records_before: checkpoint.lag(record.offset),
     }
 }

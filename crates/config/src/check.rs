@@ -443,7 +443,7 @@ fn kafka_ranges(kafka: &Kafka) -> Vec<ConfigError> {
 }
 
 /// The limits that mean nothing at 0. The settings that mean something at 0 are not here: `event_log.retention_h`,
-/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, `projector.nice`, `history.event_age_s_min`, and
+/// `kafka.linger_ms`, `ingest.cors_max_age_s`, `projector.batch_interval_ms`, `projector.live_first_after_s`, `projector.nice`, `history.event_age_s_min`, and
 /// the numbers of events in `limits`.
 fn limits(settings: &Settings) -> Vec<(&'static str, u64)> {
     let Settings {

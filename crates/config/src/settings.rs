@@ -343,6 +343,8 @@ pub struct Projector {
     pub batch_interval_ms: u64,
     /// Longest wait for new records.
     pub read_wait_ms: u64,
+    /// Age of a backlog before which new sessions' events are applied; 0: never.
+    pub live_first_after_s: u64,
     /// In `serve`: nice value of the threads that fold and write, 0 to 19.
     pub nice: u8,
     /// Longest pause between two attempts while a server is away.

@@ -328,6 +328,7 @@ const showPartitions = (place, strips, status, pulse, session) => {
     );
   draw(strips.records, "lag_records", most);
   draw(strips.seconds, "lag_seconds", oldest);
+  const tails = all.map((each) => each.tail).filter(Boolean);
   const shown = all.length <= ROWS_MAX ? all : [...all].sort((a, b) => b.lag_records - a.lag_records).slice(0, ROWS_MAX);
   const meter = (value, largest, text) => {
     const bar = h("i", { class: "meter", "aria-hidden": "true" });
@@ -352,6 +353,8 @@ const showPartitions = (place, strips, status, pulse, session) => {
       shown,
       { caption: "Partitions of the log" },
     ),
+    tails.length > 0 &&
+      h("p", { class: "hint" }, `Live events come first in ${count(tails.length)} partitions: ${count(tails.reduce((sum, tail) => sum + tail.applied, 0))} are applied before the backlog.`),
     shown.length < all.length && h("p", { class: "hint" }, `The ${ROWS_MAX} partitions with the largest lag, of ${count(all.length)}.`),
   );
 };

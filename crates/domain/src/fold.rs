@@ -236,6 +236,8 @@ pub struct Changes {
     /// Offsets among them that never held a record for a reader: markers of transactions, records of aborted ones.
     /// Filled in by the reader of the log, too.
     pub markers: u64,
+    /// Records among them that were applied as part of the [tail](crate::tail). Filled in by the projector.
+    pub skipped: u64,
     /// The [`fingerprint`](crate::missing::fingerprint) of the last record, if the last offset is a record's. Filled in
     /// by the reader of the log, too.
     pub fingerprint: Option<i64>,

@@ -7,7 +7,8 @@
 //! * computed at ingest: [`ids`], [`token`], [`calendar`]
 //! * records in the log: [`record`], [`log_record`], [`imported`], [`position`], [`partitioner`], [`layout`]; records that are lost:
 //!   [`missing`]; counting them: [`glance`]; commands among them: [`erasure`], [`dead_letters`];
-//!   waiting behind a record that cannot be applied: [`parking`]; keeping them while the log is away: [`spool`]
+//!   waiting behind a record that cannot be applied: [`parking`]; applied before a backlog: [`tail`]; keeping them while the log is
+//!   away: [`spool`]
 //! * the fold and its rows: [`fold`], [`rows`], [`session`], [`profile`] and their parts [`agent`], [`page_url`],
 //!   [`flatten`], [`decimal`], [`text`]
 //! * applied events in a few words: [`applied`]
@@ -58,6 +59,7 @@ pub mod session;
 pub mod spans;
 pub mod spool;
 pub mod submission;
+pub mod tail;
 pub mod text;
 pub mod token;
 pub mod umami;

@@ -5,7 +5,7 @@
 //! crash or freeze at any point, and then its commit is still on the way. The store executes one at a time. The rows'
 //! transitions and the writers' reactions are those of `dashi_domain::guard`, which production code uses.
 
-use dashi_domain::guard::{CommitOutcome, GuardRow, WriterStep};
+use dashi_domain::guard::{CommitOutcome, GuardRow, Position, WriterStep};
 use dashi_domain::position::{Checkpoint, Epoch, Offset};
 use stateright::{Checker, Model, Property};
 
@@ -91,9 +91,9 @@ impl Partition {
     fn execute(&self, row: GuardRow, commit: Commit) -> (GuardRow, CommitOutcome) {
         let Commit { epoch, from, to, .. } = commit;
         let moved = match self.guard {
-            Guard::Both => row.commit(epoch, from, to),
-            Guard::WithoutEpoch => row.commit(row.epoch, from, to),
-            Guard::WithoutCheckpoint => row.commit(epoch, row.checkpoint, to),
+            Guard::Both => row.commit(epoch, Position::Checkpoint, from, to, 0),
+            Guard::WithoutEpoch => row.commit(row.epoch, Position::Checkpoint, from, to, 0),
+            Guard::WithoutCheckpoint => row.commit(epoch, Position::Checkpoint, row.checkpoint, to, 0),
         };
         match moved {
             Ok(row) => (row, CommitOutcome::Moved),
@@ -108,7 +108,7 @@ fn answer(writer: &mut Writer, commit: Commit, outcome: CommitOutcome) {
         *writer = match outcome.next() {
             WriterStep::GoOn => Writer::Reading { epoch: commit.epoch, from: commit.to },
             WriterStep::Resume => Writer::Resuming { epoch: commit.epoch },
-            WriterStep::GiveUp => Writer::Idle,
+            WriterStep::Claim | WriterStep::GiveUp => Writer::Idle,
         };
     }
 }

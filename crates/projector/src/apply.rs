@@ -24,8 +24,9 @@ use crate::outage::chain;
 use crate::partition::{PartitionTask, Shared};
 use crate::progress::now_ms;
 use crate::record_spans::RunSpans;
-use crate::source::MissingRange;
+use crate::source::{Batch, MissingRange};
 use crate::summary::Summary;
+use crate::tail::between;
 
 /// Why a batch was not applied to its end.
 #[derive(Debug, thiserror::Error)]
@@ -38,21 +39,49 @@ pub(crate) enum ApplyError {
     Interrupted(CommitError),
 }
 
-/// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind the last
-/// record. A record that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a
-/// dead letter. Most of the share is given back when the last record is written, before it is committed.
+/// Records that are to be applied, and what is known of the offsets among them.
+#[derive(Debug)]
+pub(crate) struct Applying {
+    records: Arc<[Record]>,
+    /// The checkpoint behind them.
+    to: Checkpoint,
+    missing: Vec<MissingRange>,
+    skipped: Vec<Offset>,
+    /// Of the record before `to`.
+    fingerprint: Option<i64>,
+    /// Whether they move the end of a tail. The checkpoint that comes later accounts for offsets without a record.
+    is_of_tail: bool,
+}
+
+impl Applying {
+    /// A batch of one record or more.
+    pub fn of(batch: Batch) -> Self {
+        let fingerprint = batch.last_fingerprint();
+        let Batch { records, to, missing, skipped, .. } = batch;
+        Self { records: records.into(), to, missing, skipped, fingerprint, is_of_tail: false }
+    }
+
+    /// The same of a tail.
+    pub fn of_tail(batch: Batch) -> Self {
+        Self { is_of_tail: true, ..Self::of(batch) }
+    }
+}
+
+/// Applies records that begin at `from`, in as many transactions as it takes; returns the checkpoint behind them. A record
+/// that the store refuses, or whose fold panics, neither blocks the others nor is lost: it alone becomes a dead letter. Most
+/// of the share is given back when the last record is written, before it is committed.
 pub(crate) async fn apply(
     task: &PartitionTask,
     claim: &Claim,
     from: Checkpoint,
-    records: Arc<[Record]>,
-    missing: &[MissingRange],
+    batch: Applying,
     share: &mut Share,
 ) -> Result<Checkpoint, ApplyError> {
     let mut reached = from;
-    let mut parked = parked(task, claim, from).await.map_err(failed)?;
+    let mut parked = parked(task, claim, from).await.map_err(ApplyError::of)?;
+    let records = &batch.records;
     // Runs that are still to be applied; the last one is the next.
-    let mut runs: Vec<Range<usize>> = runs(&records).into_iter().rev().collect();
+    let mut runs: Vec<Range<usize>> = runs(records).into_iter().rev().collect();
     while let Some(run) = runs.pop() {
         let part = match &parked {
             Some(parked) if !run.is_empty() => parked.part(&records[run.clone()]),
@@ -60,7 +89,7 @@ pub(crate) async fn apply(
         };
         let (Part::Free(count) | Part::Waits(count)) = part else {
             if let (Part::GivenUp(session), Some(parked)) = (part, &mut parked) {
-                give_up(task, claim, reached, vec![session]).await.map_err(failed)?;
+                give_up(task, claim, reached, vec![session]).await.map_err(ApplyError::of)?;
                 tracing::warn!(
                     partition = %claim.partition, %session,
                     "as many records as may wait behind a dead letter of their session: its later ones are applied"
@@ -75,21 +104,21 @@ pub(crate) async fn apply(
             runs.push(rest);
         }
         let Some(last) = records[run.clone()].last() else { continue };
-        let to = Checkpoint::after(last.offset);
-        let goal = Goal::Passing { from: reached, to, missing };
+        let to = if runs.is_empty() { batch.to } else { Checkpoint::after(last.offset) };
+        let goal = Goal::Passing { from: reached, to, batch: &batch };
         if let (Part::Waits(_), Some(parked)) = (part, &mut parked) {
-            wait(task, claim, goal, &records[run], parked).await.map_err(failed)?;
+            wait(task, claim, goal, &records[run], parked).await.map_err(ApplyError::of)?;
             reached = to;
             continue;
         }
         let share = runs.is_empty().then_some(&mut *share);
-        match commit(task, claim, goal, &records, run.clone(), parked.as_mut(), share)
+        match commit(task, claim, goal, records, run.clone(), parked.as_mut(), share)
             .await
-            .map_err(failed)?
+            .map_err(ApplyError::of)?
         {
             RunOutcome::Applied => reached = to,
             RunOutcome::Poisoned(reason) if run.len() == 1 => {
-                set_aside(task, claim, goal, last, reason, parked.as_mut()).await.map_err(failed)?;
+                set_aside(task, claim, goal, last, reason, parked.as_mut()).await.map_err(ApplyError::of)?;
                 reached = to;
             }
             RunOutcome::TooMany | RunOutcome::Poisoned(_) => runs.extend(halves(run)),
@@ -99,7 +128,7 @@ pub(crate) async fn apply(
         }
         if parked.is_some() && reached == to && is_command(&last.value) {
             // It may have taken letters away.
-            parked = letters::parked(task, claim, reached).await.map_err(failed)?;
+            parked = letters::parked(task, claim, reached).await.map_err(ApplyError::of)?;
         }
     }
     Ok(reached)
@@ -114,8 +143,8 @@ pub(crate) fn halves(run: Range<usize>) -> [Range<usize>; 2] {
 /// What a commit of some records is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal<'a> {
-    /// The checkpoint passes them.
-    Passing { from: Checkpoint, to: Checkpoint, missing: &'a [MissingRange] },
+    /// The checkpoint passes them, or the end of a tail does.
+    Passing { from: Checkpoint, to: Checkpoint, batch: &'a Applying },
     /// They are dead letters that are tried again, by a command or because nothing holds them up any more.
     Trying { at: Checkpoint, command_id: Uuid, at_ms: i64, in_order: bool },
 }
@@ -132,7 +161,18 @@ impl Goal<'_> {
     /// The changes of these records with all that belongs to the commit.
     pub(crate) fn completed(self, changes: Changes, records: &[Record]) -> Changes {
         match self {
-            Self::Passing { from, to, missing } => passing(changes, from, to, records, missing),
+            Self::Passing { from, to, batch } => {
+                let fingerprint = if to == batch.to {
+                    batch.fingerprint
+                } else {
+                    records.last().map(|record| fingerprint(&record.value))
+                };
+                let changes = Changes { fingerprint, ..changes };
+                if batch.is_of_tail {
+                    return changes;
+                }
+                passing(changes, from, to, records.len(), &batch.missing, &batch.skipped)
+            }
             Self::Trying { command_id, at_ms, in_order, .. } => {
                 Changes { tried: Some(letters::tried(command_id, at_ms, in_order, records)), ..changes }
             }
@@ -140,20 +180,21 @@ impl Goal<'_> {
     }
 }
 
-/// The changes of records between two checkpoints, completed by the other offsets between them: those at which records are
-/// missing, and the rest, which never held a record for a reader. So every offset has an outcome (I2).
+/// The changes of so many records between two checkpoints, completed by the other offsets between them: those at which records are
+/// missing, those that a tail has applied, and the rest, which never held a record for a reader. So every offset has an outcome (I2).
 pub(crate) fn passing(
     changes: Changes,
     from: Checkpoint,
     to: Checkpoint,
-    records: &[Record],
+    records: usize,
     missing: &[MissingRange],
+    skipped: &[Offset],
 ) -> Changes {
     let missing = noted(missing, from, to);
     let lost: u64 = missing.iter().map(|missing| missing.records).sum();
-    let markers = from.lag(to.offset()).saturating_sub(records.len() as u64 + lost);
-    let last = records.last().filter(|record| Checkpoint::after(record.offset) == to);
-    Changes { missing, markers, fingerprint: last.map(|record| fingerprint(&record.value)), ..changes }
+    let skipped = between(skipped, from, to);
+    let markers = from.lag(to.offset()).saturating_sub(records as u64 + lost + skipped);
+    Changes { missing, markers, skipped, ..changes }
 }
 
 /// The parts of missing ranges that lie between two checkpoints, by cause.
@@ -353,12 +394,14 @@ pub(crate) async fn set_aside(
     Ok(())
 }
 
-fn failed(error: CommitError) -> ApplyError {
-    match (error.outcome().next(), error) {
-        (WriterStep::GiveUp, CommitError::Fenced { partition, held, current }) => {
-            ApplyError::Fenced(ClaimError::Fenced { partition, held, current })
+impl ApplyError {
+    pub fn of(error: CommitError) -> Self {
+        match (error.outcome().next(), error) {
+            (WriterStep::GiveUp, CommitError::Fenced { partition, held, current }) => {
+                Self::Fenced(ClaimError::Fenced { partition, held, current })
+            }
+            (_, error) => Self::Interrupted(error),
         }
-        (_, error) => ApplyError::Interrupted(error),
     }
 }
 

@@ -8,7 +8,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// A permit is so many bytes.
 const UNIT: usize = 1 << 10;
 
-/// The bytes that batches share. Whoever asks first gets its share first, whatever its size.
+/// The bytes that batches share. Whoever asks first gets its share first, whatever its size. All clones are one.
+#[derive(Clone)]
 pub(crate) struct Budget {
     units: Arc<Semaphore>,
     all: u32,

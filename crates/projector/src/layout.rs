@@ -130,7 +130,7 @@ impl PartitionTask {
         if to == batch.to {
             return (batch, None);
         }
-        let rest = Batch { records: behind, to: batch.to, missing: batch.missing.clone() };
+        let rest = Batch { records: behind, missing: batch.missing.clone(), ..Batch::empty(batch.to) };
         (Batch { to, ..batch }, Some(rest))
     }
 

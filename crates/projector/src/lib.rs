@@ -27,6 +27,8 @@ mod settings;
 mod source;
 mod state;
 mod summary;
+mod survey;
+mod tail;
 
 pub use lag::measure;
 pub use metrics::ProjectorMetrics;

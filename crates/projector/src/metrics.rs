@@ -42,6 +42,8 @@ pub struct ProjectorMetrics {
     pub(crate) claims: Counter,
     /// Claims lost to another projector.
     pub(crate) fenced: Counter,
+    /// Partitions with a tail.
+    pub(crate) tails: Gauge,
     /// Records that lie in another partition than the layout says.
     pub(crate) misplaced: Counter,
     retries: Counter,
@@ -113,6 +115,7 @@ impl ProjectorMetrics {
             claims: Counter::default(),
             misplaced: Counter::default(),
             fenced: Counter::default(),
+            tails: Gauge::default(),
             retries: Counter::default(),
             up: Gauge::default(),
             states: Family::default(),
@@ -197,6 +200,11 @@ impl ProjectorMetrics {
             "dashi_projector_fenced",
             "Claims lost to another projector",
             metrics.fenced.clone(),
+        );
+        registry.register(
+            "dashi_projector_tails",
+            "Partitions of this process in which live events are applied before a backlog",
+            metrics.tails.clone(),
         );
         registry.register(
             "dashi_projector_retries",

@@ -51,6 +51,7 @@ pub(crate) enum Doing {
     Committing(Checkpoint),
     Resuming,
     LookingAtOthers(Checkpoint),
+    BeginningTail(Checkpoint),
     Projecting,
 }
 
@@ -64,6 +65,7 @@ impl fmt::Display for Doing {
             Self::LookingAtOthers(from) => {
                 write!(f, "looking whether other partitions have passed the barrier before offset {from}")
             }
+            Self::BeginningTail(at) => write!(f, "beginning a tail at offset {at}"),
             Self::Projecting => f.write_str("projecting"),
         }
     }

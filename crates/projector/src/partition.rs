@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use dashi_archive::Archive;
 use dashi_domain::fold::{Changes, FoldRules};
-use dashi_domain::missing::{Missing, MissingCause, fingerprint};
+use dashi_domain::guard::WriterStep;
+use dashi_domain::missing::{Missing, MissingCause};
 use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_event_log::{EventLog, LogError};
 use dashi_store::{Claim, ClaimError, CommitError, Store};
 use futures::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{ApplyError, apply, passing};
+use crate::apply::{ApplyError, Applying, apply, passing};
 use crate::budget::{Budget, Share};
 use crate::fold_panic::panic_text;
 use crate::fold_threads::FoldThreads;
@@ -29,6 +30,7 @@ use crate::replay::rate::RateLimit;
 use crate::settings::ProjectorSettings;
 use crate::source::{Batch, LastApplied, ReadError, Source};
 use crate::state::FailureKind;
+use crate::tail::{Ending, Tail};
 
 /// The task of one partition.
 pub(crate) struct PartitionTask {
@@ -36,6 +38,8 @@ pub(crate) struct PartitionTask {
     pub partition: Partition,
     pub mode: Mode,
     pub stop: CancellationToken,
+    /// Memory that its batches share with those of other partitions.
+    pub budget: Budget,
 }
 
 /// Values that the tasks of all partitions share.
@@ -50,6 +54,8 @@ pub(crate) struct Shared {
     pub metrics: ProjectorMetrics,
     /// Memory that the batches of all partitions share.
     pub budget: Budget,
+    /// The same for the batches of tails, which do not wait for those of backlogs.
+    pub tail_budget: Budget,
     pub fold_threads: FoldThreads,
     /// Of a replay.
     pub rate: Option<RateLimit>,
@@ -67,6 +73,7 @@ impl Shared {
     ) -> Self {
         let rules = Arc::new(settings.rules.clone());
         let budget = Budget::new(settings.batches_bytes_max);
+        let tail_budget = Budget::new(settings.batches_bytes_max / TAIL_PART);
         Self {
             log,
             archive: None,
@@ -76,6 +83,7 @@ impl Shared {
             progress,
             metrics,
             budget,
+            tail_budget,
             fold_threads: FoldThreads::start(),
             rate: None,
             exhausted: Mutex::default(),
@@ -129,6 +137,9 @@ pub(crate) enum Failure {
     Trouble(Trouble),
 }
 
+/// Of the memory for batches, the part that tails have beside.
+const TAIL_PART: usize = 4;
+
 /// How long the log may return no record to a replay although it has more, before that counts as an outage of the log.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -153,15 +164,34 @@ impl PartitionTask {
     /// * [`Failure::Refused`]: the store does not let this writer write. A live run ends with no other failure.
     /// * [`Failure::Trouble`]: a replay cannot go on.
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
-        let Some(claim) = self.claim(outages).await? else { return Ok(End::Stopped) };
+        while let Some(claim) = self.claim(outages).await? {
+            let ended = match claim.tail {
+                None => self.project_until_behind(&claim, outages).await?,
+                Some(tail) => self.project_with_tail(&claim, tail, outages).await?,
+            };
+            if let Some(end) = ended {
+                return Ok(end);
+            }
+        }
+        Ok(End::Stopped)
+    }
+
+    /// Projects under a claim: reads, folds and commits, again and again; where the partition has a tail, up to its end. `None` if
+    /// the partition is to be claimed again.
+    pub async fn project(
+        &self,
+        claim: &Claim,
+        tail: Option<&Tail>,
+        outages: &mut Outages<'_>,
+    ) -> Result<Option<End>, Failure> {
         let (mut from, mut source, mut idle_since) = (claim.resume_from, Source::default(), Instant::now());
         let mut last = LastApplied { behind: from, fingerprint: claim.fingerprint };
         // The rest of a batch behind a barrier.
-        let (mut barriers, mut read_already) = (Barriers::of(&claim), None);
+        let (mut barriers, mut read_already) = (Barriers::of(claim), None);
         let mut reading = Reading::new(self.shared.settings.read_limit);
         while !self.stop.is_cancelled() {
             if self.is_at_end(from) {
-                return Ok(End::Reached);
+                return Ok(Some(End::Reached));
             }
             let (read, mut share) = match read_already.take() {
                 Some(batch) => (Ok(batch), None),
@@ -171,20 +201,38 @@ impl PartitionTask {
                 Ok(batch) => self.up_to_the_end(batch),
                 Err(error) => {
                     drop(share);
-                    from = self.after_failed_read(outages, &claim, from, error).await?;
+                    let Some(stored) = self.after_failed_read(outages, claim, from, error).await? else {
+                        return Ok(None);
+                    };
+                    from = stored;
                     continue;
                 }
             };
+            let (batch, ending) = match tail {
+                Some(tail) => tail.passed(batch).await,
+                None => (batch, None),
+            };
+            if let Some(first) = batch.records.first() {
+                self.shared.progress.behind(self.partition, Some(first.appended_at_ms));
+            }
             if batch.records.is_empty() {
-                if batch.to == from {
-                    if self.nothing_read(outages, &claim, from, &mut idle_since).await? == Silence::Long {
+                if batch.to == from && ending.is_none() {
+                    if self.nothing_read(outages, claim, from, &mut idle_since).await? == Silence::Long {
                         source = Source::default();
                     }
-                } else {
-                    let passed = passing(Changes::default(), from, batch.to, &[], &batch.missing);
-                    from = self.skip(outages, &claim, from, batch.to, passed).await?;
-                    idle_since = Instant::now();
-                    self.shared.progress.reached(self.partition, from);
+                    continue;
+                }
+                let changes = Changes { fingerprint: batch.fingerprint, ..Changes::default() };
+                let passed = passing(changes, from, batch.to, 0, &batch.missing, &batch.skipped);
+                let Some(reached) = self.skip(outages, claim, from, batch.to, passed).await? else {
+                    return Ok(None);
+                };
+                from = reached;
+                idle_since = Instant::now();
+                self.shared.progress.reached(self.partition, from);
+                if let Some(ending) = ending {
+                    self.tail_ended(ending);
+                    return Ok(None);
                 }
                 continue;
             }
@@ -192,10 +240,10 @@ impl PartitionTask {
                 // Nothing is held while it waits for others, or for its time.
                 share = None;
             }
-            outages.log_answers(&claim).await;
-            if !barriers.is_open() && !self.may_go_on(outages, &claim, from, &mut barriers, &batch).await? {
+            outages.log_answers(claim).await;
+            if !barriers.is_open() && !self.may_go_on(outages, claim, from, &mut barriers, &batch).await? {
                 if let Mode::Replay { .. } = self.mode {
-                    return Ok(End::Waits);
+                    return Ok(Some(End::Waits));
                 }
                 read_already = Some(batch);
                 continue;
@@ -211,7 +259,15 @@ impl PartitionTask {
             let (batch, rest) = self.up_to_a_barrier(batch);
             let (to, barrier) = (batch.to, self.barrier_at_the_end(&batch));
             let misplaced = barriers.misplaced(self.partition, &batch.records);
-            from = self.apply(outages, &claim, from, batch, share, &mut last).await?;
+            let Some(reached) = self.apply(outages, claim, from, batch, share, &mut last).await? else {
+                return Ok(None);
+            };
+            from = reached;
+            if let Some(ending) = ending {
+                self.tail_ended(ending);
+                self.shared.progress.reached(self.partition, from);
+                return Ok(None);
+            }
             if from == to {
                 self.shared.metrics.misplaced.inc_by(misplaced);
                 if let Some(layouts) = barrier {
@@ -225,7 +281,12 @@ impl PartitionTask {
                 self.pause(self.shared.settings.batch_interval.saturating_sub(began.elapsed())).await;
             }
         }
-        Ok(End::Stopped)
+        Ok(Some(End::Stopped))
+    }
+
+    fn tail_ended(&self, mut ending: Ending<'_>) {
+        *ending = None;
+        tracing::info!(partition = %self.partition, "the backlog is applied, and all in order again");
     }
 
     /// Whether a replay has come to its end.
@@ -310,19 +371,21 @@ impl PartitionTask {
         claim: &Claim,
         from: Checkpoint,
         error: ReadError,
-    ) -> Result<Checkpoint, Failure> {
+    ) -> Result<Option<Checkpoint>, Failure> {
         if let (Mode::Replay { until }, ReadError::Log(LogError::Trimmed { low, .. })) = (self.mode, &error) {
             let to = Checkpoint::at(*low).min(until);
             let removed = Missing::all(from.offset()..to.offset(), MissingCause::Retention);
             let changes = Changes { missing: vec![removed], ..Changes::default() };
             let to = self.skip(outages, claim, from, to, changes).await?;
-            self.shared.progress.claimed(self.partition, to);
+            if let Some(to) = to {
+                self.shared.progress.claimed(self.partition, to);
+            }
             return Ok(to);
         }
         let is_lost = matches!(&error, ReadError::Log(error) if is_lost(error));
         outages.wait(Some(claim), Doing::Reading(from), error).await?;
         // An operator may have accepted the loss meanwhile, which moved the checkpoint.
-        if is_lost { self.stored(outages, claim, from).await } else { Ok(from) }
+        Ok(Some(if is_lost { self.stored(outages, claim, from).await? } else { from }))
     }
 
     /// Applies a batch of one record or more; returns the checkpoint to go on from. The share is given back as soon as the
@@ -335,18 +398,16 @@ impl PartitionTask {
         batch: Batch,
         mut share: Share,
         last: &mut LastApplied,
-    ) -> Result<Checkpoint, Failure> {
-        let oldest_appended_at_ms = batch.records.first().map(|record| record.appended_at_ms);
-        let fingerprint = batch.records.last().map(|record| fingerprint(&record.value));
-        self.shared.progress.behind(self.partition, oldest_appended_at_ms);
-        let applied = apply(self, claim, from, batch.records.into(), &batch.missing, &mut share).await;
+    ) -> Result<Option<Checkpoint>, Failure> {
+        let fingerprint = batch.last_fingerprint();
+        let applied = apply(self, claim, from, Applying::of(batch), &mut share).await;
         drop(share);
         match applied {
             Ok(to) => {
                 *last = LastApplied { behind: to, fingerprint };
                 outages.store_answers(claim).await;
                 outages.works(claim).await;
-                Ok(to)
+                Ok(Some(to))
             }
             Err(ApplyError::Fenced(error)) => Err(Failure::Refused(error)),
             Err(ApplyError::Interrupted(error)) => self.resume(outages, claim, from, error).await,
@@ -373,15 +434,20 @@ impl PartitionTask {
         }
     }
 
-    /// After a commit that failed: the checkpoint in the store, from which to go on, however long the store is away.
+    /// After a commit that failed: the checkpoint in the store, from which to go on, however long the store is away; `None` if the
+    /// partition is to be claimed again.
     async fn resume(
         &self,
         outages: &mut Outages<'_>,
         claim: &Claim,
         from: Checkpoint,
         error: CommitError,
-    ) -> Result<Checkpoint, Failure> {
+    ) -> Result<Option<Checkpoint>, Failure> {
+        let claims_again = claim.tail.is_some() || error.outcome().next() == WriterStep::Claim;
         outages.wait(Some(claim), Doing::Committing(from), error).await?;
+        if claims_again {
+            return Ok(None);
+        }
         while !self.stop.is_cancelled() {
             let call = self.shared.progress.call(self.partition, "reading the checkpoint");
             let stored = self.shared.store.resume(claim).await;
@@ -394,7 +460,7 @@ impl PartitionTask {
                     } else {
                         outages.store_answers(claim).await;
                     }
-                    return Ok(stored);
+                    return Ok(Some(stored));
                 }
                 Err(ClaimError::Store(error)) => {
                     outages.wait(Some(claim), Doing::Resuming, error).await?;
@@ -402,7 +468,7 @@ impl PartitionTask {
                 Err(refused) => return Err(Failure::Refused(refused)),
             }
         }
-        Ok(from)
+        Ok(Some(from))
     }
 
     /// Moves the checkpoint over offsets without records.
@@ -413,7 +479,7 @@ impl PartitionTask {
         from: Checkpoint,
         to: Checkpoint,
         changes: Changes,
-    ) -> Result<Checkpoint, Failure> {
+    ) -> Result<Option<Checkpoint>, Failure> {
         let call = self.shared.progress.call(self.partition, "moving the checkpoint");
         let moved = self.shared.store.commit(claim, from, to, &changes).await;
         drop(call);
@@ -421,7 +487,7 @@ impl PartitionTask {
             Ok(_) => {
                 self.shared.metrics.missing(&changes.missing);
                 outages.store_answers(claim).await;
-                Ok(to)
+                Ok(Some(to))
             }
             Err(CommitError::Fenced { partition, held, current }) => {
                 Err(Failure::Refused(ClaimError::Fenced { partition, held, current }))
@@ -474,6 +540,24 @@ impl PartitionTask {
 }
 
 impl PartitionTask {
+    /// Of this partition.
+    pub fn new(shared: Arc<Shared>, partition: Partition, mode: Mode, stop: CancellationToken) -> Self {
+        let budget = shared.budget.clone();
+        Self { shared, partition, mode, stop, budget }
+    }
+
+    /// The same, which can be stopped by itself.
+    pub fn pass(&self) -> Self {
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.child_token());
+        Self { shared, stop, budget: self.budget.clone(), ..*self }
+    }
+
+    /// Another pass over the same partition, which stops with it.
+    pub fn pass_beside(&self) -> Self {
+        let (shared, stop) = (Arc::clone(&self.shared), self.stop.clone());
+        Self { budget: shared.tail_budget.clone(), shared, stop, ..*self }
+    }
+
     /// Runs, and runs again when it fails, until it is stopped. A failure or a panic stays with this partition.
     pub async fn supervise(self) {
         let mut outages = Outages::new(&self);
@@ -505,6 +589,6 @@ impl PartitionTask {
 }
 
 /// Whether the log lost records, which an operator has to accept.
-fn is_lost(error: &LogError) -> bool {
+pub(crate) fn is_lost(error: &LogError) -> bool {
     matches!(error, LogError::Trimmed { .. } | LogError::Beyond { .. } | LogError::Rewritten { .. })
 }

@@ -68,8 +68,10 @@ struct PartitionProgress {
     saved: Option<Checkpoint>,
     /// The checkpoint that the log was last asked to save, and when.
     asked: Option<(Checkpoint, Instant)>,
-    /// The store's call under way for it, as a participle, and when it began.
-    call: Option<(&'static str, Instant)>,
+    /// The store's calls under way for it: each as a participle, with its number and when it began.
+    calls: Vec<(u64, &'static str, Instant)>,
+    /// The number of the next one.
+    next_call: u64,
     /// Everything that its task does or waits for is noted here.
     watched: Arc<Watched>,
 }
@@ -98,6 +100,16 @@ pub(crate) struct Measured {
     pub oldest_appended_at_ms: Option<i64>,
     /// Age of the store's call under way.
     pub call: Option<Duration>,
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    pub state: PartitionState,
+    /// `None` until it is claimed.
+    pub checkpoint: Option<Checkpoint>,
+    /// When the log took the oldest record not applied; `None` if there is none, or it is not known.
+    pub oldest_appended_at_ms: Option<i64>,
 }
 
 impl Progress {
@@ -227,6 +239,17 @@ impl Progress {
         })
     }
 
+    /// Where the partition stands; `None` if it is not assigned to this process.
+    pub(crate) fn standing(&self, partition: Partition) -> Option<Standing> {
+        self.with(|process| {
+            process.partitions.get(&partition).map(|progress| Standing {
+                state: progress.state,
+                checkpoint: progress.checkpoint,
+                oldest_appended_at_ms: progress.oldest_appended_at_ms,
+            })
+        })
+    }
+
     /// `oldest_appended_at_ms` is that of the oldest record not applied; `None` if there is none.
     pub(crate) fn behind(&self, partition: Partition, oldest_appended_at_ms: Option<i64>) {
         self.update(partition, |progress| progress.oldest_appended_at_ms = oldest_appended_at_ms);
@@ -243,11 +266,14 @@ impl Progress {
 
     /// The store is working for a partition until the returned value is dropped. `doing` is a participle.
     pub(crate) fn call(&self, partition: Partition, doing: &'static str) -> Call<'_> {
+        let mut number = 0;
         self.update(partition, |progress| {
-            progress.call = Some((doing, Instant::now()));
+            number = progress.next_call;
+            progress.next_call += 1;
+            progress.calls.push((number, doing, Instant::now()));
             progress.watched.begins(doing, self.call_max);
         });
-        Call { progress: self, partition }
+        Call { progress: self, partition, number }
     }
 
     /// The partition's task waits for so long at most, because it has nothing to do or nobody answers.
@@ -287,7 +313,7 @@ impl Progress {
                     state: progress.state,
                     checkpoint: progress.checkpoint,
                     oldest_appended_at_ms: progress.oldest_appended_at_ms,
-                    call: progress.call.map(|(_, since)| since.elapsed()),
+                    call: progress.calls.first().map(|(.., since)| since.elapsed()),
                 })
                 .collect()
         })
@@ -305,7 +331,8 @@ impl PartitionProgress {
             oldest_appended_at_ms: None,
             saved: None,
             asked: None,
-            call: None,
+            calls: Vec::new(),
+            next_call: 0,
             watched: Arc::new(watched),
         }
     }
@@ -325,7 +352,8 @@ impl PartitionProgress {
     }
 
     fn stuck(&self, partition: Partition, call_max: Duration) -> Option<Stuck> {
-        if let Some((doing, since)) = self.call.filter(|(_, since)| since.elapsed() > call_max) {
+        // The first one began first.
+        if let Some((_, doing, since)) = self.calls.first().filter(|(.., since)| since.elapsed() > call_max) {
             let reason = format!("the store has been {doing} for longer than {} ms", call_max.as_millis());
             let (state, duration) = (self.state, since.elapsed());
             return Some(Stuck { partition, state, duration, reason, is_overdue: true });
@@ -347,13 +375,17 @@ impl PartitionProgress {
 pub(crate) struct Call<'p> {
     progress: &'p Progress,
     partition: Partition,
+    number: u64,
 }
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
         self.progress.update(self.partition, |progress| {
-            progress.call = None;
-            progress.watched.done();
+            progress.calls.retain(|(number, ..)| *number != self.number);
+            match progress.calls.first() {
+                None => progress.watched.done(),
+                Some((_, doing, _)) => progress.watched.begins(doing, self.progress.call_max),
+            }
         });
     }
 }

@@ -149,7 +149,7 @@ impl Tasks {
         projector.0.progress.assigned(partition);
         let mode = Mode::Live { failed_retry: projector.0.settings.failed_retry };
         let (shared, stop) = (Arc::clone(&projector.0), CancellationToken::new());
-        let task = PartitionTask { shared, partition, mode, stop: stop.clone() };
+        let task = PartitionTask::new(shared, partition, mode, stop.clone());
         self.stops.insert(partition, stop);
         self.set.spawn(task.supervise());
     }

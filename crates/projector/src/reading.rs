@@ -94,7 +94,7 @@ impl PartitionTask {
             return (batch, None);
         };
         let Some(mut share) = self.wait_for_share(expected).await else {
-            return (Ok(Batch { records: Vec::new(), to: from, missing: Vec::new() }), None);
+            return (Ok(Batch::empty(from)), None);
         };
         let read = source.read(self, reading.many(share.bytes()), from, last).await;
         match read {
@@ -118,7 +118,7 @@ impl PartitionTask {
     /// Waits for a share of the budget; `None` if it is to stop. Others hold theirs while the store is away, so this wait has no
     /// bound, and it is no standstill: the task notes that it waits.
     async fn wait_for_share(&self, bytes: usize) -> Option<Share> {
-        let mut taking = pin!(self.shared.budget.take(bytes));
+        let mut taking = pin!(self.budget.take(bytes));
         let mut tick = tokio::time::interval(SIGN);
         loop {
             tokio::select! {
@@ -151,7 +151,7 @@ mod tests {
         Batch {
             records: (0..records).map(record).collect(),
             to: Checkpoint::at(Offset::new(records)),
-            missing: Vec::new(),
+            ..Batch::empty(Checkpoint::START)
         }
     }
 

@@ -312,6 +312,10 @@ impl Rebuild {
         live: &mut Snapshot,
         report: &impl Fn(ReplayProgress),
     ) -> Result<GenerationComparison, RebuildError> {
+        let of_log = live.partitions().iter().filter(|state| state.log == *self.log.id());
+        if let Some(state) = of_log.clone().find(|state| state.tail.is_some()) {
+            return Err(GenerationError::HasTail { partition: state.partition }.into());
+        }
         let ends = self.of_log(live.partitions());
         self.catch_up(target, ends.clone(), report).await?;
         let mut snapshot = target.snapshot().await?;

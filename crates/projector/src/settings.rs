@@ -34,6 +34,9 @@ pub struct ProjectorSettings {
     pub batches_bytes_max: usize,
     /// Least time between two batches of a partition, unless the last one was full.
     pub batch_interval: Duration,
+    /// Age of a partition's oldest record that is not applied, from which on new sessions' records are applied before it.
+    /// `None`: they never are.
+    pub live_first_after: Option<Duration>,
     /// The longest wait between two tries while the log or the store is away.
     pub retry_wait_max: Duration,
     /// The wait between two tries of a partition that has failed.

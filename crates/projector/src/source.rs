@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use dashi_archive::{ArchiveError, ArchiveReader};
-use dashi_domain::missing::{MissingCause, gaps};
+use dashi_domain::missing::{MissingCause, fingerprint, gaps};
 use dashi_domain::position::{Checkpoint, Offset};
 use dashi_domain::record::Record;
 use dashi_event_log::{LogError, ReadLimit, Reader};
@@ -30,9 +30,24 @@ pub(crate) struct Batch {
     pub to: Checkpoint,
     /// Offsets before `to` at which records are missing, and why.
     pub missing: Vec<MissingRange>,
+    /// Offsets before `to` of records that were applied as part of a tail, in their order.
+    pub skipped: Vec<Offset>,
+    /// The fingerprint of the record before `to`, where that is not the last of `records`.
+    pub fingerprint: Option<i64>,
 }
 
 impl Batch {
+    /// With nothing in it.
+    pub fn empty(at: Checkpoint) -> Self {
+        Self { records: Vec::new(), to: at, missing: Vec::new(), skipped: Vec::new(), fingerprint: None }
+    }
+
+    /// The fingerprint of the record before `to`, if there is one.
+    pub fn last_fingerprint(&self) -> Option<i64> {
+        let last = self.records.last().filter(|record| Checkpoint::after(record.offset) == self.to);
+        last.map(|record| fingerprint(&record.value)).or(self.fingerprint)
+    }
+
     /// The bytes of its records.
     pub fn bytes(&self) -> usize {
         self.records.iter().map(|record| record.value.len()).sum()
@@ -123,6 +138,8 @@ impl Source {
             records: part.records,
             to: Checkpoint::at(part.to),
             missing: part.missing,
+            skipped: Vec::new(),
+            fingerprint: None,
         }))
     }
 
@@ -159,6 +176,6 @@ impl Source {
         let missing = log.missing(task.partition, gaps(from, &records, to)).await?;
         let missing = missing.into_iter().map(|range| (range, MissingCause::Gap)).collect();
         *at = to;
-        Ok(Batch { records, to, missing })
+        Ok(Batch { records, to, missing, skipped: Vec::new(), fingerprint: None })
     }
 }

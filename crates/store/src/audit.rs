@@ -4,15 +4,20 @@
 use dashi_domain::fold::Outcomes;
 use dashi_domain::glance::HourKey;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
+use dashi_domain::tail::Tail;
 use uuid::Uuid;
+
+use crate::tail::tail;
 
 /// The records of a partition that were counted, as of one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartitionCounts {
     /// The partition.
     pub partition: Partition,
-    /// First offset that is not applied.
+    /// First offset that is not applied, except those that the tail has applied.
     pub checkpoint: Checkpoint,
+    /// Records behind a backlog that are applied before it.
+    pub tail: Option<Tail>,
     /// All outcomes by the checkpoint's own count.
     pub outcomes: Outcomes,
     /// Offsets that the checkpoint went back over.
@@ -48,9 +53,24 @@ pub struct CollectorRun {
 }
 
 /// A row of [`PartitionCounts`] as both backends read it: partition, checkpoint, applied, duplicate, dead, rewound, missing;
-/// hour, source, applied, duplicate, dead.
-pub(crate) type CountColumns<I> =
-    (i64, i64, i64, i64, i64, i64, i64, Option<i64>, Option<I>, Option<i64>, Option<i64>, Option<i64>);
+/// the tail: from, to, applied; hour, source, applied, duplicate, dead.
+pub(crate) type CountColumns<I> = (
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<i64>,
+    Option<i64>,
+    i64,
+    Option<i64>,
+    Option<I>,
+    Option<i64>,
+    Option<i64>,
+    Option<i64>,
+);
 
 /// Puts rows, in the order of their partitions, together.
 pub(crate) fn partition_counts<I>(
@@ -58,12 +78,15 @@ pub(crate) fn partition_counts<I>(
     id: impl Fn(I) -> Result<Uuid, sqlx::Error>,
 ) -> Result<Vec<PartitionCounts>, sqlx::Error> {
     let mut partitions: Vec<PartitionCounts> = Vec::new();
-    for (partition, checkpoint, applied, duplicate, dead, rewound, missing, hour, source, a, d, x) in rows {
+    for row in rows {
+        let (partition, checkpoint, applied, duplicate, dead, rewound, missing, ..) = row;
+        let (.., from, to, of_tail, hour, source, a, d, x) = row;
         let partition = Partition::new(partition as u32);
         if partitions.last().is_none_or(|last| last.partition != partition) {
             partitions.push(PartitionCounts {
                 partition,
                 checkpoint: Checkpoint::at(dashi_domain::position::Offset::new(checkpoint as u64)),
+                tail: tail((from, to, of_tail)),
                 outcomes: Outcomes {
                     applied: applied as u64,
                     duplicate: duplicate as u64,

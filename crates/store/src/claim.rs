@@ -1,10 +1,11 @@
 //! Ownership of a partition.
 
 use dashi_domain::fold::Outcomes;
-use dashi_domain::guard::GuardRow;
+use dashi_domain::guard::{GuardRow, Position};
 use dashi_domain::layout::Passed;
 use dashi_domain::missing::Missing;
-use dashi_domain::position::{Checkpoint, Epoch, LogId, Partition};
+use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
+use dashi_domain::tail::Tail;
 
 use crate::ClaimError;
 
@@ -25,9 +26,40 @@ pub struct Claim {
     pub has_open_error: bool,
     /// The last barrier that the partition's writers have passed.
     pub layout: Option<Passed>,
+    /// The partition's tail, if it has one.
+    pub tail: Option<Tail>,
+    /// The fingerprint of the record before the tail's end, if it is known.
+    pub tail_fingerprint: Option<i64>,
+    /// The position that its commits move.
+    pub position: Position,
 }
 
 impl Claim {
+    /// A claim from the row that it wrote.
+    pub(crate) fn made(log: &LogId, partition: Partition, row: ClaimColumns) -> Self {
+        let (epoch, checkpoint, fingerprint, has_open_error, ..) = row;
+        let (.., version, before, since, from, to, applied, tail_fingerprint) = row;
+        let tail = crate::tail::tail((from, to, applied));
+        Self {
+            log: log.clone(),
+            partition,
+            epoch: Epoch::new(epoch as u64),
+            resume_from: Checkpoint::at(Offset::new(checkpoint as u64)),
+            fingerprint,
+            has_open_error,
+            layout: crate::layout::passed((version, before, since)),
+            tail,
+            tail_fingerprint,
+            position: crate::tail::position(tail),
+        }
+    }
+
+    /// The same claim, whose commits move the end of the tail.
+    #[must_use]
+    pub fn of_tail(&self) -> Self {
+        Self { position: Position::Tail, ..self.clone() }
+    }
+
     /// The checkpoint from which this writer goes on, by the row that is stored.
     ///
     /// # Errors
@@ -42,8 +74,10 @@ impl Claim {
 }
 
 /// The row of a claim as both backends read it: epoch, checkpoint, the last record's fingerprint, whether the last error is
-/// not over, and the last barrier: version, partitions before and since.
-pub(crate) type ClaimColumns = (i64, i64, Option<i64>, bool, i64, i64, i64);
+/// not over, the last barrier: version, partitions before and since; and the tail: from, to, applied,
+/// fingerprint.
+pub(crate) type ClaimColumns =
+    (i64, i64, Option<i64>, bool, i64, i64, i64, Option<i64>, Option<i64>, i64, Option<i64>);
 
 /// An error to be noted with a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +112,10 @@ pub struct PartitionState {
     pub log: LogId,
     /// The partition.
     pub partition: Partition,
-    /// The first offset not applied.
+    /// The first offset not applied, except those that the tail has applied.
     pub checkpoint: Checkpoint,
+    /// Records behind a backlog that are applied before it.
+    pub tail: Option<Tail>,
     /// The fingerprint of the record before the checkpoint, if it is known.
     pub fingerprint: Option<i64>,
     /// The newest claim's number.

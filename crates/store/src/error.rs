@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use dashi_domain::guard::{CommitOutcome, GuardRefusal, GuardRow};
 use dashi_domain::position::{Checkpoint, Epoch, Partition};
+use dashi_domain::tail::Tail;
 use sqlx::postgres::PgDatabaseError;
 use uuid::Uuid;
 
@@ -205,6 +206,14 @@ pub enum CommitError {
         /// Where the projection stands.
         stored: Checkpoint,
     },
+    /// The partition has another tail than the claim believes. Nothing was written; claim it again.
+    #[error("partition {partition} has another tail than its writer believes: {tail:?}")]
+    TailDiffers {
+        /// The partition.
+        partition: Partition,
+        /// Its tail.
+        tail: Option<Tail>,
+    },
     /// The store holds these events already. Nothing was written; fold again without them.
     #[error("{} events of the batch are applied already", .0.len())]
     Duplicates(Vec<Uuid>),
@@ -246,8 +255,9 @@ impl CommitError {
     /// Why the guard moved no checkpoint, by the row that is stored now.
     pub(crate) fn by_guard(claim: &Claim, from: Checkpoint, to: Checkpoint, stored: GuardRow) -> Self {
         let (partition, held) = (claim.partition, claim.epoch);
-        match stored.commit(held, from, to) {
+        match stored.commit(held, claim.position, from, to, 0) {
             Err(GuardRefusal::Fenced { current }) => Self::Fenced { partition, held, current },
+            Err(GuardRefusal::TailDiffers) => Self::TailDiffers { partition, tail: stored.tail },
             Err(GuardRefusal::Misplaced { stored }) => Self::Misplaced { partition, start: from, stored },
             Ok(_) => Self::NotWritten { partition, source: Arc::new(RowMoved) },
         }
@@ -262,6 +272,7 @@ impl CommitError {
             Self::Misplaced { stored, .. } => {
                 CommitOutcome::Refused(GuardRefusal::Misplaced { stored: *stored })
             }
+            Self::TailDiffers { .. } => CommitOutcome::Refused(GuardRefusal::TailDiffers),
             Self::Duplicates(_) | Self::Refused { .. } | Self::NotWritten { .. } => CommitOutcome::NotWritten,
             Self::Unknown { .. } => CommitOutcome::Unknown,
         }

@@ -20,7 +20,7 @@ pub const FOREIGN_KEYS_MAX: usize = 5;
 /// the schema `dashi` (PostgreSQL) or with the prefix `dashi_` (SQLite) belong to a generation, so a table whose rows do
 /// not follow from the log has to be named here.
 pub(crate) const SHARED_TABLES: &[&str] =
-    &["migration", "generation", "tally", "spool", "layout", "appender"];
+    &["migration", "generation", "tally", "spool", "layout", "appender", "tail_sessions"];
 
 /// A generation of the tables.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -173,6 +173,16 @@ pub enum GenerationError {
         number: u32,
         /// The tables and columns that differ, in words.
         differences: Vec<String>,
+    },
+    /// A partition of the live tables has a tail: records are applied before older ones. Nothing was changed; try again when the
+    /// backlog is applied.
+    #[error(
+        "the live tables have a backlog before records that are applied already (partition {partition}): `dashi status` shows how \
+         much is left of it; try again then, nothing was changed"
+    )]
+    HasTail {
+        /// The partition.
+        partition: Partition,
     },
     /// Others held locks for too long. Nothing was changed; try again.
     #[error("the tables were not free for {} ms: {holders}; nothing was changed, try again", waited.as_millis())]

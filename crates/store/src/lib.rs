@@ -29,6 +29,7 @@ mod sqlite;
 mod store;
 mod table;
 mod tables;
+mod tail;
 mod trace;
 mod umami;
 

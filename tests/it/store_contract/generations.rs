@@ -5,6 +5,7 @@ use std::task::Poll;
 
 use dashi_domain::fold::{Changes, Outcomes};
 use dashi_domain::position::{Checkpoint, LogId, Partition};
+use dashi_domain::tail::SessionFilter;
 use dashi_store::{
     Claim, ClaimError, CommitError, Foreign, ForeignRows, Generation, GenerationError, GenerationState,
     Store, SwapError, Swapped, compare,
@@ -245,6 +246,16 @@ pub(super) async fn a_generation_that_is_behind_is_not_swapped(fixture: StoreFix
     let failed = store.swap(2, Foreign::Lose, async |_| Err(std::io::Error::other("no log"))).await;
     assert!(matches!(failed, Err(SwapError::CatchUp(_))), "{failed:?}");
     assert_eq!(fixture.dump().await, before);
+    // Nor one beside which live records are applied before older ones: no generation has those.
+    let claim_ = claim(&store, P0).await;
+    store.begin_tail(&claim_, at(30), &SessionFilter::new(8)).await.unwrap();
+    let with_tail =
+        store.swap(2, Foreign::Lose, async |_| -> Result<(), std::io::Error> { panic!("not called") }).await;
+    assert!(
+        matches!(with_tail, Err(SwapError::Generation(GenerationError::HasTail { partition: P0 }))),
+        "{with_tail:?}"
+    );
+    store.drop_tail(&claim_).await.unwrap();
     // One that is not finished is refused before anything is tried.
     let begun = store.begin_generation(2, "").await.unwrap();
     let building = store

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use dashi_domain::fold::Changes;
-use dashi_domain::guard::{CommitOutcome, GuardRefusal, GuardRow};
+use dashi_domain::fold::{Changes, Outcomes};
+use dashi_domain::guard::{CommitOutcome, GuardRefusal, GuardRow, Position};
 use dashi_domain::position::{Checkpoint, Epoch, LogId, Offset, Partition};
 use dashi_domain::rows::DeadLetter;
+use dashi_domain::tail::{SessionFilter, Tail};
 use dashi_store::{Claim, ClaimError, CommitError, ErrorNote, StoreError};
 use integration_tests::{PostgresServer, eventually};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
@@ -73,31 +74,50 @@ pub(super) async fn a_stale_epoch_is_fenced_and_changes_nothing(fixture: StoreFi
     store.commit(&current, at(10), at(20), &full).await.unwrap();
 }
 
-/// Every epoch, beginning and end around the stored row: the store answers and changes the row as `domain::guard` says, whose
-/// every interleaving is checked by `crates/domain/tests/guard.rs`.
+/// Every epoch, position, beginning and end around the stored row, with a tail and without: the store answers and changes the
+/// row as `domain::guard` says, whose every interleaving is checked by `crates/domain/tests/guard.rs` and `tail.rs`.
 pub(super) async fn the_guard_is_the_one_that_is_checked_in_every_order(fixture: StoreFixture) {
     let store = fixture.migrated().await;
     let mut partitions = (0..).map(Partition::new);
-    for (held, from, to) in (1..=3).flat_map(|held| {
-        (4..=6).flat_map(move |from| (4..=6).map(move |to| (Epoch::new(held), at(from), at(to))))
-    }) {
+    let intervals = [(4, 5), (5, 4), (5, 5), (5, 6), (5, 9), (5, 10), (6, 7), (9, 8), (9, 9), (9, 12)];
+    let positions = [Position::Checkpoint, Position::BesideTail, Position::Tail];
+    let cases = [false, true].into_iter().flat_map(|has_tail| (1..=3).map(move |held| (has_tail, held)));
+    let cases = cases.flat_map(|(has_tail, held)| positions.map(|position| (has_tail, held, position)));
+    let cases = cases.flat_map(|(has_tail, held, position)| {
+        intervals.map(|(from, to)| (has_tail, held, position, (from, to)))
+    });
+    for (has_tail, held, position, (from, to)) in cases {
+        let (held, from, to) = (Epoch::new(held), at(from), at(to));
         let partition = partitions.next().unwrap();
         let first = store.claim(&log(), partition, "x").await.unwrap();
         store.commit(&first, at(0), at(5), &Changes::default()).await.unwrap();
+        if has_tail {
+            store.begin_tail(&first, at(7), &SessionFilter::new(8)).await.unwrap();
+            let applied = page_views([u128::from(partition.number())]);
+            store.commit(&first.of_tail(), at(7), at(9), &applied).await.unwrap();
+        }
         let second = store.claim(&log(), partition, "x").await.unwrap();
-        let row = GuardRow { epoch: second.epoch, checkpoint: second.resume_from };
-        assert_eq!(row, GuardRow { epoch: Epoch::new(2), checkpoint: at(5) });
-        let expected = row.commit(held, from, to);
-        let forged = Claim { epoch: held, ..second };
-        let outcome = match store.commit(&forged, from, to, &Changes::default()).await {
+        let tail = has_tail.then_some(Tail { from: at(7), to: at(9), applied: 1 });
+        let row = GuardRow { epoch: second.epoch, checkpoint: second.resume_from, tail: second.tail };
+        assert_eq!(row, GuardRow { epoch: Epoch::new(2), checkpoint: at(5), tail });
+        // Records of the tail that are applied by it, or passed towards it.
+        let of_tail = u64::from(position != Position::Checkpoint);
+        let changes = Changes { skipped: u64::from(position == Position::BesideTail), ..Changes::default() };
+        let applied = Outcomes { applied: u64::from(position == Position::Tail), ..Outcomes::default() };
+        let changes = Changes { outcomes: applied, ..changes };
+        let expected = row.commit(held, position, from, to, of_tail);
+        let forged = Claim { epoch: held, position, ..second };
+        let outcome = match store.commit(&forged, from, to, &changes).await {
             Ok(_) => CommitOutcome::Moved,
             Err(error) => error.outcome(),
         };
-        assert_eq!(outcome, expected.map_or_else(CommitOutcome::Refused, |_| CommitOutcome::Moved));
+        let case = format!("tail {has_tail}, epoch {held}, {position:?} {from} to {to}");
+        assert_eq!(outcome, expected.map_or_else(CommitOutcome::Refused, |_| CommitOutcome::Moved), "{case}");
         let stored = expected.unwrap_or(row);
         let state =
             store.partitions().await.unwrap().into_iter().find(|state| state.partition == partition).unwrap();
-        assert_eq!((state.epoch, state.checkpoint), (stored.epoch, stored.checkpoint), "{held} {from} {to}");
+        let found = GuardRow { epoch: state.epoch, checkpoint: state.checkpoint, tail: state.tail };
+        assert_eq!(found, stored, "{case}");
         match (store.resume(&forged).await, stored.resume(held)) {
             (Ok(resumed), Ok(expected)) => assert_eq!(resumed, expected),
             (Err(ClaimError::Fenced { current, .. }), Err(refusal)) => {
@@ -106,6 +126,60 @@ pub(super) async fn the_guard_is_the_one_that_is_checked_in_every_order(fixture:
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// The checkpoint passes what the tail has applied, and the counts say at any time how many records have an outcome.
+pub(super) async fn a_tail_is_in_the_counts_and_ends_where_the_checkpoint_reaches_it(fixture: StoreFixture) {
+    let store = fixture.migrated().await;
+    let mut sessions = SessionFilter::new(64);
+    sessions.insert(id(1));
+    let claim_ = claim(&store, P0).await;
+    store.begin_tail(&claim_, at(4), &sessions).await.unwrap();
+    assert_eq!(store.tail_sessions(&log(), P0).await.unwrap(), Some(sessions.clone()));
+    // It has begun: neither does another one, nor moves a claim the checkpoint that does not know of it.
+    store.begin_tail(&claim_, at(5), &sessions).await.unwrap_err();
+    let plain = store.commit(&claim_, at(0), at(1), &page_views([1])).await;
+    assert!(matches!(plain, Err(CommitError::TailDiffers { .. })), "{plain:?}");
+    let claim_ = claim(&store, P0).await;
+    let tail = |applied, to| Some(Tail { from: at(4), to: at(to), applied });
+    assert_eq!((claim_.tail, claim_.position), (tail(0, 4), Position::BesideTail));
+    // Of offsets 4 to 8 three records go ahead, one of which is there already.
+    let three = Changes { outcomes: Outcomes { applied: 2, duplicate: 1, dead: 0 }, ..page_views([10, 11]) };
+    store.commit(&claim_.of_tail(), at(4), at(9), &three).await.unwrap();
+    let stands = async || {
+        let state = store.partitions().await.unwrap().remove(0);
+        let counts = store.counts(&log()).await.unwrap().remove(0);
+        assert_eq!(
+            (counts.tail, counts.checkpoint, counts.outcomes),
+            (state.tail, state.checkpoint, state.outcomes)
+        );
+        (state.checkpoint, state.tail, state.outcomes.total(), state.rewound)
+    };
+    assert_eq!(stands().await, (at(0), tail(3, 9), 3, 0));
+    store.commit(&claim_, at(0), at(4), &page_views([0, 1, 2, 3])).await.unwrap();
+    assert_eq!(stands().await, (at(4), tail(3, 9), 7, 0));
+    let passing = |skipped, changes| Changes { skipped, ..changes };
+    store.commit(&claim_, at(4), at(6), &passing(1, page_views([12]))).await.unwrap();
+    assert_eq!(stands().await, (at(6), tail(2, 9), 8, 0));
+    // Beyond its end nothing goes but by the tail.
+    let beyond = store.commit(&claim_, at(6), at(10), &passing(2, page_views([13]))).await;
+    assert!(matches!(beyond, Err(CommitError::TailDiffers { .. })), "{beyond:?}");
+    store.commit(&claim_, at(6), at(9), &passing(2, page_views([13]))).await.unwrap();
+    assert_eq!(stands().await, (at(9), None, 9, 0), "each offset has an outcome, and is read once");
+    let over = store.commit(&claim_.of_tail(), at(9), at(10), &page_views([14])).await;
+    assert!(matches!(over, Err(CommitError::TailDiffers { .. })), "{over:?}");
+
+    // One that is dropped is read again by the checkpoint, and what it applied counts twice.
+    let claim_ = claim(&store, P0).await;
+    store.begin_tail(&claim_, at(20), &sessions).await.unwrap();
+    store.commit(&claim_.of_tail(), at(20), at(22), &page_views([20, 21])).await.unwrap();
+    let stale = claim_;
+    let claim_ = claim(&store, P0).await;
+    assert!(matches!(store.drop_tail(&stale).await, Err(ClaimError::Fenced { .. })));
+    store.drop_tail(&claim_).await.unwrap();
+    assert_eq!(stands().await, (at(9), None, 11, 2));
+    assert!(matches!(store.begin_tail(&stale, at(30), &sessions).await, Err(ClaimError::Fenced { .. })));
+    store.begin_tail(&claim_, at(8), &sessions).await.unwrap_err();
 }
 
 /// The old owner commits as fast as it can while the new one claims: what the claim says must stay true.

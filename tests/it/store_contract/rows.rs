@@ -127,6 +127,7 @@ pub(super) fn full_changes() -> Changes {
         command: None,
         barrier: None,
         tried: None,
+        skipped: 0,
         given_up: Vec::new(),
         link_sources: vec![LinkSource {
             website_id: id(WEBSITE),

@@ -441,6 +441,7 @@ mod tests {
             counts: PartitionCounts {
                 partition: Partition::new(3),
                 checkpoint: Checkpoint::at(Offset::new(8)),
+                tail: None,
                 outcomes: outcomes(6, 1, 1),
                 rewound: 0,
                 missing: 0,

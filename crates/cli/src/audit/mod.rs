@@ -17,6 +17,7 @@ use crate::clock::now_ms;
 use crate::exit::{Exit, Misuse};
 use crate::open;
 use crate::output::print;
+use crate::reached::counts_and_reached;
 
 #[derive(Debug, Args)]
 #[command(
@@ -48,10 +49,10 @@ pub async fn run(loaded: &Loaded, args: &AuditArgs) -> anyhow::Result<Exit> {
     // In this order each is a lower bound of the next: an event is in the log before it is accepted, and before it is
     // applied; one that is accepted while the log is away is in a spool, and goes from there into the log.
     let tallies = store.tallies(log.id()).await?;
-    let counts = store.counts(log.id()).await?;
+    let (counts, reached) = counts_and_reached(&store, log.id()).await?;
     let missing = store.missing().await?;
     let spools = store.spools().await?;
-    let read = read::all(&log, &counts, since_ms, args.json).await?;
+    let read = read::all(&log, reached, since_ms, args.json).await?;
     let audit = account(&Input {
         counts: &counts,
         tallies: &tallies,

@@ -9,9 +9,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use dashi_domain::fold::is_command;
 use dashi_domain::glance::{HOUR_MS, HourKey};
-use dashi_domain::position::{Checkpoint, Offset, Partition};
+use dashi_domain::position::{Offset, Partition};
+use dashi_domain::tail::Reached;
 use dashi_event_log::{EventLog, Extent, LogError, ReadLimit};
-use dashi_store::PartitionCounts;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -39,9 +39,9 @@ pub struct PartitionRead {
     pub low: u64,
     /// When the oldest record that is left was appended, milliseconds since 1970; `None` if there is none.
     pub oldest_ms: Option<i64>,
-    /// Records before the checkpoint, by hour and source.
+    /// Records that are applied, by hour and source.
     pub passed: BTreeMap<HourKey, u64>,
-    /// Records from the checkpoint on.
+    /// Records that are not yet.
     pub unread: BTreeMap<HourKey, u64>,
     /// Commands among both, which no collector accepted.
     pub commands: BTreeMap<HourKey, u64>,
@@ -55,23 +55,23 @@ pub struct PartitionRead {
 /// The log does not answer.
 pub async fn all(
     log: &EventLog,
-    counts: &[PartitionCounts],
+    reached: HashMap<Partition, Reached>,
     since_ms: Option<i64>,
     json: bool,
 ) -> anyhow::Result<Vec<PartitionRead>> {
-    let checkpoints: HashMap<Partition, Checkpoint> =
-        counts.iter().map(|counts| (counts.partition, counts.checkpoint)).collect();
+    let reached = Arc::new(reached);
     let (done, seats) = (Arc::new(AtomicU64::new(0)), Arc::new(Semaphore::new(AT_ONCE)));
     let (mut tasks, mut total) = (JoinSet::new(), 0);
     for partition in log.partitions().await? {
         let extent = log.extent(partition).await?;
         let start = start(log, partition, extent, since_ms).await?;
         total += extent.high.number().saturating_sub(start.number());
-        let checkpoint = checkpoints.get(&partition).copied().unwrap_or(Checkpoint::START);
+        let reached = Arc::clone(&reached);
         let (log, done, seats) = (log.clone(), Arc::clone(&done), Arc::clone(&seats));
         tasks.spawn(async move {
             let _seat = seats.acquire_owned().await;
-            one(&log, partition, checkpoint, extent.high, since_ms, &done)
+            let reached = reached.get(&partition);
+            one(&log, partition, reached, extent.high, since_ms, &done)
                 .await
                 .with_context(|| format!("partition {partition} of the log cannot be read"))
         });
@@ -112,13 +112,13 @@ async fn start(
 async fn one(
     log: &EventLog,
     partition: Partition,
-    checkpoint: Checkpoint,
+    reached: Option<&Reached>,
     high: Offset,
     since_ms: Option<i64>,
     done: &AtomicU64,
 ) -> anyhow::Result<PartitionRead> {
     for _ in 0..ATTEMPTS {
-        match attempt(log, partition, checkpoint, high, since_ms, done).await {
+        match attempt(log, partition, reached, high, since_ms, done).await {
             // Retention is faster: once more, from what is left.
             Err(LogError::Trimmed { .. }) => {}
             read => return Ok(read?),
@@ -130,7 +130,7 @@ async fn one(
 async fn attempt(
     log: &EventLog,
     partition: Partition,
-    checkpoint: Checkpoint,
+    reached: Option<&Reached>,
     high: Offset,
     since_ms: Option<i64>,
     done: &AtomicU64,
@@ -156,7 +156,7 @@ async fn attempt(
             read.oldest_ms.get_or_insert(record.appended_at_ms);
             let key = HourKey::of(record);
             if since_ms.is_none_or(|since_ms| key.hour_ms >= since_ms) {
-                let is_passed = record.offset < checkpoint.offset();
+                let is_passed = reached.is_some_and(|it| it.has_applied(record.offset, &record.value));
                 counting.add(&mut read, key, is_passed);
                 if is_command(&record.value) {
                     *read.commands.entry(key).or_default() += 1;

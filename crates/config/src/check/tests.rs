@@ -81,6 +81,7 @@ fn a_limit_of_zero_is_refused_unless_it_means_something() {
         "ingest.cors_max_age_s",
         "history.event_age_s_min",
         "projector.batch_interval_ms",
+        "projector.live_first_after_s",
         "projector.batches_bytes_max",
         "projector.nice",
         "limits.website_rate_events_max",

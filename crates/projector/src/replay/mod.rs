@@ -307,7 +307,7 @@ async fn run(
             let Span { partition, until, .. } = span;
             shared.progress.assigned_again(partition);
             let (shared, mode, stop) = (Arc::clone(shared), Mode::Replay { until }, stop.clone());
-            let task = PartitionTask { shared, partition, mode, stop };
+            let task = PartitionTask::new(shared, partition, mode, stop);
             tasks.spawn(async move { (span, task.run(&mut Outages::new(&task)).await) });
         }
         tokio::select! {

@@ -52,6 +52,7 @@ impl PostgresStore {
         // One statement, so that checkpoints and counts are of one moment.
         let rows: Vec<CountColumns<Uuid>> = sqlx::query_as(
             "SELECT c.partition::bigint, c.checkpoint, c.applied, c.duplicate, c.dead, c.rewound, c.missing,
+                    c.tail_from, c.tail_to, c.tail_applied,
                     h.hour, h.source_id, h.applied, h.duplicate, h.dead
              FROM dashi.checkpoint AS c LEFT JOIN dashi.hour_count AS h
                  ON h.log_id = c.log_id AND h.partition = c.partition

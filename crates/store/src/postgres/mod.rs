@@ -28,6 +28,7 @@ mod rows;
 mod schema;
 mod socket;
 mod sources;
+mod tail;
 mod trace;
 
 use std::sync::atomic::AtomicU32;
@@ -45,7 +46,6 @@ use self::address::Address;
 pub use self::address::AddressError;
 use self::pool::Pool;
 pub(crate) use self::rows::PostgresSnapshot;
-use crate::claim::ClaimColumns;
 use crate::redact_url;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, StoreError};
 
@@ -158,14 +158,14 @@ impl PostgresStore {
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, live = true,
                  updated_at = clock_timestamp()
              RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
-                 layout_version::bigint, layout_from::bigint, layout_to::bigint",
+                 layout_version::bigint, layout_from::bigint, layout_to::bigint, tail_from, tail_to, tail_applied, tail_fingerprint",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
         .bind(owner)
         .fetch_one(&self.pool)
         .await
-        .map(|row| claimed(log, partition, row))
+        .map(|row| Claim::made(log, partition, row))
         .map_err(|error| StoreError::away("claiming a partition")(error).into())
     }
 
@@ -187,7 +187,7 @@ impl PostgresStore {
              SET epoch = dashi.checkpoint.epoch + 1, owner = excluded.owner, updated_at = clock_timestamp()
              WHERE NOT dashi.checkpoint.live
              RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
-                 layout_version::bigint, layout_from::bigint, layout_to::bigint",
+                 layout_version::bigint, layout_from::bigint, layout_to::bigint, tail_from, tail_to, tail_applied, tail_fingerprint",
         )
         .bind(log.as_str())
         .bind(partition.number() as i32)
@@ -196,7 +196,7 @@ impl PostgresStore {
         .await
         .map_err(StoreError::away(doing))?;
         if let Some(row) = row {
-            return Ok(claimed(log, partition, row));
+            return Ok(Claim::made(log, partition, row));
         }
         let (partition, owner): (i32, String) = sqlx::query_as(
             "SELECT partition, owner FROM dashi.checkpoint WHERE live ORDER BY updated_at DESC LIMIT 1",
@@ -213,14 +213,15 @@ impl PostgresStore {
     }
 
     async fn guard_row(&self, claim: &Claim) -> Result<GuardRow, sqlx::Error> {
-        let (epoch, checkpoint): (i64, i64) = sqlx::query_as(
-            "/* guard_row */ SELECT epoch, checkpoint FROM dashi.checkpoint WHERE log_id = $1 AND partition = $2",
+        let row = sqlx::query_as(
+            "/* guard_row */ SELECT epoch, checkpoint, tail_from, tail_to, tail_applied FROM dashi.checkpoint
+             WHERE log_id = $1 AND partition = $2",
         )
         .bind(claim.log.as_str())
         .bind(claim.partition.number() as i32)
         .fetch_one(&self.pool)
         .await?;
-        Ok(GuardRow { epoch: Epoch::new(epoch as u64), checkpoint: checkpoint_of(checkpoint) })
+        Ok(crate::tail::guard_row(row))
     }
 
     pub(crate) async fn note_error(&self, claim: &Claim, note: &ErrorNote<'_>) -> Result<(), StoreError> {
@@ -304,6 +305,7 @@ async fn partition_states(
     let rows = sqlx::query(
         "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
                 missing, markers, rewound, fingerprint, layout_version, layout_from, layout_to, live, last_error, last_error_kind,
+                tail_from, tail_to, tail_applied,
                 (extract(epoch FROM updated_at) * 1000)::bigint AS updated_at_ms,
                 (extract(epoch FROM last_error_at) * 1000)::bigint AS last_error_at_ms,
                 (extract(epoch FROM last_error_over_at) * 1000)::bigint AS last_error_over_at_ms
@@ -321,6 +323,11 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
         log: LogId::new(row.try_get::<String, _>("log_id")?),
         partition: Partition::new(row.try_get::<i32, _>("partition")? as u32),
         checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        tail: crate::tail::tail((
+            row.try_get("tail_from")?,
+            row.try_get("tail_to")?,
+            row.try_get("tail_applied")?,
+        )),
         fingerprint: row.try_get("fingerprint")?,
         epoch: Epoch::new(count("epoch")?),
         owner: row.try_get("owner")?,
@@ -340,18 +347,6 @@ fn partition_state(row: &PgRow) -> Result<PartitionState, sqlx::Error> {
         last_error_at_ms: row.try_get("last_error_at_ms")?,
         last_error_over_at_ms: row.try_get("last_error_over_at_ms")?,
     })
-}
-
-/// A claim from the row that it wrote.
-fn claimed(
-    log: &LogId,
-    partition: Partition,
-    (epoch, checkpoint, fingerprint, has_open_error, version, before, since): ClaimColumns,
-) -> Claim {
-    let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
-    let resume_from = checkpoint_of(checkpoint);
-    let layout = crate::layout::passed((version, before, since));
-    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error, layout }
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {

@@ -17,6 +17,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_6.sql"),
     include_str!("dashi_7.sql"),
     include_str!("dashi_8.sql"),
+    include_str!("dashi_9.sql"),
 ];
 
 /// Umami's tables as its release 3.1 has them.

@@ -46,6 +46,7 @@ impl SqliteStore {
         // One statement, so that checkpoints and counts are of one moment.
         let rows: Vec<CountColumns<String>> = sqlx::query_as(
             "SELECT c.partition, c.checkpoint, c.applied, c.duplicate, c.dead, c.rewound, c.missing,
+                    c.tail_from, c.tail_to, c.tail_applied,
                     h.hour, h.source_id, h.applied, h.duplicate, h.dead
              FROM dashi_checkpoint AS c LEFT JOIN dashi_hour_count AS h
                  ON h.log_id = c.log_id AND h.partition = c.partition

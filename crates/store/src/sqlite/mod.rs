@@ -15,6 +15,7 @@ mod profile;
 mod read;
 mod rows;
 mod sources;
+mod tail;
 mod trace;
 mod writer;
 
@@ -38,7 +39,6 @@ use uuid::Uuid;
 use self::generation::note_live;
 pub(crate) use self::rows::SqliteSnapshot;
 use self::writer::Writer;
-use crate::claim::ClaimColumns;
 use crate::profile::CHANGES_MAX;
 use crate::{Claim, ClaimError, ErrorNote, MissingRange, PartitionState, ProfileChange, StoreError};
 
@@ -60,6 +60,7 @@ const STEPS: &[&str] = &[
     include_str!("dashi_7.sql"),
     include_str!("dashi_8.sql"),
     include_str!("dashi_9.sql"),
+    include_str!("dashi_10.sql"),
 ];
 
 /// The mark of this program's files (`PRAGMA application_id`): "Dash" in ASCII. Files from before this mark have 0.
@@ -213,14 +214,14 @@ impl SqliteStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, live = 1, updated_at = excluded.updated_at
              RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
-                 layout_version, layout_from, layout_to"
+                 layout_version, layout_from, layout_to, tail_from, tail_to, tail_applied, tail_fingerprint"
         )))
         .bind(log.as_str())
         .bind(partition.number())
         .bind(owner)
         .fetch_one(&mut *writer)
         .await
-        .map(|row| claimed(log, partition, row))
+        .map(|row| Claim::made(log, partition, row))
         .map_err(|error| StoreError::away("claiming a partition")(error).into())
     }
 
@@ -238,7 +239,7 @@ impl SqliteStore {
              ON CONFLICT (log_id, partition) DO UPDATE
              SET epoch = epoch + 1, owner = excluded.owner, updated_at = excluded.updated_at WHERE NOT live
              RETURNING epoch, checkpoint, fingerprint, last_error IS NOT NULL AND last_error_over_at IS NULL,
-                 layout_version, layout_from, layout_to"
+                 layout_version, layout_from, layout_to, tail_from, tail_to, tail_applied, tail_fingerprint"
         )))
         .bind(log.as_str())
         .bind(partition.number())
@@ -247,7 +248,7 @@ impl SqliteStore {
         .await
         .map_err(StoreError::away(doing))?;
         if let Some(row) = row {
-            return Ok(claimed(log, partition, row));
+            return Ok(Claim::made(log, partition, row));
         }
         let (partition, owner): (u32, String) = sqlx::query_as(
             "SELECT partition, owner FROM dashi_checkpoint WHERE live ORDER BY updated_at DESC LIMIT 1",
@@ -383,25 +384,15 @@ fn connect_options(path: &Path) -> SqliteConnectOptions {
 }
 
 async fn guard_row(connection: &mut SqliteConnection, claim: &Claim) -> Result<GuardRow, sqlx::Error> {
-    let (epoch, checkpoint): (i64, i64) =
-        sqlx::query_as("SELECT epoch, checkpoint FROM dashi_checkpoint WHERE log_id = ? AND partition = ?")
-            .bind(claim.log.as_str())
-            .bind(claim.partition.number())
-            .fetch_one(connection)
-            .await?;
-    Ok(GuardRow { epoch: Epoch::new(epoch as u64), checkpoint: checkpoint_of(checkpoint) })
-}
-
-/// A claim from the row that it wrote.
-fn claimed(
-    log: &LogId,
-    partition: Partition,
-    (epoch, checkpoint, fingerprint, has_open_error, version, before, since): ClaimColumns,
-) -> Claim {
-    let (log, epoch) = (log.clone(), Epoch::new(epoch as u64));
-    let resume_from = checkpoint_of(checkpoint);
-    let layout = crate::layout::passed((version, before, since));
-    Claim { log, partition, epoch, resume_from, fingerprint, has_open_error, layout }
+    let row = sqlx::query_as(
+        "SELECT epoch, checkpoint, tail_from, tail_to, tail_applied FROM dashi_checkpoint
+         WHERE log_id = ? AND partition = ?",
+    )
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .fetch_one(connection)
+    .await?;
+    Ok(crate::tail::guard_row(row))
 }
 
 fn checkpoint_of(stored: i64) -> Checkpoint {
@@ -428,6 +419,7 @@ async fn partition_states(
     let rows = sqlx::query(
         "SELECT log_id, partition, checkpoint, epoch, owner, applied, duplicate, dead,
                 missing, markers, rewound, fingerprint, layout_version, layout_from, layout_to, updated_at,
+                tail_from, tail_to, tail_applied,
                 live, last_error, last_error_kind, last_error_at, last_error_over_at
          FROM dashi_checkpoint ORDER BY log_id, partition",
     )
@@ -442,6 +434,11 @@ fn partition_state(row: &SqliteRow) -> Result<PartitionState, sqlx::Error> {
         log: LogId::new(row.try_get::<String, _>("log_id")?),
         partition: Partition::new(row.try_get("partition")?),
         checkpoint: checkpoint_of(row.try_get("checkpoint")?),
+        tail: crate::tail::tail((
+            row.try_get("tail_from")?,
+            row.try_get("tail_to")?,
+            row.try_get("tail_applied")?,
+        )),
         fingerprint: row.try_get("fingerprint")?,
         epoch: Epoch::new(count("epoch")?),
         owner: row.try_get("owner")?,

@@ -3,6 +3,7 @@
 use async_recursion::async_recursion as boxed;
 use dashi_domain::fold::Changes;
 use dashi_domain::position::{Checkpoint, LogId, Partition};
+use dashi_domain::tail::SessionFilter;
 use uuid::Uuid;
 
 use super::Store;
@@ -51,6 +52,9 @@ impl Store {
     /// Commits rows, dead letters, missing ranges and the checkpoint `to` in one transaction. Durable when it returns `Ok`;
     /// nothing was written on any error but [`CommitError::Unknown`].
     ///
+    /// Which position moves is the claim's: the checkpoint, or the end of the [tail](dashi_domain::tail), whose commits begin and
+    /// end there in the same way. A checkpoint that reaches the end of a tail ends it.
+    ///
     /// The guard decides by the epoch and the checkpoint that are stored for the partition:
     ///
     /// | stored epoch | stored checkpoint | interval | result | effect |
@@ -59,6 +63,7 @@ impl Store {
     /// | the claim's | `from` | `from` = `to` | moved | The same, with a checkpoint that stays. |
     /// | the claim's | `from` | `to` < `from` | moved back | The log ended before the projection and is read again from `to`. Rows stay; dead letters of offsets from `to` on stay under another name, since those offsets may get other records; `from` - `to` offsets count as rewound. |
     /// | the claim's | another | any | [`CommitError::Misplaced`] | Nothing is written. Resume from the stored checkpoint. |
+    /// | the claim's | any | any | [`CommitError::TailDiffers`] | The partition has a tail that the claim does not know of, or none, or one that begins or ends elsewhere. Nothing is written. Claim again. |
     /// | a newer one | any | any | [`CommitError::Fenced`] | Nothing is written. Stop. |
     ///
     /// On PostgreSQL the rows of a generation, and those of a large batch, go by `COPY` where that can write them, in the same
@@ -118,6 +123,46 @@ impl Store {
             Self::Postgres(store) => Ending::Committed(store.commit(claim, from, to, changes).await?),
             Self::Sqlite(store) => Ending::Open(store.write(claim, from, to, changes).await?),
         }))
+    }
+
+    /// Begins the tail of a partition at the offset `at`, which is behind its backlog; `sessions` has all that have records in
+    /// between. From then on, commits that move the checkpoint need a claim that knows of the tail: claim again.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`]: a newer writer owns the partition. [`ClaimError::Store`]: the store does not answer, or the
+    /// partition has another tail; claim again to learn whether it began.
+    #[boxed]
+    pub async fn begin_tail(
+        &self,
+        claim: &Claim,
+        at: Checkpoint,
+        sessions: &SessionFilter,
+    ) -> Result<(), ClaimError> {
+        either!(self, store => store.begin_tail(claim, at, sessions).await)
+    }
+
+    /// Drops the tail of a partition, if it has one, because the log lost records of it: rows stay, and what the tail applied
+    /// counts as read again, since the checkpoint will find it as duplicates. Claim again.
+    ///
+    /// # Errors
+    /// [`ClaimError::Fenced`]: a newer writer owns the partition. [`ClaimError::Store`]: the store does not answer; ask again.
+    #[boxed]
+    pub async fn drop_tail(&self, claim: &Claim) -> Result<(), ClaimError> {
+        either!(self, store => store.drop_tail(claim).await)
+    }
+
+    /// The sessions that have records in the backlog before a partition's tail. `None` if it never had a tail; of one that has
+    /// none now, it is of no use.
+    ///
+    /// # Errors
+    /// The store does not answer.
+    #[boxed]
+    pub async fn tail_sessions(
+        &self,
+        log: &LogId,
+        partition: Partition,
+    ) -> Result<Option<SessionFilter>, StoreError> {
+        either!(self, store => store.tail_sessions(log, partition).await)
     }
 
     /// Notes the last error of a partition, for `dashi status` to show. Does nothing under a claim that is not the newest.

@@ -99,6 +99,9 @@ impl PostgresStore {
         found.ok_or(GenerationError::None { number })?.check_can_be_swapped()?;
         self.complete(number, &|_| ()).await?;
         let live = self.partitions().await?;
+        if let Some(state) = live.iter().find(|state| state.tail.is_some()) {
+            return Err(GenerationError::HasTail { partition: state.partition }.into());
+        }
         let targets: Vec<_> = live.into_iter().map(|it| (it.log, it.partition, it.checkpoint)).collect();
         catch_up(&targets).await.map_err(SwapError::CatchUp)?;
         let catalogue = self.read_catalogue().await?;
@@ -178,6 +181,7 @@ async fn exchange<E>(
         return Err(GenerationError::Changed { number, differences }.into());
     }
     let keyed = Keyed::list(session, &tables, &schema).await?;
+    check_no_tail(session).await?;
     let candidates = Candidates::search(session, keyed, &schema).await?;
     // That may have taken long.
     catch_up(&live_checkpoints(session).await?).await.map_err(SwapError::CatchUp)?;
@@ -199,6 +203,7 @@ async fn exchange<E>(
     };
     let written: Vec<String> = tables.iter().flat_map(both).collect();
     lock_writers(session, &written, held_since).await?;
+    check_no_tail(session).await?;
     check_reached(session, &schema, &targets, foreign).await?;
     let found = candidates.settle(session).await?;
     let (mut kept, mut lost) = (Vec::new(), Vec::new());
@@ -233,6 +238,21 @@ async fn live_checkpoints(session: &mut Session) -> Result<Vec<(LogId, Partition
     .fetch_all(session)
     .await?;
     Ok(rows.into_iter().map(checkpoint).collect())
+}
+
+/// Rows of a tail are of records that no generation has applied.
+async fn check_no_tail<E>(session: &mut Session) -> Result<(), Stopped<E>> {
+    let partition: Option<i32> = sqlx::query_scalar(
+        "/* check_no_tail */ SELECT partition FROM dashi.checkpoint WHERE tail_to IS NOT NULL LIMIT 1",
+    )
+    .fetch_optional(session)
+    .await?;
+    match partition {
+        Some(partition) => {
+            Err(GenerationError::HasTail { partition: Partition::new(partition as u32) }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn checkpoint((log, partition, checkpoint): (String, i32, i64)) -> (LogId, Partition, Checkpoint) {

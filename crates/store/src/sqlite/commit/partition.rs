@@ -1,6 +1,7 @@
 //! The rows of a partition itself: its checkpoint, the names of dead letters, and ranges that the log lost.
 
 use dashi_domain::fold::Changes;
+use dashi_domain::guard::Position;
 use dashi_domain::missing::Missing;
 use dashi_domain::position::Checkpoint;
 use sqlx::AssertSqlSafe;
@@ -21,18 +22,27 @@ pub(super) async fn move_checkpoint(
 ) -> Result<bool, sqlx::Error> {
     let passed = Passed::of(changes, from, to);
     let [applied, duplicate, dead] = changes.added(&changes.outcomes);
+    if claim.position == Position::Tail {
+        return move_tail(connection, claim, from, to, changes).await;
+    }
     let [version, before, since] = columns(changes.barrier_of(&claim.log, claim.partition));
+    // Of a tail that ends here nothing is left to be passed, unless the log lost it meanwhile: then it counts as read again.
     let moved = sqlx::query(AssertSqlSafe(format!(
         "UPDATE dashi_checkpoint
-         SET checkpoint = ?, applied = applied + ?, duplicate = duplicate + ?, dead = dead + ?,
-             missing = missing + ?, markers = markers + ?, rewound = rewound + ?,
-             fingerprint = CASE WHEN ? THEN fingerprint ELSE ? END,
-             layout_version = max(layout_version, coalesce(?, 0)),
-             layout_from = CASE WHEN ? > layout_version THEN ? ELSE layout_from END,
-             layout_to = CASE WHEN ? > layout_version THEN ? ELSE layout_to END,
+         SET checkpoint = ?1, applied = applied + ?2, duplicate = duplicate + ?3, dead = dead + ?4,
+             missing = missing + ?5, markers = markers + ?6,
+             rewound = rewound + ?7 + CASE WHEN tail_to = ?1 THEN tail_applied - ?8 ELSE 0 END,
+             tail_applied = CASE WHEN tail_to = ?1 THEN 0 ELSE tail_applied - ?8 END,
+             tail_from = CASE WHEN tail_to = ?1 THEN NULL ELSE tail_from END,
+             tail_to = nullif(tail_to, ?1),
+             fingerprint = CASE WHEN ?9 THEN fingerprint ELSE ?10 END,
+             layout_version = max(layout_version, coalesce(?11, 0)),
+             layout_from = CASE WHEN ?11 > layout_version THEN ?12 ELSE layout_from END,
+             layout_to = CASE WHEN ?11 > layout_version THEN ?13 ELSE layout_to END,
              updated_at = {NOW_MS},
              last_error_over_at = CASE WHEN last_error IS NOT NULL THEN coalesce(last_error_over_at, {NOW_MS}) END
-         WHERE log_id = ? AND partition = ? AND epoch = ? AND checkpoint = ?"
+         WHERE log_id = ?14 AND partition = ?15 AND epoch = ?16 AND checkpoint = ?17
+             AND CASE WHEN ?18 THEN tail_to >= ?1 ELSE tail_to IS NULL END"
     )))
     .bind(to.offset().number() as i64)
     .bind(applied)
@@ -41,13 +51,44 @@ pub(super) async fn move_checkpoint(
     .bind(passed.missing)
     .bind(passed.markers)
     .bind(passed.rewound)
+    .bind(changes.skipped as i64)
     .bind(changes.tried.is_some())
     .bind(changes.fingerprint)
     .bind(version)
-    .bind(version)
     .bind(before)
-    .bind(version)
     .bind(since)
+    .bind(claim.log.as_str())
+    .bind(claim.partition.number())
+    .bind(claim.epoch.number() as i64)
+    .bind(from.offset().number() as i64)
+    .bind(claim.position == Position::BesideTail)
+    .execute(connection)
+    .await?
+    .rows_affected();
+    Ok(moved == 1)
+}
+
+/// The guard of a commit that moves the end of the tail.
+async fn move_tail(
+    connection: &mut SqliteConnection,
+    claim: &Claim,
+    from: Checkpoint,
+    to: Checkpoint,
+    changes: &Changes,
+) -> Result<bool, sqlx::Error> {
+    let [applied, duplicate, dead] = changes.added(&changes.outcomes);
+    let moved = sqlx::query(AssertSqlSafe(format!(
+        "UPDATE dashi_checkpoint
+         SET tail_to = ?1, tail_applied = tail_applied + ?2, applied = applied + ?3, duplicate = duplicate + ?4,
+             dead = dead + ?5, tail_fingerprint = ?6, updated_at = {NOW_MS}
+         WHERE log_id = ?7 AND partition = ?8 AND epoch = ?9 AND tail_to = ?10 AND ?10 <= ?1"
+    )))
+    .bind(to.offset().number() as i64)
+    .bind(changes.outcomes.total() as i64)
+    .bind(applied)
+    .bind(duplicate)
+    .bind(dead)
+    .bind(changes.fingerprint)
     .bind(claim.log.as_str())
     .bind(claim.partition.number())
     .bind(claim.epoch.number() as i64)

@@ -204,6 +204,7 @@ impl SqliteStore {
         let old = all.iter().find(|it| it.state == GenerationState::Live).map(|it| it.number);
         let old = old.ok_or(GenerationError::None { number: 0 })?;
         let mut connection = self.with_side(number).await?;
+        check_no_tail(&mut connection).await?;
         let targets = live_checkpoints(&mut connection).await.map_err(away)?;
         catch_up(&targets).await.map_err(SwapError::CatchUp)?;
         keep(&mut connection, &self.side_path(old)).await?;
@@ -219,6 +220,7 @@ impl SqliteStore {
         sqlx::raw_sql(AssertSqlSafe(begin)).execute(&mut connection).await.map_err(away)?;
         let targets = live_checkpoints(&mut connection).await.map_err(away)?;
         catch_up(&targets).await.map_err(SwapError::CatchUp)?;
+        check_no_tail(&mut connection).await?;
         check_reached(&mut connection, &targets, foreign).await?;
         let tables = Replaced::list(&mut connection).await.map_err(away)?;
         let found = look(&mut connection, &tables).await.map_err(away)?;
@@ -305,6 +307,19 @@ async fn live_checkpoints(
     connection: &mut SqliteConnection,
 ) -> Result<Vec<(LogId, Partition, Checkpoint)>, sqlx::Error> {
     checkpoints(connection, "main").await
+}
+
+/// Rows of a tail are of records that no generation has applied.
+async fn check_no_tail(connection: &mut SqliteConnection) -> Result<(), GenerationError> {
+    let partition: Option<u32> =
+        sqlx::query_scalar("SELECT partition FROM main.dashi_checkpoint WHERE tail_to IS NOT NULL LIMIT 1")
+            .fetch_optional(connection)
+            .await
+            .map_err(StoreError::away(DOING))?;
+    match partition {
+        Some(partition) => Err(GenerationError::HasTail { partition: Partition::new(partition) }),
+        None => Ok(()),
+    }
 }
 
 async fn checkpoints(
