@@ -5,6 +5,7 @@
 //! `scripts/torture` runs it for as long as one likes; in the suite it is short. `DASHI_TEST_TORTURE` is `SEED:SECONDS`, or
 //! `SEED:SECONDS:TEXT` for the faults alone whose names contain the text.
 
+mod accidents;
 mod faults;
 mod world;
 
@@ -81,6 +82,8 @@ async fn torture(mut world: World, again: &str) {
             ledger.start(&collector, |plan| {
                 plan.connections = 32;
                 plan.sessions = 300;
+                // New visitors, who pass a backlog.
+                plan.new_every = Some(5);
                 plan.mode = Mode::Open { requests_per_s: RATE };
                 plan.duration = duration + LONG;
             })
@@ -136,6 +139,17 @@ async fn torture(mut world: World, again: &str) {
     for line in replaced {
         let _ = writeln!(report, "{line}");
     }
+    let tails = world.lines_with("there is a backlog").len();
+    let _ = writeln!(report, "| backlogs that live events passed | {tails} |");
+    let (befell, lost) = if only.is_empty() {
+        accidents::befall(&mut world, &mut ledger, &mut Random(seed), &mut diary).await
+    } else {
+        Default::default()
+    };
+    for accident in befell {
+        let _ = writeln!(report, "| {accident} | 1 |");
+    }
+    let _ = writeln!(report, "| events that the log lost by that, at most | {lost} |");
     #[expect(clippy::print_stdout, reason = "the report is what a long run is for")]
     {
         println!("{report}");

@@ -35,12 +35,14 @@ pub fn unique_topic(prefix: &str) -> String {
 
 /// Gives a topic of the shared broker this many partitions, more than it has. Processes that have it open see them later.
 pub async fn grow(topic: &str, partitions: usize) {
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", shared_broker()).create().expect("a client");
-    let grown = admin.create_partitions(&[NewPartitions::new(topic, partitions)], &AdminOptions::new()).await;
-    for topic in grown.expect("the broker answers") {
-        topic.expect("the topic can grow");
-    }
+    assert!(try_to_grow(&shared_broker(), topic, partitions).await, "the topic can grow");
+}
+
+/// The same on any cluster, unless it does not answer, or has as many. Returns whether it has grown.
+pub async fn try_to_grow(brokers: &str, topic: &str, partitions: usize) -> bool {
+    let grown = [NewPartitions::new(topic, partitions)];
+    let grown = admin(brokers).create_partitions(&grown, &AdminOptions::new()).await;
+    grown.is_ok_and(|topics| topics.iter().all(Result::is_ok))
 }
 
 /// A client that administers the cluster.
@@ -57,6 +59,14 @@ pub async fn create_topic(brokers: &str, topic: &str, partitions: i32, settings:
     }
     let created = admin(brokers).create_topics([&new], &AdminOptions::new()).await;
     created.expect("the broker answers")[0].as_ref().expect("the topic can be created");
+}
+
+/// Creates a topic of three replicas, of which two acknowledge.
+pub async fn create_replicated_topic(brokers: &str, topic: &str, partitions: i32) {
+    let new = NewTopic::new(topic, partitions, TopicReplication::Fixed(3));
+    let new = new.set("min.insync.replicas", "2").set("retention.ms", "-1");
+    let created = admin(brokers).create_topics([&new], &AdminOptions::new()).await;
+    created.expect("the brokers answer")[0].as_ref().expect("the topic can be created");
 }
 
 /// Deletes a topic.

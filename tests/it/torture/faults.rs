@@ -49,6 +49,8 @@ pub enum Fault {
     DiskFull,
     /// The log grows by a partition or more, unless a process that stands still keeps it from that.
     Grows,
+    /// Somebody adds a partition to the topic.
+    PartitionsByHand,
 }
 
 /// The thing that a fault happens to.
@@ -92,6 +94,7 @@ impl Fault {
             Self::BrokerFrozen(_) => "SIGSTOP and SIGCONT of a broker",
             Self::DiskFull => "full disk",
             Self::Grows => "growing log",
+            Self::PartitionsByHand => "partition added by hand",
         }
     }
 
@@ -105,7 +108,7 @@ impl Fault {
             }
             Self::BrokerKilled(_) | Self::BrokerFrozen(_) => Subject::Brokers,
             Self::DiskFull => Subject::Disk,
-            Self::Grows => Subject::Partitions,
+            Self::Grows | Self::PartitionsByHand => Subject::Partitions,
         }
     }
 
@@ -114,7 +117,7 @@ impl Fault {
         match self {
             // Longer than the session time-out of 6 s at times, so that partitions move.
             Self::Freeze(_) | Self::BrokerFrozen(_) => random.duration(200, 9_000),
-            Self::RollingRestart | Self::DatabaseCut => Duration::ZERO,
+            Self::RollingRestart | Self::DatabaseCut | Self::PartitionsByHand => Duration::ZERO,
             Self::Kill(_) => random.duration(0, 1_500),
             // The command goes on meanwhile, and is killed at the end if it has not ended by then.
             Self::Grows => random.duration(100, 6_000),
@@ -143,6 +146,7 @@ impl Fault {
             (Self::BrokerKilled(broker), Servers::Cluster { kafka, .. }) => kafka.brokers[*broker].kill(),
             (Self::BrokerFrozen(broker), Servers::Cluster { kafka, .. }) => kafka.brokers[*broker].freeze(),
             (Self::Grows, _) => world.grow(),
+            (Self::PartitionsByHand, _) => world.add_a_partition().await,
             (Self::DiskFull, Servers::Files(space)) => {
                 space.take(world.processes.iter().map(|process| &process.server.dashi));
             }
@@ -169,7 +173,7 @@ impl Fault {
             (Self::DiskFull, Servers::Files(space)) => {
                 space.give(world.processes.iter_mut().map(|process| &mut process.server.dashi));
             }
-            (Self::DatabaseCut, _) => {}
+            (Self::DatabaseCut | Self::PartitionsByHand, _) => {}
             (Self::Grows, _) => world.end_growth().await,
             (fault, _) => panic!("{fault:?} cannot happen here"),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration_tests::kafka::unique_topic;
+use integration_tests::kafka::{self, unique_topic};
 use integration_tests::proxy::Proxy;
 use integration_tests::{
     Dashi, Deployment, KafkaCluster, PostgresServer, Server, Space, TestDirectory, eventually, free_port,
@@ -52,6 +52,8 @@ pub struct World {
     /// The number of partitions that was commanded last, and the command, while it runs.
     partitions: u32,
     growth: Option<Dashi>,
+    /// The number of partitions that the topic was last given by hand.
+    partitions_by_hand: u32,
 }
 
 impl World {
@@ -85,8 +87,14 @@ impl World {
     }
 
     async fn begin(deployment: Deployment, servers: Servers, roles: &[&'static str]) -> Self {
-        // Small batches, so that a kill falls into a commit more often than not.
-        let deployment = deployment.with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "50");
+        let deployment = deployment
+            // Small batches, so that a kill falls into a commit more often than not.
+            .with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "20")
+            // Each short outage makes a backlog behind which live events come first.
+            .with("DASHI_PROJECTOR_LIVE_FIRST_AFTER_S", "1")
+            // A loss that was accepted is noticed soon.
+            .with("DASHI_PROJECTOR_FAILED_RETRY_MS", "1000")
+            .with("DASHI_KAFKA_TOPIC_CHECK_MS", "1000");
         deployment.register().await;
         let mut world = Self {
             deployment,
@@ -95,6 +103,7 @@ impl World {
             logs: String::new(),
             partitions: 8,
             growth: None,
+            partitions_by_hand: 6,
         };
         for name in roles {
             let authority = format!("127.0.0.1:{}", free_port());
@@ -129,7 +138,7 @@ impl World {
         ];
         match self.servers {
             Servers::Files(_) => faults.push(|_, _| Fault::DiskFull),
-            Servers::Cluster { .. } => faults.extend::<[fn(usize, usize) -> Fault; 7]>([
+            Servers::Cluster { .. } => faults.extend::<[fn(usize, usize) -> Fault; 8]>([
                 |_, _| Fault::DatabaseStops { crash: false },
                 |_, _| Fault::DatabaseStops { crash: true },
                 |_, _| Fault::DatabaseHangs,
@@ -137,6 +146,7 @@ impl World {
                 |_, _| Fault::DatabaseSlow,
                 |_, broker| Fault::BrokerKilled(broker),
                 |_, broker| Fault::BrokerFrozen(broker),
+                |_, _| Fault::PartitionsByHand,
             ]),
         }
         faults
@@ -148,6 +158,17 @@ impl World {
         self.partitions += 1 + self.partitions % 3;
         let to = self.partitions.to_string();
         self.growth = Some(self.deployment.spawn(&["partitions", "grow", "--to", &to, "--wait", "5"]));
+    }
+
+    /// Adds a partition to the topic, past the command: collectors do not use it until the log grows.
+    pub async fn add_a_partition(&mut self) {
+        let (brokers, topic) = self.topic();
+        for count in self.partitions_by_hand + 1..self.partitions_by_hand + 20 {
+            if kafka::try_to_grow(&brokers, &topic, count as usize).await {
+                self.partitions_by_hand = count;
+                return;
+            }
+        }
     }
 
     /// Ends the command, whatever it has done.
@@ -256,6 +277,40 @@ impl World {
         let code = dashi.wait_exit(within).await.code();
         assert_eq!(code, Some(0), "{args:?}: {}", dashi.logs());
         dashi.stdout()
+    }
+
+    /// Places of the projectors among the processes.
+    pub fn projectors(&self) -> Vec<usize> {
+        let places = 0..self.processes.len();
+        places.filter(|place| self.processes[*place].name == "project").collect()
+    }
+
+    /// The brokers and the topic of a log on Kafka.
+    pub fn topic(&self) -> (String, String) {
+        let place = self.deployment.log().trim_start_matches("kafka://");
+        let (brokers, topic) = place.split_once('/').expect("kafka://BROKERS/TOPIC");
+        (brokers.to_owned(), topic.to_owned())
+    }
+
+    /// Ends all processes, as a machine does that loses its power.
+    pub fn kill(&mut self) {
+        for role in &mut self.processes {
+            role.server.dashi.kill9();
+        }
+    }
+
+    /// Starts all processes, which have ended, and waits until the collectors are ready.
+    pub async fn start_all(&mut self) {
+        for process in 0..self.processes.len() {
+            self.start(process);
+        }
+        for collector in self.collectors().collect::<Vec<_>>() {
+            eventually(READY, "the collector answers", async || {
+                let answer = http::get(&format!("http://{collector}/health/live")).await;
+                answer.map(|_| ()).map_err(|error| format!("{error:#}"))
+            })
+            .await;
+        }
     }
 
     /// Stops all processes in order.
