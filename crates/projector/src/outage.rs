@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use dashi_archive::ArchiveError;
-use dashi_domain::position::Checkpoint;
+use dashi_domain::position::{Checkpoint, Partition};
 use dashi_event_log::LogError;
 use dashi_store::{Claim, CommitError, ErrorNote, StoreError};
 
@@ -160,7 +160,15 @@ impl<'t> Outages<'t> {
         if let (Subject::Log, Some(claim)) = (subject, claim) {
             self.report(claim).await;
         }
-        self.task.pause(wait).await;
+        if subject == Subject::Store {
+            let wait = staggered(wait, self.task.partition);
+            tokio::select! {
+                () = self.task.pause(wait) => {}
+                () = self.task.shared.store_is_back.notified() => {}
+            }
+        } else {
+            self.task.pause(wait).await;
+        }
         Ok(())
     }
 
@@ -173,7 +181,9 @@ impl<'t> Outages<'t> {
 
     /// The store did what it was asked to do.
     pub async fn store_answers(&mut self, claim: &Claim) {
-        self.end(Subject::Store);
+        if self.end(Subject::Store) {
+            self.task.shared.store_is_back.notify_waiters();
+        }
         self.report(claim).await;
     }
 
@@ -336,6 +346,14 @@ fn backoff(attempts: u32, wait_max: Duration) -> Duration {
     FIRST_WAIT.saturating_mul(1 << attempts.min(16)).min(wait_max)
 }
 
+/// A wait for the store that is shorter by up to a half, by another part for each partition: they do not ask all at once, and the
+/// first one that has an answer wakes the others.
+fn staggered(wait: Duration, partition: Partition) -> Duration {
+    // Multiples of the golden ratio, less their whole part, are spread evenly, however many there are.
+    const GOLDEN: f64 = 0.618_033_988_749_895;
+    wait.mul_f64(1.0 - (f64::from(partition.number()) * GOLDEN).fract() / 2.0)
+}
+
 /// An error with all its causes as one text, for a log line or the store. A cause that the text so far ends with is left
 /// out.
 pub(crate) fn chain(error: &(dyn std::error::Error + Sync)) -> String {
@@ -355,6 +373,15 @@ pub(crate) fn chain(error: &(dyn std::error::Error + Sync)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn partitions_ask_at_different_times() {
+        let wait = |partition| staggered(Duration::from_secs(5), Partition::new(partition)).as_millis();
+        let mut waits: Vec<_> = (0..8).map(wait).collect();
+        waits.sort_unstable();
+        assert!(waits[0] >= 2_500 && waits[7] == 5_000, "{waits:?}");
+        assert!(waits.windows(2).all(|two| two[1] - two[0] < 600), "{waits:?}");
+    }
 
     #[test]
     fn waits_grow_to_the_limit() {

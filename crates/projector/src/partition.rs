@@ -14,6 +14,7 @@ use dashi_domain::position::{Checkpoint, Offset, Partition};
 use dashi_event_log::{EventLog, LogError};
 use dashi_store::{Claim, ClaimError, CommitError, Store};
 use futures::FutureExt as _;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::{ApplyError, Applying, apply, passing};
@@ -57,6 +58,8 @@ pub(crate) struct Shared {
     /// The same for the batches of tails, which do not wait for those of backlogs.
     pub tail_budget: Budget,
     pub fold_threads: FoldThreads,
+    /// Wakes the partitions that wait for the store, when it answers one of them.
+    pub store_is_back: Notify,
     /// Of a replay.
     pub rate: Option<RateLimit>,
     /// Of a replay: partitions of which it applies no more, so that none waits for them at a barrier.
@@ -85,6 +88,7 @@ impl Shared {
             budget,
             tail_budget,
             fold_threads: FoldThreads::start(),
+            store_is_back: Notify::new(),
             rate: None,
             exhausted: Mutex::default(),
         }

@@ -609,3 +609,35 @@ async fn rows_that_cannot_be_copied_into_a_generation_of_postgres_are_inserted()
     let compared = compare(&store, &generation).await.unwrap();
     assert!(compared.equal, "{compared:#?}");
 }
+
+/// One that an older release made is brought up to date with the live tables, so that it can take their place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generation_of_an_older_release_is_brought_up_to_date_in_postgres() {
+    let fixture = StoreFixture::made_by(UmamiVersion::V3_1).await;
+    let records = named("first", 20);
+    let store = fixture.migrated().await;
+    let claim = claim(&store, P0).await;
+    store.commit(&claim, at(0), at(1), &records.0[0]).await.unwrap();
+    let begun = store.begin_generation(2, "").await.unwrap();
+    let Raw::Postgres(mut raw) = fixture.raw().await else { panic!("a store of PostgreSQL") };
+    let place: String = sqlx::query_scalar("SELECT place FROM dashi.generation WHERE number = 2")
+        .fetch_one(&mut raw)
+        .await
+        .unwrap();
+    for schema in ["dashi", &place] {
+        let back = "DROP COLUMN tail_from, DROP COLUMN tail_to, DROP COLUMN tail_applied, DROP COLUMN tail_fingerprint";
+        run(&mut raw, &format!("ALTER TABLE \"{schema}\".checkpoint {back}")).await;
+    }
+    run(&mut raw, "DROP TABLE dashi.tail_sessions; DELETE FROM dashi.migration WHERE version = 9").await;
+    let store = fixture.open().await;
+    store.migrate().await.unwrap();
+    let generation = store.open_generation(begun.number).await.unwrap();
+    records.catch_up(&generation, &[(log(), P0, at(1))]).await.unwrap();
+    store.finish_generation(begun.number, |_| ()).await.unwrap();
+    let swapped = store
+        .swap(begun.number, Foreign::Refuse, async |targets| records.catch_up(&generation, targets).await)
+        .await
+        .unwrap();
+    assert_eq!(swapped.old, 1);
+    generation.close().await;
+}

@@ -186,10 +186,10 @@ async fn a_database_that_is_silent_leaves_a_process_alive_on_postgres() {
     let postgres = PostgresServer::start().await;
     postgres.create_database("dashi").await;
     let log = format!("sqlite:{}", directory.path().join("log.db").display());
-    let deployment = Deployment::new(log, postgres.url("dashi"))
-        .with("DASHI_HEALTH_SILENCE_MS_MAX", "10000")
-        .with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "500");
+    let deployment = Deployment::new(log, postgres.url("dashi")).with("DASHI_HEALTH_SILENCE_MS_MAX", "10000");
+    // Making the tables may take a busy machine longer than the limit.
     deployment.register().await;
+    let deployment = deployment.with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "500");
     let mut ledger = Ledger::new(&deployment);
     let mut server = deployment.start("serve").ready().await;
     assert_eq!(ledger.send(&server.authority, &[]).await.unwrap().status, 200);
@@ -220,10 +220,10 @@ async fn partitions_that_wait_for_a_share_of_the_budget_leave_a_process_alive_on
     let deployment = Deployment::new(log, postgres.url("dashi"))
         .with("DASHI_EVENT_LOG_PARTITIONS", &PARTITIONS.to_string())
         .with("DASHI_HEALTH_SILENCE_MS_MAX", "10000")
-        .with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "500")
         .with("DASHI_PROJECTOR_BATCH_RECORDS_MAX", "20")
         .with("DASHI_PROJECTOR_BATCHES_BYTES_MAX", "1");
     deployment.register().await;
+    let deployment = deployment.with("DASHI_DATABASE_STATEMENT_TIMEOUT_MS", "500");
     let mut ledger = Ledger::new(&deployment);
     let mut collector = deployment.start("collect").ready().await;
     send_events(&mut ledger, &collector, 2_000).await;
