@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dashi_domain::erasure::{Erasure, Subject};
 use dashi_domain::partitioner::{key, partition_for};
 use dashi_event_log::NewRecord;
-use integration_tests::log::open_log;
+use integration_tests::log::{LogCopy, open_log};
 use integration_tests::{Database, Deployment, Server, TestDatabase, TestDirectory, eventually, http, kafka};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -279,11 +279,7 @@ async fn a_tail_of_another_log_is_noticed_and_read_again() {
     let mut collector = place.deployment.start("collect").ready().await;
     place.fill(&collector).await;
     assert_eq!(collector.dashi.terminate().await, Some(0));
-    let log = place.deployment.log().trim_start_matches("sqlite:").to_owned();
-    let (files, backup) = (["", ".segments"].map(|end| log.clone() + end), TestDirectory::create("backup"));
-    let kept = backup.path().to_str().unwrap();
-    run("cp", &[&["-r"][..], &files.each_ref().map(String::as_str), &[kept]].concat());
-
+    let older = LogCopy::take(place.deployment.log());
     let mut collector = place.deployment.start("collect").ready().await;
     let mut projector = place.deployment.start("project").ready().await;
     let mut sent = 0;
@@ -306,11 +302,7 @@ async fn a_tail_of_another_log_is_noticed_and_read_again() {
         tails.iter().map(|tail| &tail["end_offset"]).zip(tails.iter().map(|tail| &tail["start_offset"]));
     let longest =
         longest.map(|(end, start)| end.as_u64().unwrap() - start.as_u64().unwrap()).max().unwrap() as usize;
-    for end in ["", "-wal", "-shm", ".segments"] {
-        run("rm", &["-rf", &format!("{log}{end}")]);
-    }
-    let directory = place.directory.path().to_str().unwrap();
-    run("cp", &["-r", &format!("{kept}/."), directory]);
+    older.restore();
 
     // As many sessions that no tail has seen as take each partition past its end.
     let mut collector = place.deployment.start("collect").ready().await;
@@ -330,9 +322,4 @@ async fn a_tail_of_another_log_is_noticed_and_read_again() {
     assert!(projector.dashi.logs().contains(says), "{}", projector.dashi.logs());
     assert_eq!(projector.dashi.terminate().await, Some(0));
     assert_eq!(collector.dashi.terminate().await, Some(0));
-}
-
-fn run(program: &str, args: &[&str]) {
-    let ended = std::process::Command::new(program).args(args).output().expect("the program is there");
-    assert!(ended.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&ended.stderr));
 }

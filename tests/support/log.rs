@@ -1,10 +1,13 @@
 //! A deployment's event log, opened beside the processes that use it.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dashi_domain::position::Partition;
 use dashi_domain::record::Record;
 use dashi_event_log::{EmbeddedLog, EmbeddedSettings, EventLog, KafkaLog, KafkaSettings, ReadLimit};
+
+use crate::TestDirectory;
 
 /// Opens the log at this URL: `sqlite:path` or `kafka://host:port/topic`. If there is none yet, it gets 8 partitions.
 ///
@@ -67,4 +70,60 @@ pub async fn read_log(log: &EventLog) -> Vec<Record> {
         records.extend(read_partition(log, partition).await);
     }
     records
+}
+
+/// A copy of an embedded log, and of what lies beside it. No process may write the log while it is taken or restored.
+#[derive(Debug)]
+pub struct LogCopy {
+    log: String,
+    directory: TestDirectory,
+}
+
+impl LogCopy {
+    /// Copies the log of this URL.
+    pub fn take(log: &str) -> Self {
+        let copied = Self { log: log.to_owned(), directory: TestDirectory::create("backup") };
+        for file in files(log).filter(|file| file.exists()) {
+            copy(&file, &copied.directory.path().join(file.file_name().expect("a name")));
+        }
+        copied
+    }
+
+    /// Puts the copy in the log's place.
+    pub fn restore(&self) {
+        remove(&self.log);
+        for file in files(&self.log) {
+            let kept = self.directory.path().join(file.file_name().expect("a name"));
+            if kept.exists() {
+                copy(&kept, &file);
+            }
+        }
+    }
+}
+
+/// Removes an embedded log and what lies beside it.
+pub fn remove(log: &str) {
+    for file in files(log).filter(|file| file.exists()) {
+        let removed =
+            if file.is_dir() { std::fs::remove_dir_all(&file) } else { std::fs::remove_file(&file) };
+        removed.expect("the file can be removed");
+    }
+}
+
+fn files(log: &str) -> impl Iterator<Item = PathBuf> {
+    let path = log.trim_start_matches("sqlite:");
+    ["", "-wal", "-shm", ".segments"].map(|end| PathBuf::from(format!("{path}{end}"))).into_iter()
+}
+
+/// Copies a file, or a directory with everything in it.
+pub fn copy(from: &Path, to: &Path) {
+    if !from.is_dir() {
+        std::fs::copy(from, to).expect("the file can be copied");
+        return;
+    }
+    std::fs::create_dir_all(to).expect("a directory can be made");
+    for entry in std::fs::read_dir(from).expect("the directory can be read") {
+        let entry = entry.expect("an entry");
+        copy(&entry.path(), &to.join(entry.file_name()));
+    }
 }

@@ -48,7 +48,7 @@ pub(crate) struct Applying {
     missing: Vec<MissingRange>,
     skipped: Vec<Offset>,
     /// Of the record before `to`.
-    fingerprint: Option<i64>,
+    pub fingerprint: Option<i64>,
     /// Whether they move the end of a tail. The checkpoint that comes later accounts for offsets without a record.
     is_of_tail: bool,
 }

@@ -403,8 +403,9 @@ impl PartitionTask {
         mut share: Share,
         last: &mut LastApplied,
     ) -> Result<Option<Checkpoint>, Failure> {
-        let fingerprint = batch.last_fingerprint();
-        let applied = apply(self, claim, from, Applying::of(batch), &mut share).await;
+        let batch = Applying::of(batch);
+        let fingerprint = batch.fingerprint;
+        let applied = apply(self, claim, from, batch, &mut share).await;
         drop(share);
         match applied {
             Ok(to) => {

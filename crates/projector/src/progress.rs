@@ -102,16 +102,6 @@ pub(crate) struct Measured {
     pub call: Option<Duration>,
 }
 
-/// Where a partition stands.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Standing {
-    pub state: PartitionState,
-    /// `None` until it is claimed.
-    pub checkpoint: Option<Checkpoint>,
-    /// When the log took the oldest record not applied; `None` if there is none, or it is not known.
-    pub oldest_appended_at_ms: Option<i64>,
-}
-
 impl Progress {
     /// Progress whose partitions are watched: one that gets nothing done is stuck, while waiting for a server, with its bounds,
     /// is no standstill. A call of the store may take `call_max` beyond the usual silence.
@@ -239,17 +229,6 @@ impl Progress {
         })
     }
 
-    /// Where the partition stands; `None` if it is not assigned to this process.
-    pub(crate) fn standing(&self, partition: Partition) -> Option<Standing> {
-        self.with(|process| {
-            process.partitions.get(&partition).map(|progress| Standing {
-                state: progress.state,
-                checkpoint: progress.checkpoint,
-                oldest_appended_at_ms: progress.oldest_appended_at_ms,
-            })
-        })
-    }
-
     /// `oldest_appended_at_ms` is that of the oldest record not applied; `None` if there is none.
     pub(crate) fn behind(&self, partition: Partition, oldest_appended_at_ms: Option<i64>) {
         self.update(partition, |progress| progress.oldest_appended_at_ms = oldest_appended_at_ms);
@@ -307,16 +286,13 @@ impl Progress {
     pub(crate) fn measured(&self) -> Vec<Measured> {
         self.with(|process| {
             let partitions = process.partitions.iter();
-            partitions
-                .map(|(partition, progress)| Measured {
-                    partition: *partition,
-                    state: progress.state,
-                    checkpoint: progress.checkpoint,
-                    oldest_appended_at_ms: progress.oldest_appended_at_ms,
-                    call: progress.calls.first().map(|(.., since)| since.elapsed()),
-                })
-                .collect()
+            partitions.map(|(partition, progress)| progress.measured(*partition)).collect()
         })
+    }
+
+    /// The values of one partition; `None` if it is not assigned to this process.
+    pub(crate) fn measured_of(&self, partition: Partition) -> Option<Measured> {
+        self.with(|process| Some(process.partitions.get(&partition)?.measured(partition)))
     }
 }
 
@@ -334,6 +310,16 @@ impl PartitionProgress {
             calls: Vec::new(),
             next_call: 0,
             watched: Arc::new(watched),
+        }
+    }
+
+    fn measured(&self, partition: Partition) -> Measured {
+        Measured {
+            partition,
+            state: self.state,
+            checkpoint: self.checkpoint,
+            oldest_appended_at_ms: self.oldest_appended_at_ms,
+            call: self.calls.first().map(|(.., since)| since.elapsed()),
         }
     }
 

@@ -312,8 +312,8 @@ impl Rebuild {
         live: &mut Snapshot,
         report: &impl Fn(ReplayProgress),
     ) -> Result<GenerationComparison, RebuildError> {
-        let of_log = live.partitions().iter().filter(|state| state.log == *self.log.id());
-        if let Some(state) = of_log.clone().find(|state| state.tail.is_some()) {
+        let has_tail = |state: &&PartitionState| state.log == *self.log.id() && state.tail.is_some();
+        if let Some(state) = live.partitions().iter().find(has_tail) {
             return Err(GenerationError::HasTail { partition: state.partition }.into());
         }
         let ends = self.of_log(live.partitions());

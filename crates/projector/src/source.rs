@@ -32,7 +32,7 @@ pub(crate) struct Batch {
     pub missing: Vec<MissingRange>,
     /// Offsets before `to` of records that were applied as part of a tail, in their order.
     pub skipped: Vec<Offset>,
-    /// The fingerprint of the record before `to`, where that is not the last of `records`.
+    /// The fingerprint of the record before `to`, where that is known already: it need not be among `records`.
     pub fingerprint: Option<i64>,
 }
 
@@ -44,8 +44,10 @@ impl Batch {
 
     /// The fingerprint of the record before `to`, if there is one.
     pub fn last_fingerprint(&self) -> Option<i64> {
-        let last = self.records.last().filter(|record| Checkpoint::after(record.offset) == self.to);
-        last.map(|record| fingerprint(&record.value)).or(self.fingerprint)
+        self.fingerprint.or_else(|| {
+            let last = self.records.last().filter(|record| Checkpoint::after(record.offset) == self.to);
+            last.map(|record| fingerprint(&record.value))
+        })
     }
 
     /// The bytes of its records.

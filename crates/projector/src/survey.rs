@@ -70,9 +70,9 @@ impl PartitionTask {
 
     /// The checkpoint, if the oldest record behind it is older than `age`.
     fn backlog(&self, age: Duration) -> Option<Checkpoint> {
-        let standing = self.shared.progress.standing(self.partition)?;
-        let age_ms = now_ms() - standing.oldest_appended_at_ms?;
-        (age_ms >= age.as_millis() as i64).then_some(standing.checkpoint?)
+        let measured = self.shared.progress.measured_of(self.partition)?;
+        let age_ms = now_ms() - measured.oldest_appended_at_ms?;
+        (age_ms >= age.as_millis() as i64).then_some(measured.checkpoint?)
     }
 
     /// Reads the log from here on, and follows it, until the writer is at work, and has more before it than it takes in a
@@ -106,8 +106,8 @@ impl PartitionTask {
     }
 
     fn is_running(&self) -> bool {
-        let standing = self.shared.progress.standing(self.partition);
-        standing.is_some_and(|standing| standing.state == PartitionState::Running)
+        let measured = self.shared.progress.measured_of(self.partition);
+        measured.is_some_and(|measured| measured.state == PartitionState::Running)
     }
 
     /// The sessions with those of these records, and the offset of the first record of no session. It is work for each record,

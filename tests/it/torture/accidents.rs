@@ -1,10 +1,10 @@
 //! The log's own accidents, one after the other on what the faults have left: each is noticed, one command goes on, and nothing is lost
 //! but what the log itself has lost.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dashi_load::Mode;
+use integration_tests::log::{LogCopy, remove};
 use integration_tests::{Ledger, eventually, http, kafka};
 
 use super::faults::Random;
@@ -90,20 +90,13 @@ async fn load(world: &World, ledger: &mut Ledger, random: &mut Random) {
 async fn restore_older_copy(world: &mut World, ledger: &mut Ledger, random: &mut Random) {
     world.deployment.settled().await;
     world.kill();
-    let backup = integration_tests::TestDirectory::create("backup");
-    let kept: Vec<PathBuf> = files(world).into_iter().filter(|file| file.exists()).collect();
-    for file in &kept {
-        copy(file, &backup.path().join(file.file_name().expect("a name")));
-    }
+    let older = LogCopy::take(world.deployment.log());
     world.start_all().await;
     load(world, ledger, random).await;
     // What is applied stays though the log loses it; what is not would be gone.
     world.deployment.settled().await;
     world.kill();
-    remove(world);
-    for file in &kept {
-        copy(&backup.path().join(file.file_name().expect("a name")), file);
-    }
+    older.restore();
     world.start_all().await;
     load(world, ledger, random).await;
     accept_lost(world, "read again from").await;
@@ -133,7 +126,7 @@ async fn replace(world: &mut World, ledger: &mut Ledger, random: &mut Random) {
     match world.servers {
         Servers::Files(_) => {
             world.kill();
-            remove(world);
+            remove(world.deployment.log());
             for collector in 0..world.processes.len() {
                 if !world.projectors().contains(&collector) {
                     world.start(collector);
@@ -190,30 +183,4 @@ async fn accept_lost(world: &World, says: &str) {
         Err(format!("{:?} {} {}", ended.code, ended.stdout, ended.stderr))
     })
     .await;
-}
-
-/// An embedded log and what lies beside it.
-fn files(world: &World) -> Vec<PathBuf> {
-    let path = world.deployment.log().trim_start_matches("sqlite:");
-    ["", "-wal", "-shm", ".segments"].iter().map(|end| PathBuf::from(format!("{path}{end}"))).collect()
-}
-
-fn remove(world: &World) {
-    for file in files(world).into_iter().filter(|file| file.exists()) {
-        let removed =
-            if file.is_dir() { std::fs::remove_dir_all(&file) } else { std::fs::remove_file(&file) };
-        removed.expect("the file can be removed");
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    if !from.is_dir() {
-        std::fs::copy(from, to).expect("the file can be copied");
-        return;
-    }
-    std::fs::create_dir_all(to).expect("a directory can be made");
-    for entry in std::fs::read_dir(from).expect("the directory can be read") {
-        let entry = entry.expect("an entry");
-        copy(&entry.path(), &to.join(entry.file_name()));
-    }
 }

@@ -1,9 +1,9 @@
 //! The same misfortunes under a running collector and projector: no record is skipped, the sums of `dashi status` agree,
 //! and one command lets the projection continue.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use integration_tests::log::{LogCopy, copy};
 use integration_tests::setup::AGENT;
 use integration_tests::{
     Database, Deployment, KafkaServer, Server, Status, TestDatabase, TestDirectory, eventually, http, kafka,
@@ -231,24 +231,6 @@ async fn after_a_retention_gap_one_command_goes_on_and_notes_it_under_a_running_
     assert_eq!((again.code, again.stdout.contains("nothing is lost")), (Some(0), true), "{}", again.stdout);
 }
 
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        std::fs::copy(from, to).unwrap();
-    }
-}
-
-/// An embedded log and what lies beside it.
-fn files(log: &str) -> Vec<PathBuf> {
-    let path = log.trim_start_matches("sqlite:");
-    ["", "-wal", "-shm", ".segments"].iter().map(|end| PathBuf::from(format!("{path}{end}"))).collect()
-}
-
 /// An older copy of the log, which ends before the checkpoint, and one that has grown past it since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_embedded_log_is_noticed_and_one_command_goes_on() {
@@ -260,23 +242,12 @@ async fn an_older_embedded_log_is_noticed_and_one_command_goes_on() {
         send_all(&server, &deployment, "/a/", 3).await;
         until_rows(&deployment, "/a/", 3).await;
         server.dashi.terminate().await;
-        let backup = directory.path().join("backup");
-        std::fs::create_dir(&backup).unwrap();
-        let kept = files(deployment.log()).into_iter().filter(|file| file.exists());
-        let kept: Vec<PathBuf> = kept.collect();
-        for file in &kept {
-            copy(file, &backup.join(file.file_name().unwrap()));
-        }
+        let older = LogCopy::take(deployment.log());
         let mut server = deployment.start("serve").ready().await;
         send_all(&server, &deployment, "/b/", 4).await;
         until_rows(&deployment, "/b/", 4).await;
         server.dashi.terminate().await;
-        for file in files(deployment.log()) {
-            let _ = if file.is_dir() { std::fs::remove_dir_all(file) } else { std::fs::remove_file(file) };
-        }
-        for file in &kept {
-            copy(&backup.join(file.file_name().unwrap()), file);
-        }
+        older.restore();
 
         if grown > 0 {
             // A collector alone fills the offsets before any projector looks.
