@@ -42,6 +42,10 @@ const ATTEMPT_FIRST: Duration = Duration::from_millis(50);
 const ATTEMPT_MAX: Duration = Duration::from_millis(800);
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// What each table may be waited for at least, and how statements get as long as they need again.
+const LOCK_MIN: Duration = Duration::from_millis(5);
+const UNLIMITED: &str = "SET LOCAL statement_timeout = 0";
+
 /// How long the outcome of a commit that was not answered is asked for.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 
@@ -346,11 +350,11 @@ async fn move_tables<E>(
     old: &str,
 ) -> Result<(Instant, u32), Stopped<E>> {
     let (generation, old) = (quoted(generation), quoted(old));
-    let mut locked = Vec::new();
+    let mut pairs = Vec::new();
     let mut moves = Vec::new();
     for Live { schema, name, .. } in tables {
         let (schema, name) = (quoted(schema), quoted(name));
-        locked.push(format!("{schema}.{name}, {generation}.{name}"));
+        pairs.push(format!("{schema}.{name}, {generation}.{name}"));
         moves.push(format!("ALTER TABLE {schema}.{name} SET SCHEMA {old}"));
         moves.push(format!("ALTER TABLE {generation}.{name} SET SCHEMA {schema}"));
     }
@@ -360,16 +364,18 @@ async fn move_tables<E>(
     for retries in 0.. {
         let requested = Instant::now();
         let waits = began.elapsed() >= FREE_MAX;
-        let exchange = format!(
-            "SET LOCAL statement_timeout = {}; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE{}; SET LOCAL statement_timeout = 0;
-             {}; DROP SCHEMA {generation}",
-            attempt.as_millis(),
-            locked.join(", "),
-            if waits { "" } else { " NOWAIT" },
-            moves.join("; ")
-        );
-        match session.run_raw(exchange).await {
-            Ok(()) => return Ok((requested, retries)),
+        let locked = if waits {
+            lock_in_turn(session, &mut pairs, requested + attempt).await
+        } else {
+            let all = pairs.join(", ");
+            session.run_raw(format!("LOCK TABLE {all} IN ACCESS EXCLUSIVE MODE NOWAIT")).await
+        };
+        match locked {
+            Ok(()) => {
+                let moves = moves.join("; ");
+                session.run_raw(format!("{UNLIMITED}; {moves}; DROP SCHEMA {generation}")).await?;
+                return Ok((requested, retries));
+            }
             Err(error) if is_about_locks(&error) || is_about_time(&error) => {}
             Err(error) => return Err(error.into()),
         }
@@ -386,6 +392,29 @@ async fn move_tables<E>(
         }
     }
     unreachable!("attempts end with an answer or with their time")
+}
+
+/// Locks tables against readers, each pair once the one before is had, until the deadline. The one that was waited for in
+/// vain is the first of the next attempt: a reader that holds it may be waiting for one that was locked here before it,
+/// and if readers take their tables in one order, the first of that order has to be locked first.
+async fn lock_in_turn(
+    session: &mut Session,
+    pairs: &mut [String],
+    deadline: Instant,
+) -> Result<(), sqlx::Error> {
+    for place in 0..pairs.len() {
+        let left = deadline.saturating_duration_since(Instant::now()).max(LOCK_MIN);
+        let lock = format!(
+            "SET LOCAL statement_timeout = {}; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
+            left.as_millis(),
+            pairs[place]
+        );
+        if let Err(error) = session.run_raw(lock).await {
+            pairs[..=place].rotate_right(1);
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// The sessions that hold locks on tables, in words.
