@@ -149,6 +149,8 @@ async fn replace(world: &mut World, ledger: &mut Ledger, random: &mut Random) {
         .await;
     }
     load(world, ledger, random).await;
+    // What a collector took for the old log when that was gone already.
+    world.forward_into_the_new_log().await;
     for projector in world.projectors() {
         world.processes[projector].server.dashi.kill9();
     }

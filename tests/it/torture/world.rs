@@ -181,11 +181,30 @@ impl World {
     fn spawn(&self, name: &str, authority: &str) -> Server {
         match &self.servers {
             Servers::Files(space) => space.start(&self.deployment, name, authority),
-            Servers::Cluster { spools, .. } => {
-                let spool = spools.path().join(authority.replace(':', "-")).display().to_string();
-                let own = self.deployment.clone().with("DASHI_INGEST_SPOOL", "true");
-                own.with("DASHI_INGEST_SPOOL_DIRECTORY", &spool).start_at(name, authority)
-            }
+            Servers::Cluster { spools, .. } => self.with_spool(spools, authority).start_at(name, authority),
+        }
+    }
+
+    /// Log and store for a collector at this address, with a spool of its own.
+    fn with_spool(&self, spools: &TestDirectory, authority: &str) -> Deployment {
+        let spool = spools.path().join(authority.replace(':', "-")).display().to_string();
+        let own = self.deployment.clone().with("DASHI_INGEST_SPOOL", "true");
+        own.with("DASHI_INGEST_SPOOL_DIRECTORY", &spool)
+    }
+
+    /// Lets the collectors forward what their spools keep for a log that is gone into the log that took its place.
+    pub async fn forward_into_the_new_log(&mut self) {
+        let collectors: Vec<usize> =
+            (0..self.processes.len()).filter(|place| self.processes[*place].name == "collect").collect();
+        for collector in collectors {
+            let authority = self.processes[collector].authority.clone();
+            let Servers::Cluster { spools, .. } = &self.servers else { return };
+            let deployment = self.with_spool(spools, &authority);
+            self.processes[collector].server.dashi.kill9();
+            let mut accepting = deployment.spawn(&["collect", "--accept-new-log", "--listen", &authority]);
+            eventually(READY, "the spool is empty", async || spool_is_empty(&authority).await).await;
+            assert_eq!(accepting.terminate().await, Some(0), "{}", accepting.logs());
+            self.start(collector);
         }
     }
 
@@ -244,15 +263,7 @@ impl World {
     pub async fn spools_are_empty(&self) -> u64 {
         let mut forwarded = 0;
         for authority in self.collectors() {
-            eventually(READY, "the spool is empty", async || {
-                let answer = http::get(&format!("http://{authority}/health/ready"))
-                    .await
-                    .map_err(|error| format!("{error:#}"))?;
-                let spool = &answer.json()["spool"];
-                let is_empty = spool.is_null() || spool["records"] == 0;
-                if is_empty { Ok(()) } else { Err(spool.to_string()) }
-            })
-            .await;
+            eventually(READY, "the spool is empty", async || spool_is_empty(&authority).await).await;
             let metrics = http::get(&format!("http://{authority}/metrics")).await.expect("it answers").text();
             let line = metrics.lines().find_map(|line| line.strip_prefix("dashi_spool_forwarded_total "));
             forwarded += line.and_then(|number| number.parse::<u64>().ok()).unwrap_or(0);
@@ -319,6 +330,14 @@ impl World {
             assert_eq!(role.server.dashi.terminate().await, Some(0), "{}", role.name);
         }
     }
+}
+
+/// Whether a collector has forwarded all that its spool holds.
+async fn spool_is_empty(authority: &str) -> Result<(), String> {
+    let answer = http::get(&format!("http://{authority}/health/ready")).await;
+    let spool = answer.map_err(|error| format!("{error:#}"))?.json()["spool"].clone();
+    let is_empty = spool.is_null() || spool["records"] == 0;
+    if is_empty { Ok(()) } else { Err(spool.to_string()) }
 }
 
 impl Drop for World {
