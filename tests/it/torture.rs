@@ -93,6 +93,8 @@ async fn torture(mut world: World, again: &str) {
     diary.enter(&format!("DASHI_TEST_TORTURE={seed}:{}", duration.as_secs()));
     let survived = disturb(&mut world, &mut Random(seed), (duration, &only), &mut diary).await;
     world.ready().await;
+    world.grow_at_last().await;
+    diary.enter("the log has grown");
     let mut answered = [0; 2];
     for load in loads {
         let report = ledger.stop(load).await;
@@ -120,6 +122,7 @@ async fn torture(mut world: World, again: &str) {
         let _ = writeln!(report, "| {fault} | {count} |");
     }
     let grown: Value = serde_json::from_str(&world.run(&["partitions", "--json"], LONG).await).expect("JSON");
+    assert!(grown["layouts"].as_array().is_some_and(|layouts| layouts.len() > 1), "{grown}");
     let replaced = world.lines_with("the Kafka producer is broken");
     let _ = writeln!(
         report,

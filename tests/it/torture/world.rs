@@ -160,6 +160,13 @@ impl World {
         self.growth = Some(self.deployment.spawn(&["partitions", "grow", "--to", &to, "--wait", "5"]));
     }
 
+    /// Lets the log grow, which no fault keeps from it any more.
+    pub async fn grow_at_last(&mut self) {
+        self.partitions += 2;
+        let to = self.partitions.max(self.partitions_by_hand + 1).to_string();
+        self.run(&["partitions", "grow", "--to", &to, "--wait", "60"], READY).await;
+    }
+
     /// Adds a partition to the topic, past the command: collectors do not use it until the log grows.
     pub async fn add_a_partition(&mut self) {
         let (brokers, topic) = self.topic();
