@@ -5,6 +5,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::profile::Person;
 use dashi_store::ProfileChange;
 use tokio::sync::Notify;
@@ -95,6 +96,7 @@ impl FanOut {
 
     /// Marks streams as the store reports changes, until `stop`. With `every`, all streams are marked that often as
     /// well: for a store that does not report the changes of other processes.
+    #[boxed]
     pub async fn run(
         self,
         mut changes: Receiver<ProfileChange>,

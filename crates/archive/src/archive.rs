@@ -1,5 +1,6 @@
 //! The archive of one log: manifests and files below the log's directory.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::position::{LogId, Offset, Partition};
 
 use crate::error::ArchiveError;
@@ -32,6 +33,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Away`], [`ArchiveError::Manifest`].
+    #[boxed]
     pub async fn all(place: &Place) -> Result<Vec<Self>, ArchiveError> {
         let mut logs: Vec<LogId> = Vec::new();
         for entry in place.list("").await? {
@@ -59,6 +61,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Away`].
+    #[boxed]
     pub async fn partitions(&self) -> Result<Vec<Partition>, ArchiveError> {
         let directory = log_directory(&self.log);
         let mut partitions: Vec<_> = self
@@ -79,6 +82,7 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Away`], [`ArchiveError::Manifest`].
+    #[boxed]
     pub async fn manifest(&self, partition: Partition) -> Result<Manifest, ArchiveError> {
         Ok(self.load(partition).await?.manifest)
     }

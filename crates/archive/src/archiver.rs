@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::erasure::ErasureCopy;
 use dashi_domain::missing::gaps;
 use dashi_domain::position::{Checkpoint, Offset, Partition};
@@ -94,12 +95,13 @@ pub(crate) const UNLISTED_AGE_MS: i64 = 60 * 60 * 1_000;
 /// # Errors
 /// [`ArchiveError::Taken`]: another process archives. [`ArchiveError::Parted`], [`ArchiveError::Damaged`],
 /// [`ArchiveError::Manifest`]: an operator has to act. Any other: run it again. Files that were listed stay in any case.
+#[boxed]
 pub async fn archive(
     log: &EventLog,
     archive: &Archive,
     settings: ArchiveSettings,
     stop: &CancellationToken,
-    report: impl Fn(ArchiveProgress),
+    report: &(dyn Fn(ArchiveProgress) + Send + Sync),
 ) -> Result<ArchiveReport, ArchiveError> {
     let _lock = archive.lock().await?;
     let mut jobs = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::missing::MissingCause;
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
@@ -65,6 +66,7 @@ impl ArchiveReader {
     /// # Errors
     /// [`ArchiveError::Damaged`], [`ArchiveError::Manifest`]: an operator has to restore a file. No record of a damaged
     /// file was returned. Any other: call again later.
+    #[boxed]
     pub async fn next(
         &mut self,
         from: Offset,

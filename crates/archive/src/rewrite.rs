@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::erasure::{Coverage, ErasureCopy, Subject};
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::position::{Offset, Partition};
@@ -50,12 +51,13 @@ pub struct RewriteProgress {
 ///
 /// # Errors
 /// As [`archive`](crate::archive()).
+#[boxed]
 pub async fn rewrite(
     log: &EventLog,
     archive: &Archive,
     settings: ArchiveSettings,
     stop: &CancellationToken,
-    report: impl Fn(RewriteProgress),
+    report: &(dyn Fn(RewriteProgress) + Send + Sync),
 ) -> Result<RewriteReport, ArchiveError> {
     let _lock = archive.lock().await?;
     let partitions = archive.partitions().await?;

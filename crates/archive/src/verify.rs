@@ -1,5 +1,6 @@
 //! Verifying an archive: every file is read, and compared with its entry in the manifest.
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::missing::fingerprint;
 use dashi_domain::position::Partition;
 use serde::Serialize;
@@ -49,10 +50,11 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError::Away`]: the place does not answer; call again later. Damage is no error: the result has it.
+    #[boxed]
     pub async fn verify(
         &self,
         stop: &CancellationToken,
-        report: impl Fn(VerifyProgress),
+        report: &(dyn Fn(VerifyProgress) + Send + Sync),
     ) -> Result<Verification, ArchiveError> {
         let mut result = Verification { log: self.log().to_string(), ..Verification::default() };
         let mut manifests = Vec::new();

@@ -2,7 +2,7 @@
 
 use dashi_archive::{
     Archive, ArchiveError, ArchiveReport, ArchiveSettings, Manifest, Place, RewriteReport, Verification,
-    archive, holder, rewrite,
+    VerifyProgress, archive, holder, rewrite,
 };
 use dashi_config::Loaded;
 use dashi_domain::calendar::iso_string;
@@ -89,7 +89,7 @@ async fn run_archive(loaded: &Loaded, args: &ArchiveRunArgs) -> anyhow::Result<E
     };
     let (display, stop) = (ProgressDisplay::new(args.json), interrupt::token());
     let kept = Archive::new(place.clone(), log.id().clone());
-    let report = archive(&log, &kept, how, &stop, |at| {
+    let report = archive(&log, &kept, how, &stop, &|at| {
         let (part, unit) = ("archive", Unit::Of("records"));
         display.show(State { part, done: at.done, total: at.total, unit, note: None });
     })
@@ -134,7 +134,7 @@ async fn run_rewrite(loaded: &Loaded, args: &ArchivedArgs) -> anyhow::Result<Exi
     let how =
         ArchiveSettings { until_ms: None, file_bytes_max: u64::MAX, hold: false, read_limit: READ, now_ms };
     let (display, stop) = (ProgressDisplay::new(args.json), interrupt::token());
-    let report = rewrite(&log, &archive, how, &stop, |at| {
+    let report = rewrite(&log, &archive, how, &stop, &|at| {
         let (part, unit) = ("rewrite", Unit::Of("records"));
         display.show(State { part, done: at.done, total: at.total, unit, note: None });
     })
@@ -237,11 +237,11 @@ async fn verify(args: &ArchivedArgs) -> anyhow::Result<Exit> {
     let (display, stop) = (ProgressDisplay::new(args.json), interrupt::token());
     let mut found = Vec::new();
     for archive in &archives {
-        let verified = archive.verify(&stop, |at| {
+        let show = |at: VerifyProgress| {
             let (part, unit) = ("verify", Unit::Of("bytes"));
             display.show(State { part, done: at.done, total: at.total, unit, note: None });
-        });
-        found.push(verified.await?);
+        };
+        found.push(archive.verify(&stop, &show).await?);
     }
     display.finish();
     if args.json {

@@ -20,7 +20,7 @@ pub async fn run(loaded: &Loaded, args: &CompareArgs) -> anyhow::Result<Exit> {
         let (part, unit) = ("comparing", Unit::Of("rows"));
         display.show(State { part, done: at.rows, total: at.rows_total, unit, note: Some(&note) });
     };
-    let comparison = dashi_store::compare_watched(&first, &second, show).await;
+    let comparison = dashi_store::compare_watched(&first, &second, &show).await;
     display.finish();
     let comparison = comparison?;
     first.close().await;

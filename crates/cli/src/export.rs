@@ -39,7 +39,7 @@ pub async fn run(loaded: &Loaded, args: &ExportArgs) -> anyhow::Result<Exit> {
     };
     let log = open::log(settings, open::Absent::Refuse).await?;
     let (display, stop) = (ProgressDisplay::new(args.json), interrupt::token());
-    let report = export(&log, &how, &stop, |at| {
+    let report = export(&log, &how, &stop, &|at| {
         let (part, unit) = ("export", Unit::Of("records"));
         display.show(State { part, done: at.done, total: at.total, unit, note: None });
     })

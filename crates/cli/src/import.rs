@@ -212,7 +212,7 @@ pub async fn run(loaded: &Loaded, command: &ImportCommand) -> anyhow::Result<Exi
         let note = waits.map(|wait| format!("waiting: {wait}; --unpaced does not wait"));
         display.show(State { part, done, total, unit, note: note.as_deref() });
     };
-    let imported = dashi_import::import(log.as_ref(), &store, source, &import_settings, &stop, show).await;
+    let imported = dashi_import::import(log.as_ref(), &store, source, &import_settings, &stop, &show).await;
     display.finish();
     drop(import_settings);
     followed.cancel();

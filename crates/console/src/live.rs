@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use axum::response::Response;
 use dashi_domain::applied::{AppliedEvent, AppliedEvents};
 use dashi_http::{EventSender, Outgoing, StreamEnd, event_stream};
@@ -67,6 +68,7 @@ impl Live {
     }
 
     /// Takes the events of each commit until `stop`.
+    #[boxed]
     pub async fn keep(self, mut commits: Receiver<Arc<AppliedEvents>>, stop: CancellationToken) {
         loop {
             let commit = tokio::select! {

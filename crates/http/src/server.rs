@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use axum::Router;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves until `stop`. Then it closes the listener, lets requests in flight be answered, and returns when the last
 /// connection has closed. A client that does not send the rest of its request, or does not read its answer, has one
 /// second from then on; the server's own work on a request has the time it needs, which the caller bounds.
+#[boxed]
 pub async fn serve(
     listener: TcpListener,
     router: Router,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::calendar::iso_string;
 use dashi_domain::pace::Wait;
 use dashi_domain::position::{Offset, Partition};
@@ -111,13 +112,14 @@ pub struct Report {
 ///
 /// # Errors
 /// By the caller's next step; see [`ImportError`]. What was appended stays, and the next run goes on behind it.
+#[boxed]
 pub async fn import(
     log: Option<&EventLog>,
     store: &Store,
     source: Source,
     settings: &ImportSettings,
     stop: &CancellationToken,
-    show: impl Fn(Progress),
+    show: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<Report, ImportError> {
     let mut importing = Importing::begin(log, store, &source, settings).await?;
     let may_be_ours = source.may_have_appended();

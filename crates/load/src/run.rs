@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -33,6 +34,14 @@ pub async fn run(
     stop: CancellationToken,
     progress: impl Fn(&Snapshot) + Send + Sync + 'static,
 ) -> Result<Report, LoadError> {
+    drive(plan, stop, Box::new(progress)).await
+}
+
+/// What is called with each snapshot.
+type Watch = dyn Fn(&Snapshot) + Send + Sync;
+
+#[boxed]
+async fn drive(plan: LoadPlan, stop: CancellationToken, progress: Box<Watch>) -> Result<Report, LoadError> {
     plan.check()?;
     let target = Target::parse(&plan.target)
         .ok_or(LoadError::Plan("target is not http://host:port with an optional path"))?;
@@ -46,7 +55,7 @@ pub async fn run(
                 .enable_all()
                 .build()
                 .map_err(LoadError::Start)
-                .and_then(|runtime| runtime.block_on(steer(plan, target, stop, &progress)));
+                .and_then(|runtime| runtime.block_on(steer(plan, target, stop, &*progress)));
             // The caller may have dropped the future.
             let _ = sender.send(report);
         })
@@ -64,7 +73,7 @@ async fn steer(
     plan: LoadPlan,
     target: Target,
     stop: CancellationToken,
-    progress: &(impl Fn(&Snapshot) + Sync),
+    progress: &Watch,
 ) -> Result<Report, LoadError> {
     let first = connect(&target, plan.timeout)
         .await
@@ -143,15 +152,15 @@ async fn steer(
 }
 
 /// Computes snapshots and passes them to the caller.
-struct ProgressReporter<'a, F> {
+struct ProgressReporter<'a> {
     job: &'a Job,
     total: Duration,
-    callback: &'a F,
+    callback: &'a Watch,
     /// Time of the last snapshot since the start, and the requests answered until then.
     last: (Duration, u64),
 }
 
-impl<F: Fn(&Snapshot)> ProgressReporter<'_, F> {
+impl ProgressReporter<'_> {
     fn report(&mut self) {
         let elapsed = self.job.start.elapsed();
         let tally = self.job.tally();

@@ -6,6 +6,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_archive::Archive;
 use dashi_domain::fold::{Changes, FoldRules};
 use dashi_domain::guard::WriterStep;
@@ -167,6 +168,7 @@ impl PartitionTask {
     /// # Errors
     /// * [`Failure::Refused`]: the store does not let this writer write. A live run ends with no other failure.
     /// * [`Failure::Trouble`]: a replay cannot go on.
+    #[boxed]
     pub async fn run(&self, outages: &mut Outages<'_>) -> Result<End, Failure> {
         while let Some(claim) = self.claim(outages).await? {
             let ended = match claim.tail {

@@ -4,6 +4,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_archive::Archive;
 use dashi_domain::fold::PROJECTION_VERSION;
 use dashi_domain::position::{Checkpoint, LogId, Offset, Partition};
@@ -421,6 +422,7 @@ impl StandingReader {
     ///
     /// # Errors
     /// The store does not answer.
+    #[boxed]
     pub async fn read(&mut self, rules: Option<&str>) -> Result<Standing, GenerationError> {
         let generations = self.store.generations().await?;
         let in_state = |state| generations.iter().find(|generation| generation.state == state);
@@ -455,6 +457,7 @@ impl StandingReader {
     }
 
     /// Closes the generation that is open, if one is.
+    #[boxed]
     pub async fn close(&mut self) {
         if let Some((_, target)) = self.open.take() {
             target.close().await;

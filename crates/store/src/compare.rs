@@ -78,7 +78,7 @@ pub struct Difference {
 /// One of them does not answer.
 #[boxed]
 pub async fn compare(first: &Store, second: &Store) -> Result<Comparison, StoreError> {
-    compare_watched(first, second, |_| ()).await
+    compare_watched(first, second, &|_| ()).await
 }
 
 /// How far a comparison is.
@@ -100,10 +100,11 @@ pub struct ComparisonProgress {
 ///
 /// # Errors
 /// One of them does not answer.
+#[boxed]
 pub async fn compare_watched(
     first: &Store,
     second: &Store,
-    report: impl Fn(ComparisonProgress) + Send + Sync,
+    report: &(dyn Fn(ComparisonProgress) + Send + Sync),
 ) -> Result<Comparison, StoreError> {
     let (mut first, mut second) = (first.snapshot().await?, second.snapshot().await?);
     let compared = async {
@@ -130,7 +131,7 @@ pub async fn compare_snapshots(
     first: &mut Snapshot,
     second: &mut Snapshot,
 ) -> Result<Comparison, StoreError> {
-    compare_tables(first, second, 0, |_| ()).await
+    compare_tables(first, second, 0, &|_| ()).await
 }
 
 /// The tables that both have.
@@ -145,7 +146,7 @@ async fn compare_tables(
     first: &mut Snapshot,
     second: &mut Snapshot,
     rows_total: u64,
-    report: impl Fn(ComparisonProgress) + Send + Sync,
+    report: &(dyn Fn(ComparisonProgress) + Send + Sync),
 ) -> Result<Comparison, StoreError> {
     let all = compared_tables(first, second);
     let (mut compared, mut before) = (Vec::with_capacity(all.len()), 0);

@@ -7,6 +7,12 @@ use integration_tests::{Ledger, Server};
 
 use super::{on_files, send_events};
 
+/// The nice value in a file `stat` of `/proc`: the 19th field. The second one is the name, in parentheses.
+fn nice_value(stat: &str) -> i32 {
+    let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
+    fields.split(' ').nth(16).expect("a nice value").parse().expect("a number")
+}
+
 /// The nice values of the threads of a process, by the threads' names.
 fn nice_values(server: &Server) -> BTreeMap<String, Vec<i32>> {
     let mut values: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -17,10 +23,7 @@ fn nice_values(server: &Server) -> BTreeMap<String, Vec<i32>> {
         else {
             continue;
         };
-        // The 19th field; the second one is the name, in parentheses.
-        let (_, fields) = stat.rsplit_once(") ").expect("a name in parentheses");
-        let nice = fields.split(' ').nth(16).expect("a nice value").parse().expect("a number");
-        values.entry(name.trim_end().to_owned()).or_default().push(nice);
+        values.entry(name.trim_end().to_owned()).or_default().push(nice_value(&stat));
     }
     values
 }
@@ -28,7 +31,9 @@ fn nice_values(server: &Server) -> BTreeMap<String, Vec<i32>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn threads_that_project_stand_back_in_serve_alone() {
     let (_directory, deployment) = on_files("priority").await;
-    for (role, nice, projects) in [("serve", "19", 19), ("serve", "0", 0), ("project", "19", 0)] {
+    // That of the tests themselves, which processes inherit.
+    let usual = nice_value(&fs::read_to_string("/proc/self/stat").expect("this process runs"));
+    for (role, nice, projects) in [("serve", "19", 19), ("serve", "0", usual), ("project", "19", usual)] {
         let deployment = deployment.clone().with("DASHI_PROJECTOR_NICE", nice);
         let mut server = deployment.start(role).ready().await;
         if role == "serve" {
@@ -49,7 +54,7 @@ async fn threads_that_project_stand_back_in_serve_alone() {
             "the one that writes: {role} {nice}: {values:?}"
         );
         for answers in ["tokio", "event-log", "dashi"] {
-            assert!(are(answers, 0), "{role} {nice}: {values:?}");
+            assert!(are(answers, usual), "{role} {nice}: {values:?}");
         }
         assert_eq!(server.dashi.terminate().await, Some(0), "{}", server.dashi.logs());
     }

@@ -71,7 +71,7 @@ fn limit(records_max: usize) -> ReadLimit {
 }
 
 async fn run(log: &EventLog, to: &Archive, settings: ArchiveSettings) -> Result<ArchiveReport, ArchiveError> {
-    archive(log, to, settings, &CancellationToken::new(), |_| {}).await
+    archive(log, to, settings, &CancellationToken::new(), &|_| {}).await
 }
 
 /// All records of a partition in the log.
@@ -103,7 +103,7 @@ async fn assert_whole(log: &EventLog, archive: &Archive) {
         assert_eq!(in_archive(archive, partition, 4).await, in_log(log, partition).await);
         assert_eq!(archive.manifest(partition).await.unwrap().gaps(), []);
     }
-    let found = archive.verify(&CancellationToken::new(), |_| {}).await.unwrap();
+    let found = archive.verify(&CancellationToken::new(), &|_| {}).await.unwrap();
     assert!(found.complete && found.damaged.is_empty() && found.unlisted.is_empty(), "{found:?}");
 }
 
@@ -172,7 +172,7 @@ async fn with_kills(mut steps: impl FnMut() -> i64) {
             }
         }
         // Whatever is listed is sound after each kill.
-        let found = whole.verify(&CancellationToken::new(), |_| {}).await.unwrap();
+        let found = whole.verify(&CancellationToken::new(), &|_| {}).await.unwrap();
         assert_eq!(found.damaged, [""; 0]);
     }
     assert!(killed > 0);
@@ -317,7 +317,7 @@ async fn damage_is_found_by_verify_and_before_a_record_is_read() {
             Some(bytes) => std::fs::write(&file, bytes).unwrap(),
             None => std::fs::remove_file(&file).unwrap(),
         }
-        let found = archive.verify(&CancellationToken::new(), |_| {}).await.unwrap();
+        let found = archive.verify(&CancellationToken::new(), &|_| {}).await.unwrap();
         let [text] = &found.damaged[..] else { panic!("{found:?}") };
         let error = archive.reader(partition).next(segment.start(), Offset::new(u64::MAX), limit(3)).await;
         let error = error.unwrap_err();
@@ -368,12 +368,12 @@ async fn a_rewriting_that_is_killed_at_every_step_goes_on() {
         directory.steps_left = Some(Arc::new(AtomicI64::new(steps)));
         let killable = Archive::new(Place::Directory(directory), log.id().clone());
         let stop = CancellationToken::new();
-        let first = rewrite(&log, &killable, settings(900), &stop, |_| {}).await;
-        let found = archive.verify(&stop, |_| {}).await.unwrap();
+        let first = rewrite(&log, &killable, settings(900), &stop, &|_| {}).await;
+        let found = archive.verify(&stop, &|_| {}).await.unwrap();
         assert_eq!(found.damaged, [""; 0]);
         assert_eq!(found.records, 90);
-        let second = rewrite(&log, &archive, settings(900), &stop, |_| {}).await.unwrap();
-        let found = archive.verify(&stop, |_| {}).await.unwrap();
+        let second = rewrite(&log, &archive, settings(900), &stop, &|_| {}).await.unwrap();
+        let found = archive.verify(&stop, &|_| {}).await.unwrap();
         assert_eq!((found.erased, &found.damaged[..], &found.unlisted[..]), (10, &[][..], &[][..]));
         for partition in log.partitions().await.unwrap() {
             let logged = in_log(&log, partition).await;

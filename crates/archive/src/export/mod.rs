@@ -12,6 +12,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::log_record::LogRecord;
 use dashi_domain::position::{Offset, Partition};
 use dashi_domain::record::Record;
@@ -124,11 +125,12 @@ type Span = (Partition, Offset, Offset);
 /// # Errors
 /// [`ArchiveError::Away`]: a file cannot be written. [`ArchiveError::Place`]: this program was built without Parquet. Any
 /// other: the log does not answer. The unfinished file is removed.
+#[boxed]
 pub async fn export(
     log: &EventLog,
     settings: &ExportSettings,
     stop: &CancellationToken,
-    report: impl Fn(ExportProgress),
+    report: &(dyn Fn(ExportProgress) + Send + Sync),
 ) -> Result<ExportReport, ArchiveError> {
     let spans = spans(log, settings).await?;
     let total = spans.iter().map(|(_, from, until)| until.number() - from.number()).sum();

@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::layout::{Barrier, Layout, Passed};
 use dashi_domain::position::{LogId, Offset};
 use sqlx::{Connection as _, SqliteConnection};
@@ -21,6 +22,7 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// The file does not answer.
+    #[boxed]
     pub async fn layouts(&self) -> Result<Vec<Layout>, LogError> {
         let away = |error| LogError::away("reading its layouts")(error);
         let rows: Vec<(u32, u32)> = sqlx::query_as("SELECT version, partitions FROM layout ORDER BY version")
@@ -39,6 +41,7 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// The files cannot be written. Either nothing changed, or the log has grown and the next process that opens it notes it.
+    #[boxed]
     pub async fn grow(&self, to: u32) -> Result<Layout, LogError> {
         let away = LogError::away("growing");
         let (segments, log) = (Arc::clone(&self.0.segments), self.0.id.clone());

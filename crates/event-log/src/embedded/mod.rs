@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::layout::Layout;
 use dashi_domain::position::{LogId, Offset, Partition};
 use sqlx::SqliteConnection;
@@ -99,6 +100,7 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// The files cannot be opened, or a newer program wrote them.
+    #[boxed]
     pub async fn open(settings: EmbeddedSettings) -> Result<Self, OpenError> {
         let path = settings.path.clone();
         let failed = |source: Cause| OpenError::File { path: path.clone(), source };

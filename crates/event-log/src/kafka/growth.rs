@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::layout::{Barrier, Growth, Layout, Passed, Routing};
 use rdkafka::admin::{AdminOptions, NewPartitions};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -32,6 +33,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// The brokers do not show the partitions of the layout in force yet: nothing changed, call again.
+    #[boxed]
     pub async fn see_layouts(&self, stored: &[(Layout, Growth)], asked: Instant) -> Result<(), LogError> {
         let seen = self.0.router.routing().seen(stored);
         if let Some(current) = seen.current()
@@ -60,6 +62,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// The cluster refuses or does not answer. Call again: partitions that are made stay.
+    #[boxed]
     pub async fn make_partitions(&self, to: u32) -> Result<(), LogError> {
         const DOING: &str = "making partitions of its topic";
         let away = LogError::away;
@@ -94,6 +97,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// One of them was not acknowledged: call again.
+    #[boxed]
     pub async fn append_barriers(&self, layouts: Passed, at_ms: i64) -> Result<(), AppendError> {
         for barrier in Barrier::all(self.id(), layouts, at_ms) {
             let record = NewRecord { session_id: Uuid::nil(), value: barrier.encode() };

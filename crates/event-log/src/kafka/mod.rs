@@ -27,6 +27,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::layout::Layout;
 use dashi_domain::position::{LogId, Offset, Partition};
 use rdkafka::admin::AdminClient;
@@ -121,6 +122,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// A setting is refused, no broker answers for a minute, or the topic cannot be created.
+    #[boxed]
     pub async fn open(settings: KafkaSettings) -> Result<Self, OpenError> {
         Self::open_within(settings, OPEN).await
     }
@@ -131,6 +133,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// As [`KafkaLog::open`]; and that nothing was remembered.
+    #[boxed]
     pub async fn open_for_spool(
         settings: KafkaSettings,
         directory: &Path,
@@ -314,6 +317,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// The backend is away; ask again later.
+    #[boxed]
     pub async fn partition_count(&self) -> Result<u32, LogError> {
         self.ask("counting the topic's partitions", |shared| {
             let metadata = shared.admin.inner().fetch_metadata(Some(&shared.settings.topic), ASK)?;

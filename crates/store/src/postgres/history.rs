@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::decimal::Decimal;
 use dashi_domain::flatten::DataType;
 use dashi_domain::imported::{Imported, ImportedSession};
@@ -71,6 +72,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The URL cannot be understood, the database does not answer, or it has no tables of Umami 2.18 or newer.
+    #[boxed]
     pub async fn open(settings: &PostgresSettings) -> Result<Self, StoreError> {
         let store = PostgresStore::open(settings)?;
         let columns: Vec<(String, String)> = sqlx::query_as(
@@ -118,6 +120,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn now_us(&self) -> Result<i64, StoreError> {
         sqlx::query_scalar("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint")
             .fetch_one(&self.store.pool)
@@ -129,6 +132,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn sources(&self) -> Result<Vec<HistorySource>, StoreError> {
         let doing = "listing its websites";
         let mut found: BTreeMap<Uuid, HistorySource> = BTreeMap::new();
@@ -185,6 +189,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn counts(
         &self,
         source: Uuid,
@@ -210,6 +215,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn events(
         &self,
         source: Uuid,
@@ -338,6 +344,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn sessions(
         &self,
         source: Uuid,
@@ -377,6 +384,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn sessions_without_row(
         &self,
         source: Uuid,
@@ -513,6 +521,7 @@ impl UmamiHistory {
     ///
     /// # Errors
     /// The database does not answer.
+    #[boxed]
     pub async fn without_time(&self, source: Uuid, limit: u32) -> Result<Vec<LeftOut>, StoreError> {
         let mut found = Vec::new();
         for (table, key) in [("website_event", "event_id"), ("session", "session_id")] {
@@ -531,6 +540,7 @@ impl UmamiHistory {
     }
 
     /// Lets go of the connections.
+    #[boxed]
     pub async fn close(&self) {
         self.store.close().await;
     }

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use async_recursion::async_recursion as boxed;
 use dashi_domain::fold::Outcomes;
 use dashi_domain::guard::GuardRow;
 use dashi_domain::missing::{Missing, MissingCause};
@@ -100,6 +101,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// The file cannot be opened.
+    #[boxed]
     pub async fn open(settings: &SqliteSettings) -> Result<Self, StoreError> {
         let failed = |source: crate::Cause| StoreError::Open {
             url: format!("sqlite:{}", settings.path.display()),

@@ -6,6 +6,7 @@ mod statements;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use async_recursion::async_recursion as boxed;
 use serde::{Deserialize, Serialize};
 use sqlx::Row as _;
 use sqlx::postgres::{PgArguments, PgRow, Postgres};
@@ -368,6 +369,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// The database failed: nothing of this batch was taken back.
+    #[boxed]
     pub async fn undo_heal(&self, repairs: &[Repair]) -> Result<u64, StoreError> {
         let doing = "taking repairs back";
         let mut tx = self.pool.begin().await.map_err(StoreError::away(doing))?;
