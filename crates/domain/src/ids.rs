@@ -126,7 +126,18 @@ impl IdRules {
 
     /// The visit of a session in the clock hour of `created_at_ms`.
     pub fn visit_id(&self, session_id: Uuid, created_at_ms: i64) -> Uuid {
-        let salt = hash(&[utc_string(hour_start_ms(created_at_ms, &self.zone)).as_bytes()]);
+        self.visit_id_in(session_id, self.visit_hour(created_at_ms))
+    }
+
+    /// The start of the clock hour that an event lies in, in milliseconds since 1970. Within an hour a session's visit is the same,
+    /// unless a token carries another one.
+    pub fn visit_hour(&self, created_at_ms: i64) -> i64 {
+        hour_start_ms(created_at_ms, &self.zone)
+    }
+
+    /// [`Self::visit_id`] of an event in an hour, by the hour's start.
+    pub fn visit_id_in(&self, session_id: Uuid, hour: i64) -> Uuid {
+        let salt = hash(&[utc_string(hour).as_bytes()]);
         let mut session = Uuid::encode_buffer();
         self.secret.uuid(&[session_id.hyphenated().encode_lower(&mut session).as_bytes(), &salt])
     }
@@ -144,25 +155,23 @@ pub struct Visit {
     pub started_at_s: i64,
 }
 
-impl IdRules {
-    /// The visit of an event: the token's, if there is one and it has not expired, else that of the hour.
+impl Visit {
+    /// The visit of an event: the token's, if there is one and it has not expired, else that of the hour, which is
+    /// [`IdRules::visit_id`].
     ///
     /// With `back_dated` the event brought its own timestamp; then the visit never expires.
-    pub fn visit(
-        &self,
-        session_id: Uuid,
-        created_at_ms: i64,
+    pub fn of(
         now_s: i64,
         back_dated: bool,
         token: (Option<Uuid>, Option<i64>),
-    ) -> Visit {
+        of_the_hour: impl FnOnce() -> Uuid,
+    ) -> Self {
         let (token_visit, token_iat) = token;
         let started_at_s = token_iat.unwrap_or(now_s);
         if !back_dated && now_s - started_at_s > VISIT_S_MAX {
-            return Visit { id: self.visit_id(session_id, created_at_ms), started_at_s: now_s };
+            return Self { id: of_the_hour(), started_at_s: now_s };
         }
-        let id = token_visit.unwrap_or_else(|| self.visit_id(session_id, created_at_ms));
-        Visit { id, started_at_s }
+        Self { id: token_visit.unwrap_or_else(of_the_hour), started_at_s }
     }
 }
 
@@ -285,13 +294,12 @@ mod tests {
         let (session, kept) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let now_s = 1_777_593_600;
         let fresh = rules.visit_id(session, now_s * 1_000);
-        let visit = |age: i64, back_dated| {
-            rules.visit(session, now_s * 1_000, now_s, back_dated, (Some(kept), Some(now_s - age)))
-        };
+        let visit =
+            |age: i64, back_dated| Visit::of(now_s, back_dated, (Some(kept), Some(now_s - age)), || fresh);
         assert_eq!(visit(1_800, false), Visit { id: kept, started_at_s: now_s - 1_800 });
         assert_eq!(visit(1_801, false), Visit { id: fresh, started_at_s: now_s });
         assert_eq!(visit(99_999, true), Visit { id: kept, started_at_s: now_s - 99_999 });
-        let without_token = rules.visit(session, now_s * 1_000, now_s, false, (None, None));
+        let without_token = Visit::of(now_s, false, (None, None), || fresh);
         assert_eq!(without_token, Visit { id: fresh, started_at_s: now_s });
     }
 

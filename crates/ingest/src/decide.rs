@@ -12,7 +12,8 @@ use dashi_domain::record::{Event, created_at_ms};
 use dashi_domain::submission::{SourceKind, Submission};
 use dashi_domain::token::TokenClaims;
 use dashi_event_log::NewRecord;
-use uuid::Uuid;
+use uuid::timestamp::context::{ContextV7, ThreadLocalContext};
+use uuid::{Timestamp, Uuid};
 
 use crate::answer::{Accepted, Ignored, Rejection};
 use crate::client::{Client, effective, locatable};
@@ -65,7 +66,8 @@ pub fn decide(
             let token = about_us
                 .filter(|claims| goes_on(claims, session_id, ids.identified))
                 .map_or((None, None), |claims| (claims.visit_id, claims.issued_at_s));
-            ids.visit(session_id, created_at_ms, now_ms.div_euclid(1_000), back_dated, token)
+            let of_the_hour = || rules.ids.visit_id(ids, session_id, created_at_ms);
+            Visit::of(now_ms.div_euclid(1_000), back_dated, token, of_the_hour)
         },
     );
     match decision {
@@ -169,8 +171,15 @@ fn event_id(client: &Client, submission: &Submission<'_>, index: Option<usize>) 
     match (&submission.payload.message_id, &client.idempotency_key, index) {
         (Some(id), ..) => named_event_id(source, &format!("{kept}{}", message_name(id))),
         (None, Some(key), index) => named_event_id(source, &format!("{kept}{}", request_name(key, index))),
-        (None, None, _) => Uuid::now_v7(),
+        (None, None, _) => new_event_id(),
     }
+}
+
+/// The id of a new event: of this moment, and random. Ids of one thread grow; each has a context of its own, so that none waits for
+/// another.
+fn new_event_id() -> Uuid {
+    thread_local!(static CONTEXT: ContextV7 = const { ContextV7::new() });
+    Uuid::new_v7(Timestamp::now(ThreadLocalContext::new(&CONTEXT)))
 }
 
 /// Whether a token may be used for this website: it names it, or no website at all. (Umami issues no such token for a

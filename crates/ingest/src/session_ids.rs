@@ -6,7 +6,7 @@ use dashi_domain::ids::{IdRules, IdentifiedSessions, Visitor};
 use dashi_domain::umami::Release;
 use uuid::Uuid;
 
-use crate::session_cache::SessionCache;
+use crate::id_cache::IdCache;
 
 /// The id rules of a collector. Whether a distinct id changes the session may have to be read from the database first;
 /// until then there are no rules for visitors with a distinct id, so that no id is ever computed by two formulas in one
@@ -18,7 +18,7 @@ pub struct SessionIds {
     decided: Arc<OnceLock<IdRules>>,
     /// The version of Umami by whose rules requests are checked.
     release: Arc<OnceLock<Release>>,
-    cache: Arc<SessionCache>,
+    cache: Arc<IdCache>,
 }
 
 impl SessionIds {
@@ -66,6 +66,11 @@ impl SessionIds {
     pub(crate) fn session_id(&self, rules: &IdRules, visitor: &Visitor<'_>, created_at_ms: i64) -> Uuid {
         // The decision does not change sessions without a distinct id, so what was computed before it stays true.
         self.cache.session_id(rules, visitor, created_at_ms)
+    }
+
+    /// The visit of a session in the clock hour of an event; see [`IdRules::visit_id`].
+    pub(crate) fn visit_id(&self, rules: &IdRules, session_id: Uuid, created_at_ms: i64) -> Uuid {
+        self.cache.visit_id(rules, session_id, created_at_ms)
     }
 }
 
