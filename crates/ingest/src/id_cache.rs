@@ -13,7 +13,7 @@ use uuid::Uuid;
 const SETS: usize = 4_096;
 const WAYS: usize = 4;
 
-/// Visitors with longer texts than this, in bytes, are computed each time, so that all of it takes 10 MiB at most.
+/// Visitors with longer texts than this, in bytes, are computed each time, so that sessions take 10 MiB at most; visits take one more.
 const KEY_MAX: usize = 512;
 
 /// The cache of one collector, for one formula of ids.

@@ -127,10 +127,8 @@ async fn replace(world: &mut World, ledger: &mut Ledger, random: &mut Random) {
         Servers::Files(_) => {
             world.kill();
             remove(world.deployment.log());
-            for collector in 0..world.processes.len() {
-                if !world.projectors().contains(&collector) {
-                    world.start(collector);
-                }
+            for collector in world.places("collect") {
+                world.start(collector);
             }
         }
         Servers::Cluster { .. } => {

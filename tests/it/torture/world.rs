@@ -201,9 +201,7 @@ impl World {
 
     /// Lets the collectors forward what their spools keep for a log that is gone into the log that took its place.
     pub async fn forward_into_the_new_log(&mut self) {
-        let collectors: Vec<usize> =
-            (0..self.processes.len()).filter(|place| self.processes[*place].name == "collect").collect();
-        for collector in collectors {
+        for collector in self.places("collect") {
             let authority = self.processes[collector].authority.clone();
             let Servers::Cluster { spools, .. } = &self.servers else { return };
             let deployment = self.with_spool(spools, &authority);
@@ -299,8 +297,13 @@ impl World {
 
     /// Places of the projectors among the processes.
     pub fn projectors(&self) -> Vec<usize> {
+        self.places("project")
+    }
+
+    /// Places of the processes of a role.
+    pub fn places(&self, name: &str) -> Vec<usize> {
         let places = 0..self.processes.len();
-        places.filter(|place| self.processes[*place].name == "project").collect()
+        places.filter(|place| self.processes[*place].name == name).collect()
     }
 
     /// The brokers and the topic of a log on Kafka.
